@@ -1,0 +1,150 @@
+"""`Classifier`: what tasks share whose answer is one of several classes."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from downstream.base.task import DownstreamTask
+from ssl_toolkit.distributed import world_size
+from ssl_toolkit.random import sample_keys
+from ssl_toolkit.task import StepOutput
+
+
+class Classifier(DownstreamTask):
+    """A downstream task that tells classes apart. A new one defines `build_head` and `logits`.
+
+    It logs ``top1`` and, where there are more than five classes, ``top5``; the test also logs the accuracy of each
+    class, ``test/top1_of/CLASS``, and their mean, ``test/mean_class_top1``.
+
+    Args:
+        num_classes: How many classes; by default as many as the data have.
+        label_smoothing: Share of the target that is spread evenly over all classes, in [0, 1) (Szegedy et al. 2016,
+            arXiv 1512.00567, section 7). Of the training only: in evaluation the loss is the plain cross entropy.
+        **kwargs: Arguments of `DownstreamTask`.
+    """
+
+    def __init__(self, *, num_classes: int | None = None, label_smoothing: float = 0.0, **kwargs: Any) -> None:
+        if num_classes is not None and num_classes < 2:
+            raise ValueError(f"num_classes is {num_classes}, expected at least 2")
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing is {label_smoothing}, expected at least 0 and less than 1")
+        super().__init__(**kwargs)
+        self.num_classes = num_classes
+        self.label_smoothing = label_smoothing
+        # [num_classes, 2]: test samples of each class that were recognised, and all of them
+        self._class_counts = torch.zeros(0, 2, dtype=torch.int64)
+
+    @abstractmethod
+    def logits(self, features: Any) -> Tensor:
+        """The scores of the classes: float tensor of shape ``[batch, num_classes]``.
+
+        Args:
+            features: What `encode` returns.
+        """
+
+    def setup(self, stage: str) -> None:
+        """Asks the data for the classes."""
+        found = getattr(self.data, "num_classes", None)
+        if found is not None and found < 2:
+            advice = "; set data.labels: folder and put each class into a folder of its own" if found == 0 else ""
+            raise ValueError(f"a classifier needs data of at least 2 classes, but these have {found}{advice}")
+        if self.num_classes is None:
+            if found is None:
+                raise ValueError("num_classes is not known: give it to the task, or use a data module that has one")
+            self.num_classes = found
+        elif found is not None and found > self.num_classes:
+            raise ValueError(f"num_classes is {self.num_classes}, but the data have {found} classes")
+        if found is not None and stage == "fit" and (num_without := int((self.data.labels("train") < 0).sum())):
+            raise ValueError(f"{num_without} of the training samples have no label; a classifier needs one for each")
+        super().setup(stage)
+
+    def loss(self, features: Any, targets: Tensor) -> StepOutput:
+        """Cross entropy of the head's scores."""
+        logits = self.logits(features)
+        smoothing = self.label_smoothing if self.training else 0.0
+        loss = F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+        return StepOutput(loss, features, accuracies(logits.detach(), targets))
+
+    @torch.no_grad()
+    def predict(self, batch: Any) -> Tensor:
+        """The probabilities of the classes, computed in evaluation mode.
+
+        Args:
+            batch: What the loader delivers; its labels are not read.
+
+        Returns:
+            float32 tensor of shape ``[batch, num_classes]`` whose rows sum to 1.
+        """
+        was_training = self.training
+        self.eval()
+        logits = self.logits(self.encode(batch, sample_keys(self.seed, 0, batch.indices)))
+        self.train(was_training)
+        return logits.float().softmax(dim=1)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """As `predict`."""
+        return self.predict(batch)
+
+    def on_test_epoch_start(self) -> None:
+        """Starts to count."""
+        assert self.num_classes is not None
+        self._class_counts = torch.zeros(self.num_classes, 2, dtype=torch.int64, device=self.device)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """The loss of a test batch, logged, and the samples of each class counted."""
+        features = self.encode(batch, sample_keys(self.seed, 0, batch.indices))
+        self._log("test", self.loss(features, batch.labels), len(batch.indices))
+        right = self.logits(features).argmax(dim=1) == batch.labels
+        self._class_counts += count_by_class(right, batch.labels, len(self._class_counts))
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the accuracy of each class of which there were samples."""
+        counts = self.trainer.strategy.reduce(self._class_counts, reduce_op="sum")
+        assert isinstance(counts, Tensor)
+        names = getattr(self.data, "class_names", None) or [str(index) for index in range(len(counts))]
+        tested = counts[:, 1] > 0
+        top1 = counts[:, 0].float() / counts[:, 1].clamp(min=1)
+        for index in tested.nonzero().flatten().tolist():
+            name = names[index] if index < len(names) else str(index)
+            self.log(f"test/top1_of/{name}", top1[index], sync_dist=world_size() > 1)
+        self.log("test/mean_class_top1", top1[tested].mean(), sync_dist=world_size() > 1)
+
+
+def accuracies(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Shares of the samples whose class is the one with the highest score, and among the five highest.
+
+    Args:
+        logits: Float tensor of shape ``[batch, num_classes]``.
+        targets: int64 tensor of shape ``[batch]``.
+
+    Returns:
+        ``top1``, and ``top5`` where it can differ from 1: with more than five classes.
+    """
+    num_classes = logits.shape[1]
+    hits = logits.topk(min(5, num_classes), dim=1).indices == targets.unsqueeze(1)
+    shares = {"top1": hits[:, 0].float().mean()}
+    if num_classes > 5:
+        shares["top5"] = hits.any(dim=1).float().mean()
+    return shares
+
+
+def count_by_class(right: Tensor, targets: Tensor, num_classes: int) -> Tensor:
+    """How many samples of each class are right, and how many there are.
+
+    Args:
+        right: bool tensor of shape ``[batch]``.
+        targets: int64 tensor of shape ``[batch]``.
+        num_classes: How many classes.
+
+    Returns:
+        int64 tensor of shape ``[num_classes, 2]``.
+    """
+    return torch.stack(
+        [torch.bincount(which, minlength=num_classes) for which in (targets[right], targets)],
+        dim=1,
+    )

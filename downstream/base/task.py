@@ -1,0 +1,204 @@
+"""`DownstreamTask`: weights from a file, a backbone that is frozen or fine-tuned, a head on top."""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.models import group_parameters
+from torch import Tensor
+
+from ssl_toolkit.augment import CenterView, View
+from ssl_toolkit.backbones import Backbone
+from ssl_toolkit.batch import Images
+from ssl_toolkit.random import number
+from ssl_toolkit.run import is_first_process
+from ssl_toolkit.task import StepOutput, Task
+from ssl_toolkit.weights import LoadReport, load_backbone, load_into, read_header
+
+
+class DownstreamTask(Task):
+    """A head on a backbone. A new kind of task defines `build_head` and `loss`.
+
+    Args:
+        weights: A weights file (``backbone.safetensors``) to start from; None for the backbone's own start.
+        backbone: The network. With `weights` it may be left out, because the file says which network it holds; if it
+            is given nonetheless, it must be that network (drop rates may differ).
+        freeze_backbone: Train the head alone: the backbone's weights and BatchNorm statistics stay as they are, and it
+            computes as in evaluation.
+        image_size: Side in pixels of what the backbone sees in evaluation, and in training without `augmentation`.
+            By default that of `augmentation`, or else that of the data.
+        augmentation: What the backbone sees in training; by default the centred square, as in evaluation.
+        layer_decay: The learning rate of each stage of the backbone is that of the stage above it times this factor,
+            in (0, 1]; the head is above the last stage (Howard and Ruder 2018, arXiv 1801.06146, section 3.2).
+        head_lr_factor: Factor on the head's learning rate, above 0: a head that starts from random weights can take
+            larger steps than a pretrained backbone.
+        **kwargs: Arguments of `Task`.
+
+    Attributes:
+        pretraining: Where the weights come from, as plain data: the file, and what its header tells of its run; None
+            without weights.
+
+    Raises:
+        ValueError: An argument is out of its range, or there is neither a backbone nor weights.
+        WeightsError: The weights file is missing, damaged, or for another backbone.
+    """
+
+    def __init__(
+        self,
+        *,
+        weights: str | None = None,
+        backbone: Backbone | None = None,
+        freeze_backbone: bool = False,
+        image_size: int | None = None,
+        augmentation: View | None = None,
+        layer_decay: float = 1.0,
+        head_lr_factor: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        if not 0 < layer_decay <= 1:
+            raise ValueError(f"layer_decay is {layer_decay}, expected a factor above 0 and at most 1")
+        if head_lr_factor <= 0:
+            raise ValueError(f"head_lr_factor is {head_lr_factor}, expected a factor above 0")
+        if image_size is not None and image_size < 1:
+            raise ValueError(f"image_size is {image_size}, expected at least 1 pixel")
+        super().__init__(backbone=_start(backbone, weights), **kwargs)
+        self.pretraining = None if weights is None else _provenance(weights)
+        self.freeze_backbone = freeze_backbone
+        self.image_size: int | None = image_size if image_size is not None else getattr(augmentation, "size", None)
+        self.augmentation = augmentation
+        self.layer_decay = layer_decay
+        self.head_lr_factor = head_lr_factor
+        self._head_is_built = False
+        if freeze_backbone:
+            self.backbone.requires_grad_(False)
+
+    @abstractmethod
+    def build_head(self, num_features: int) -> None:
+        """Makes the layers of the head; called once, when the data are known.
+
+        Args:
+            num_features: Width of the backbone's features.
+        """
+
+    @abstractmethod
+    def loss(self, features: Any, targets: Tensor) -> StepOutput:
+        """Computes the loss.
+
+        Args:
+            features: What `encode` returns.
+            targets: int64 tensor of shape ``[batch]``: the labels of the batch.
+        """
+
+    def encode(self, batch: Any, keys: Tensor) -> Any:
+        """The features of a batch: float tensor of shape ``[batch, num_features]``."""
+        return self.backbone_features(batch.images, keys)
+
+    def step(self, batch: Any, keys: Tensor) -> StepOutput:
+        """Features, then loss."""
+        return self.loss(self.encode(batch, keys), batch.labels)
+
+    def backbone_features(self, images: Images, keys: Tensor) -> Tensor:
+        """Views of images through the backbone.
+
+        Args:
+            images: The images, as bytes.
+            keys: int64 tensor of shape ``[num]``: every random choice about an image is drawn from its key.
+
+        Returns:
+            Float tensor of shape ``[num, num_features]``, without gradient if the backbone is frozen.
+        """
+        views = self.make_views(images, keys)
+        if not self.freeze_backbone:
+            return self.backbone(views)
+        # at each step, because whoever trains a module puts all of it into training mode
+        self.backbone.eval()
+        with torch.no_grad():
+            return self.backbone(views)
+
+    def make_views(self, images: Images, keys: Tensor) -> Tensor:
+        """What the backbone sees: augmented in training, the centred square in evaluation."""
+        if self.training and self.augmentation is not None:
+            return self.augmentation(images, keys)
+        if self.image_size is None:
+            raise ValueError("image_size is not known: give it to the task, or use a data module that has one")
+        return CenterView(self.image_size)(images, keys)
+
+    def example_views(self, batch: Any) -> Tensor:
+        """What the backbone sees of a batch: float tensor of shape ``[batch, 1, channels, height, width]``."""
+        return self.make_views(batch.images, self.keys(batch)).unsqueeze(1)
+
+    def setup(self, stage: str) -> None:
+        """Builds the head, whose size the data decide, before the optimizer looks for parameters."""
+        if self.image_size is None:
+            self.image_size = getattr(self.data, "image_size", None)
+        if not self._head_is_built:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(number("head", self.seed))
+                self.build_head(self.backbone.num_features)
+            self._head_is_built = True
+        if self.pretraining is not None:
+            self._check_initializers()
+        super().setup(stage)
+
+    @property
+    def data(self) -> Any:
+        """The trainer's data module; None without one."""
+        return None if self._trainer is None else getattr(self._trainer, "datamodule", None)
+
+    def lr_factor(self, name: str) -> float:
+        """`head_lr_factor` for the head, powers of `layer_decay` for the stages of the backbone."""
+        if name.startswith("backbone."):
+            return self.layer_decay ** self._stages_below_head[name.removeprefix("backbone.model.")]
+        return self.head_lr_factor
+
+    def weights_header(self) -> dict[str, Any]:
+        """As in `Task`, with the pretraining."""
+        return {**super().weights_header(), "pretraining": self.pretraining}
+
+    @cached_property
+    def _stages_below_head(self) -> dict[str, int]:
+        """How many stages each parameter of the backbone is below the head: 1 for those of the last stage."""
+        model = self.backbone.model
+        # by stage and not by block, so that a factor means about the same for networks of different depths
+        stages: dict[str, int] = dict(group_parameters(model, model.group_matcher(coarse=True), reverse=True))
+        head = max(stages.values()) + 1
+        return {name: head - stage for name, stage in stages.items()}
+
+    def _check_initializers(self) -> None:
+        """Refuses initialisations that would overwrite what was loaded."""
+        for initializer in self.initializers:
+            for name, _ in self.named_parameters():
+                if name.startswith("backbone.") and re.search(initializer.pattern, name):
+                    raise ValueError(
+                        f"init: the pattern {initializer.pattern!r} matches {name}, which the weights file has set; "
+                        "let the pattern begin with ^head, or leave out the weights"
+                    )
+
+
+def _start(backbone: Backbone | None, weights: str | None) -> Backbone:
+    """The backbone with its first weights; says what was loaded."""
+    if weights is None:
+        if backbone is None:
+            raise ValueError("what to start from? Give model.weights (a file) or model.backbone.name (random weights)")
+        return backbone
+    if backbone is None:
+        backbone = load_backbone(weights)
+        num_tensors = len(backbone.model.state_dict())
+        report = LoadReport(num_tensors, num_tensors, Path(weights))
+    else:
+        report = load_into(backbone, weights)
+    if is_first_process():
+        print(report)
+    return backbone
+
+
+def _provenance(weights: str) -> dict[str, Any]:
+    """The file, and the part of its header that tells of its run."""
+    of_the_network = {"format", "backbone", "num_features", "mean", "std", "versions"}
+    header = read_header(weights)
+    return {"weights": weights, **{key: value for key, value in header.items() if key not in of_the_network}}

@@ -1,0 +1,252 @@
+"""Classifies sequences of frames: the backbone sees each frame, a head reads the features in order.
+
+The padding that brings the sequences of a batch to one length never reaches a result: recurrent heads run on packed
+sequences, the Transformer head masks it, so each sequence gets the answer that it would get alone.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
+
+from downstream.base import Classifier
+from ssl_toolkit.data.frames import FrameData, SequenceBatch
+from ssl_toolkit.errors import nearest
+from ssl_toolkit.task import StepOutput
+
+RECURRENT = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+
+
+class FrameFeatures(NamedTuple):
+    """The features of the frames of a batch of sequences.
+
+    Attributes:
+        padded: Float tensor of shape ``[batch, longest, num_features]``; zero where a sequence has ended.
+        lengths: int64 tensor of shape ``[batch]``: the number of frames of each sequence, at least 1.
+    """
+
+    padded: Tensor
+    lengths: Tensor
+
+
+def padding_mask(lengths: Tensor, longest: int) -> Tensor:
+    """Bool tensor of shape ``[batch, longest]``: True where a sequence of the given length has ended."""
+    return torch.arange(longest, device=lengths.device) >= lengths.unsqueeze(1)
+
+
+class SequenceHead(nn.Module, ABC):
+    """Turns the features of frames into the scores of classes. A kind of head is a subclass."""
+
+    @abstractmethod
+    def build(self, num_features: int, num_classes: int) -> None:
+        """Makes the layers, once the sizes of the input and of the output are known."""
+
+    @abstractmethod
+    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """Scores each sequence.
+
+        Args:
+            features: Float tensor of shape ``[batch, longest, num_features]``. What lies beyond the length of a
+                sequence is not read.
+            lengths: int64 tensor of shape ``[batch]``, at least 1.
+
+        Returns:
+            Float tensor of shape ``[batch, num_classes]``.
+        """
+
+
+class RecurrentHead(SequenceHead):
+    """Reads the frames one by one; the final state of the last layer gives the class.
+
+    LSTM: Hochreiter and Schmidhuber, "Long short-term memory", 1997. GRU: Cho et al. 2014, arXiv 1406.1078.
+
+    Args:
+        kind: "rnn" (tanh units), "lstm" or "gru".
+        hidden: Width of the state, at least 1.
+        num_layers: Layers on top of each other, at least 1.
+        bidirectional: Whether a second network reads each sequence from its end; the two states are concatenated.
+        dropout: Probability in [0, 1) of dropping an input of a layer after the first, or of the classifier.
+    """
+
+    def __init__(
+        self,
+        kind: Literal["rnn", "lstm", "gru"] = "lstm",
+        hidden: int = 256,
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if kind not in RECURRENT:
+            raise ValueError(f"RecurrentHead: kind is {kind!r}, expected rnn, lstm or gru{nearest(kind, RECURRENT)}")
+        if hidden < 1 or num_layers < 1:
+            raise ValueError(f"RecurrentHead needs hidden and num_layers of at least 1, got {hidden} and {num_layers}")
+        self.kind = kind
+        self.hidden = hidden
+        self.num_layers = num_layers
+        self.num_directions = 2 if bidirectional else 1
+        self.dropout = nn.Dropout(dropout)
+
+    def build(self, num_features: int, num_classes: int) -> None:
+        self.recurrent = RECURRENT[self.kind](
+            num_features,
+            self.hidden,
+            num_layers=self.num_layers,
+            batch_first=True,
+            bidirectional=self.num_directions == 2,
+            # torch drops between layers only and warns where there is nothing between
+            dropout=self.dropout.p if self.num_layers > 1 else 0.0,
+        )
+        self.classifier = nn.Linear(self.num_directions * self.hidden, num_classes)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
+        packed = pack_padded_sequence(features, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        _, state = self.recurrent(packed)
+        if self.kind == "lstm":
+            state, _ = state
+        # [num_layers * num_directions, batch, hidden]: the last entries are the directions of the last layer
+        final = torch.cat(list(state[-self.num_directions :]), dim=1)
+        return self.classifier(self.dropout(final))
+
+
+class TransformerHead(SequenceHead):
+    """A Transformer encoder over the frames (Vaswani et al. 2017, arXiv 1706.03762), layer norm before each block.
+
+    Args:
+        dim: Width of the tokens; a multiple of ``num_heads``, and even.
+        num_layers: Encoder layers, at least 1.
+        num_heads: Attention heads.
+        positions: "sinusoidal" (Vaswani et al. 2017, section 3.5; any length) or "learned" (up to ``max_frames``).
+        pooling: "cls" (a learned token that joins each sequence) or "mean" (of the tokens of the frames).
+        max_frames: The longest sequence that learned positions can take; sinusoidal positions do not use it.
+        dropout: Probability in [0, 1) of dropping a unit in the encoder and before the classifier.
+    """
+
+    def __init__(
+        self,
+        dim: int = 256,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        positions: Literal["sinusoidal", "learned"] = "sinusoidal",
+        pooling: Literal["cls", "mean"] = "cls",
+        max_frames: int = 512,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if dim % 2 or dim % num_heads:
+            raise ValueError(
+                f"TransformerHead needs an even dim that num_heads divides, got dim={dim} and num_heads={num_heads}"
+            )
+        self.dim = dim
+        self.num_layers = num_layers
+        self.num_heads = num_heads
+        self.positions = positions
+        self.pooling = pooling
+        self.max_frames = max_frames
+        self.dropout = nn.Dropout(dropout)
+
+    def build(self, num_features: int, num_classes: int) -> None:
+        self.project = nn.Linear(num_features, self.dim)
+        layer = nn.TransformerEncoderLayer(
+            self.dim, self.num_heads, 4 * self.dim, self.dropout.p, "gelu", batch_first=True, norm_first=True
+        )
+        self.encoder = nn.TransformerEncoder(
+            layer, self.num_layers, norm=nn.LayerNorm(self.dim), enable_nested_tensor=False
+        )
+        if self.pooling == "cls":
+            self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, self.dim))
+        if self.positions == "learned":
+            self.position_table = nn.Parameter(0.02 * torch.randn(1, self.max_frames, self.dim))
+        self.classifier = nn.Linear(self.dim, num_classes)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
+        padding = padding_mask(lengths, features.shape[1])
+        # attention gives padding the weight 0, and 0 times infinity would still be NaN
+        tokens = self.project(features.masked_fill(padding.unsqueeze(2), 0.0))
+        tokens = tokens + self._positions(features.shape[1], tokens)
+        if self.pooling == "cls":
+            tokens = torch.cat([self.cls_token.expand(len(tokens), 1, self.dim), tokens], dim=1)
+            padding = torch.cat([padding.new_zeros(len(padding), 1), padding], dim=1)
+        tokens = self.encoder(self.dropout(tokens), src_key_padding_mask=padding)
+        if self.pooling == "cls":
+            pooled = tokens[:, 0]
+        else:
+            pooled = tokens.masked_fill(padding.unsqueeze(2), 0.0).sum(dim=1) / lengths.unsqueeze(1)
+        return self.classifier(self.dropout(pooled))
+
+    def _positions(self, num: int, like: Tensor) -> Tensor:
+        """The codes of the first ``num`` places: float tensor of shape ``[1, num, dim]``."""
+        if self.positions == "sinusoidal":
+            return sinusoidal_positions(num, self.dim).to(like).unsqueeze(0)
+        if num > self.max_frames:
+            raise ValueError(
+                f"a sequence has {num} frames, but the learned positions end at max_frames={self.max_frames}: "
+                "raise the head's max_frames, lower the data's max_frames, or use positions: sinusoidal"
+            )
+        return self.position_table[:, :num]
+
+
+def sinusoidal_positions(num: int, dim: int) -> Tensor:
+    """Codes of places as sines and cosines of geometric wavelengths (Vaswani et al. 2017, section 3.5).
+
+    Args:
+        num: Places, counted from 0.
+        dim: Width of a code, even.
+
+    Returns:
+        float32 tensor of shape ``[num, dim]``: ``sin(p / 10000^(2i / dim))`` in the even columns 2i, the cosine of the
+        same angle in the odd columns 2i + 1.
+    """
+    rates = torch.exp(-math.log(10000.0) * torch.arange(0, dim, 2) / dim)
+    angles = torch.arange(num).unsqueeze(1) * rates
+    return torch.stack([angles.sin(), angles.cos()], dim=2).reshape(num, dim)
+
+
+class SequenceClassification(Classifier):
+    """Classifies sequences of frames by what the backbone sees in them, in order.
+
+    Args:
+        head: What reads the features of the frames: `RecurrentHead` or `TransformerHead`.
+        **kwargs: Arguments of `Classifier`.
+    """
+
+    data_class: ClassVar[type[LightningDataModule]] = FrameData
+
+    def __init__(self, *, head: SequenceHead, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.head = head
+
+    def build_head(self, num_features: int) -> None:
+        """Makes the layers of the head."""
+        assert self.num_classes is not None
+        self.head.build(num_features, self.num_classes)
+
+    def encode(self, batch: SequenceBatch, keys: Tensor) -> FrameFeatures:
+        """The features of all frames; the frames of one sequence share its key, and with it crop, flip and colours.
+
+        Args:
+            batch: The sequences.
+            keys: int64 tensor of shape ``[batch]``: one key for each sequence.
+        """
+        flat = self.backbone_features(batch.frames, keys.repeat_interleave(batch.lengths))
+        return FrameFeatures(pad_sequence(list(flat.split(batch.lengths.tolist())), batch_first=True), batch.lengths)
+
+    def logits(self, features: FrameFeatures) -> Tensor:
+        """The head's scores."""
+        return self.head(features.padded, features.lengths)
+
+    def loss(self, features: FrameFeatures, targets: Tensor) -> StepOutput:
+        """As in `Classifier`; the features given on are those of the frames, ``[num_frames, num_features]``."""
+        padding = padding_mask(features.lengths, features.padded.shape[1])
+        return super().loss(features, targets)._replace(features=features.padded[~padding])
+
+    def example_views(self, batch: SequenceBatch) -> Tensor:
+        """The frames of each sequence: float tensor of shape ``[batch, longest, channels, height, width]``."""
+        views = self.make_views(batch.frames, self.keys(batch).repeat_interleave(batch.lengths))
+        return pad_sequence(list(views.split(batch.lengths.tolist())), batch_first=True)

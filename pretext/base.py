@@ -1,0 +1,52 @@
+"""What every pretext task shares: views are made from bytes, on the device, without gradient."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssl_toolkit.batch import Batch, Images
+from ssl_toolkit.task import StepOutput, Task
+
+
+class PretextTask(Task):
+    """A task that needs no labels. A new one defines `make_views` and `loss` and nothing else."""
+
+    @abstractmethod
+    def make_views(self, images: Images, keys: Tensor) -> Any:
+        """Makes what the network will see.
+
+        Args:
+            images: A batch of images, as bytes.
+            keys: int64 tensor of shape ``[batch]``: draw every random choice about a sample from its key.
+
+        Returns:
+            A tensor or a tuple of tensors, float32 in [0, 1]; whatever `loss` takes.
+        """
+
+    @abstractmethod
+    def loss(self, views: Any) -> StepOutput:
+        """Computes the loss of the views."""
+
+    @abstractmethod
+    def view_pictures(self, views: Any) -> Tensor:
+        """The views as pictures: float tensor of shape ``[batch, num_views, channels, height, width]`` in [0, 1]."""
+
+    @property
+    @abstractmethod
+    def image_size(self) -> int:
+        """Side in pixels of the images on which the backbone is evaluated."""
+
+    def step(self, batch: Batch, keys: Tensor) -> StepOutput:
+        """Views, then loss; the labels of the batch are not touched."""
+        with torch.no_grad():
+            views = self.make_views(batch.images, keys)
+        return self.loss(views)
+
+    @torch.no_grad()
+    def example_views(self, batch: Batch) -> Tensor:
+        """What the task sees of a batch in its epoch, as pictures (see `view_pictures`)."""
+        return self.view_pictures(self.make_views(batch.images, self.keys(batch)))

@@ -1,0 +1,99 @@
+"""SimCLR: two views of an image attract, views of different images repel.
+
+Chen, Kornblith, Norouzi, Hinton: "A simple framework for contrastive learning of visual representations", ICML 2020,
+arXiv 2002.05709.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pretext.base import PretextTask
+from ssl_toolkit.augment import RandomView
+from ssl_toolkit.batch import Images
+from ssl_toolkit.distributed import gather, rank
+from ssl_toolkit.layers import mlp
+from ssl_toolkit.random import fold
+from ssl_toolkit.task import StepOutput
+
+
+class SimCLR(PretextTask):
+    """Contrastive embedding of two views (Chen et al. 2020, arXiv 2002.05709, algorithm 1).
+
+    Args:
+        view: How a view is made; section 3 of the paper finds crops and colour distortion together essential.
+        projector_widths: Widths of the projector's hidden and output layers (the paper: num_features and 128).
+        temperature: The paper's tau, above 0. Table 5: 0.1 for ImageNet; figure B.7: 0.5 for CIFAR-10.
+        **kwargs: See `ssl_toolkit.task.Task`.
+    """
+
+    def __init__(
+        self,
+        *,
+        view: RandomView,
+        projector_widths: tuple[int, ...] = (512, 128),
+        temperature: float = 0.5,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if temperature <= 0:
+            raise ValueError(f"model.temperature is {temperature}, expected a number above 0")
+        self.view = view
+        self.temperature = temperature
+        self.projector = mlp([self.backbone.num_features, *projector_widths])
+
+    @property
+    def image_size(self) -> int:
+        """Side of a view in pixels."""
+        return self.view.size
+
+    def make_views(self, images: Images, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Two views of each image, each of shape ``[batch, channels, size, size]``."""
+        return self.view(images, fold(keys, 0)), self.view(images, fold(keys, 1))
+
+    def loss(self, views: tuple[Tensor, Tensor]) -> StepOutput:
+        """NT-Xent of the projected views; ``pair_top1`` is how often the right partner is the nearest."""
+        features = self.backbone(torch.cat(views))
+        first, second = self.projector(features).chunk(2)
+        # a validation batch may differ in size between processes: there each process contrasts its own images
+        loss, pair_top1 = nt_xent(first, second, self.temperature, gathered=self.training)
+        return StepOutput(loss, features, {"pair_top1": pair_top1})
+
+    def view_pictures(self, views: tuple[Tensor, Tensor]) -> Tensor:
+        """The two views of each image, side by side."""
+        return torch.stack(views, dim=1)
+
+
+def nt_xent(first: Tensor, second: Tensor, temperature: float, gathered: bool = True) -> tuple[Tensor, Tensor]:
+    """Normalised temperature-scaled cross entropy (Chen et al. 2020, equation 1).
+
+    Each embedding picks its partner among the 2N - 1 others. Under several processes the others are those of all
+    processes, and the mean of the processes' losses and gradients is that of one process with the global batch.
+
+    Args:
+        first: Embeddings of the first views, of shape ``[batch, width]``; normalised here.
+        second: Embeddings of the second views, likewise.
+        temperature: Divides the cosine similarities.
+        gathered: Contrast with the embeddings of all processes.
+
+    Returns:
+        The mean loss over this process's 2N embeddings, and the share of them whose partner is the most similar.
+    """
+    first, second = F.normalize(first.float(), dim=1), F.normalize(second.float(), dim=1)
+    num = len(first)
+    all_first, all_second, offset = first, second, 0
+    if gathered:
+        all_first, all_second, offset = gather(first), gather(second), rank() * num
+    num_all = len(all_first)
+
+    similarity = torch.cat([first, second]) @ torch.cat([all_first, all_second]).T / temperature
+    places = torch.arange(num, device=first.device) + offset
+    itself = torch.cat([places, places + num_all])
+    partner = torch.cat([places + num_all, places])
+    similarity = similarity.scatter(1, itself[:, None], float("-inf"))
+    top1 = (similarity.detach().argmax(dim=1) == partner).float().mean()
+    return F.cross_entropy(similarity, partner), top1

@@ -1,0 +1,37 @@
+"""Augmentation of whole batches, on any device, with parameters of its own for each sample.
+
+Every operation is a pure function of images and parameters; what is random about the parameters is drawn by key
+(`ssl_toolkit.random`). `RandomView` and `CenterView` put the operations together.
+"""
+
+from ssl_toolkit.augment.boxes import centre_boxes, random_erasing_boxes, random_resized_crop_boxes
+from ssl_toolkit.augment.colour import brightness, contrast, grayscale, hue, saturation, solarize
+from ssl_toolkit.augment.geometry import crop_resize, gaussian_blur, reduce_resolution
+from ssl_toolkit.augment.jitter import Jitter, colour_jitter, draw_jitter
+from ssl_toolkit.augment.patches import drop_channels, erase, project_colour, take_patches
+from ssl_toolkit.augment.views import CenterView, RandomView, View
+
+__all__ = [
+    "CenterView",
+    "Jitter",
+    "RandomView",
+    "View",
+    "brightness",
+    "centre_boxes",
+    "colour_jitter",
+    "contrast",
+    "crop_resize",
+    "draw_jitter",
+    "drop_channels",
+    "erase",
+    "gaussian_blur",
+    "grayscale",
+    "hue",
+    "project_colour",
+    "random_erasing_boxes",
+    "random_resized_crop_boxes",
+    "reduce_resolution",
+    "saturation",
+    "solarize",
+    "take_patches",
+]

@@ -1,0 +1,104 @@
+"""Colour operations with a factor of its own for each image, equal to torchvision's on float images.
+
+All take float images ``[batch, channels, height, width]`` in [0, 1] and return such images.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+GRAY_WEIGHTS = (0.2989, 0.587, 0.114)
+
+
+def brightness(images: Tensor, factors: Tensor) -> Tensor:
+    """Multiplies each image by its factor (``[batch]``, from 0: black; 1 changes nothing) and clamps."""
+    return (images * _spread(factors)).clamp_(0, 1)
+
+
+def contrast(images: Tensor, factors: Tensor) -> Tensor:
+    """Moves each image away from its mean grey, and clamps.
+
+    Args:
+        images: Float images with any number of channels; where it is not 3, the mean of all values is the grey.
+        factors: ``[batch]``, from 0: uniform grey; 1 changes nothing.
+
+    Returns:
+        Tensor of the shape of ``images``.
+    """
+    mean = gray_level(images).mean(dim=(1, 2, 3), keepdim=True)
+    return torch.lerp(mean, images, _spread(factors)).clamp_(0, 1)
+
+
+def saturation(images: Tensor, factors: Tensor) -> Tensor:
+    """Moves each pixel away from its grey, and clamps.
+
+    Args:
+        images: Float images with 3 channels.
+        factors: ``[batch]``, from 0: grey; 1 changes nothing.
+
+    Returns:
+        Tensor of the shape of ``images``.
+    """
+    check_colours(images, "saturation")
+    return torch.lerp(gray_level(images), images, _spread(factors)).clamp_(0, 1)
+
+
+def hue(images: Tensor, shifts: Tensor) -> Tensor:
+    """Turns the hue of each image in the hue, saturation, value space.
+
+    Args:
+        images: Float images with 3 channels.
+        shifts: ``[batch]``: shares of a full turn, from -0.5 to 0.5; 1/3 makes red green.
+
+    Returns:
+        Tensor of the shape of ``images``.
+    """
+    check_colours(images, "hue")
+    red, green, blue = images.unbind(1)
+    highest = torch.maximum(torch.maximum(red, green), blue)
+    lowest = torch.minimum(torch.minimum(red, green), blue)
+    spread = highest - lowest
+    # the hue in sixths of a turn; a grey pixel has none, and a spread of 0 that takes it away again
+    inverse = spread.clamp(min=1e-20).reciprocal_()
+    turn = torch.where(
+        highest == red,
+        (green - blue) * inverse,
+        torch.where(highest == green, (blue - red) * inverse + 2, (red - green) * inverse + 4),
+    )
+    turn += 6 * shifts.to(images.dtype)[:, None, None]
+    # over the turn, each channel is a trapezoid between the lowest and the highest; they are a third of a turn apart
+    phases = (torch.arange(3, device=images.device, dtype=images.dtype) * 4 % 6)[:, None, None]
+    turns = turn[:, None] + phases
+    turns -= torch.floor(turns / 6).mul_(6)
+    return turns.sub_(3).abs_().sub_(1).clamp_(0, 1).mul_(spread[:, None]).add_(lowest[:, None])
+
+
+def grayscale(images: Tensor, apply: Tensor) -> Tensor:
+    """Replaces the channels of the chosen images (bool ``[batch]``) by their grey; needs 3 channels."""
+    check_colours(images, "grayscale")
+    return torch.where(apply[:, None, None, None], gray_level(images), images)
+
+
+def solarize(images: Tensor, apply: Tensor, threshold: float = 0.5) -> Tensor:
+    """Inverts the values at or above the threshold in the chosen images (bool ``[batch]``)."""
+    return torch.where(apply[:, None, None, None] & (images >= threshold), 1 - images, images)
+
+
+def gray_level(images: Tensor) -> Tensor:
+    """The grey of each pixel, ``[batch, 1, height, width]``: ITU-R BT.601 luma of 3 channels, else their mean."""
+    if images.shape[1] != 3:
+        return images.mean(dim=1, keepdim=True)
+    red, green, blue = images.split(1, dim=1)
+    weight_red, weight_green, weight_blue = GRAY_WEIGHTS
+    return (red * weight_red).add_(green, alpha=weight_green).add_(blue, alpha=weight_blue)
+
+
+def check_colours(images: Tensor, name: str) -> None:
+    """Raises a ValueError unless the images have 3 channels."""
+    if images.shape[1] != 3:
+        raise ValueError(f"{name} needs images with 3 channels, got {images.shape[1]}; set {name} to 0")
+
+
+def _spread(factors: Tensor) -> Tensor:
+    return factors[:, None, None, None]

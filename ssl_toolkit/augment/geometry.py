@@ -1,0 +1,203 @@
+"""Crop, resize, flip and blur as products with one matrix a sample for the rows and one for the columns.
+
+A crop, an antialiased resize, a flip and a Gaussian blur are linear along each axis, so each of them, and each chain of
+them, is ``rows @ image @ columns^T``. A whole batch with parameters of its own for each sample is then two batched
+matrix products, on any device.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ssl_toolkit.batch import Images
+
+Interpolation = Literal["bilinear", "bicubic"]
+
+
+def crop_resize(
+    images: Images | Tensor,
+    boxes: Tensor,
+    size: int | tuple[int, int],
+    flip: Tensor | None = None,
+    vertical_flip: Tensor | None = None,
+    blur: Tensor | None = None,
+    blur_kernel: int = 3,
+    interpolation: Interpolation = "bilinear",
+) -> Tensor:
+    """Cuts a box out of each image, resizes it with antialiasing and mirrors some of them.
+
+    For boxes with integer corners the result is that of torchvision's ``resized_crop(..., antialias=True)`` on the
+    float image. Of a pixel that a box covers in part, the covered share counts.
+
+    Args:
+        images: uint8 images (read as values / 255) or float images, ``[batch, channels, height, width]``.
+        boxes: ``[batch, 4]``: top, left, height and width of each box in pixels, inside the image.
+        size: Side, or height and width, of the result in pixels.
+        flip: bool ``[batch]``: which samples to mirror left to right.
+        vertical_flip: bool ``[batch]``: which samples to mirror upside down.
+        blur: ``[batch]``: standard deviation in result pixels of a Gaussian blur of the result (see `gaussian_blur`)
+            that costs no product of its own; 0 for none.
+        blur_kernel: Width of the blur's kernel in pixels, odd.
+        interpolation: "bilinear" or "bicubic".
+
+    Returns:
+        float32 tensor of shape ``[batch, channels, *size]``. Bilinear results keep the range of the images; bicubic
+        ones may overshoot it.
+    """
+    pixels = images.pixels if isinstance(images, Images) else images
+    height, width = (size, size) if isinstance(size, int) else size
+    boxes = boxes.to(torch.float32)
+    rows = resize_matrices(boxes[:, 0], boxes[:, 2], pixels.shape[2], height, vertical_flip, interpolation)
+    columns = resize_matrices(boxes[:, 1], boxes[:, 3], pixels.shape[3], width, flip, interpolation)
+    with torch.autocast(pixels.device.type, enabled=False):
+        if blur is not None:
+            rows = torch.bmm(blur_matrices(blur, blur_kernel, height), rows)
+            columns = torch.bmm(blur_matrices(blur, blur_kernel, width), columns)
+    if pixels.dtype == torch.uint8:
+        rows = rows / 255
+    return transform(pixels.to(torch.float32), rows, columns)
+
+
+def gaussian_blur(images: Tensor, sigmas: Tensor, kernel_size: int) -> Tensor:
+    """Blurs each image with a Gaussian of its own, as torchvision's ``gaussian_blur`` (mirrored at the borders).
+
+    Args:
+        images: float ``[batch, channels, height, width]``.
+        sigmas: ``[batch]``: standard deviations in pixels; 0 leaves the image as it is.
+        kernel_size: Width of the kernel in pixels, odd, less than twice the shorter side.
+
+    Returns:
+        Tensor of the shape of ``images``.
+    """
+    rows = blur_matrices(sigmas, kernel_size, images.shape[2])
+    columns = rows if images.shape[2] == images.shape[3] else blur_matrices(sigmas, kernel_size, images.shape[3])
+    return transform(images, rows, columns)
+
+
+def reduce_resolution(images: Tensor, sides: Tensor) -> Tensor:
+    """Resizes each square image to a lower resolution and back, with antialiasing.
+
+    Doersch et al. (2015, arXiv 1505.05192, section 3.1) do so with some patches, down to 100 pixels in all, against
+    low-level shortcuts.
+
+    Args:
+        images: float ``[batch, channels, side, side]``.
+        sides: ``[batch]``: the lower side of each in pixels, rounded, from 1 to ``side``; ``side`` leaves the image
+            as it is.
+
+    Returns:
+        Tensor of the shape of ``images``.
+    """
+    side = images.shape[-1]
+    lower = sides.to(torch.float32).round()
+    start = torch.zeros_like(lower)
+    # the rows of `down` beyond the lower side are never read: the weights of `up` for them are zero
+    down = resize_matrices(start, torch.full_like(lower, side), side, side, targets=lower)
+    up = resize_matrices(start, lower, side, side)
+    with torch.autocast(images.device.type, enabled=False):
+        there_and_back = torch.bmm(up, down)
+    return transform(images, there_and_back, there_and_back)
+
+
+def transform(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """``rows @ images @ columns^T`` for each sample and channel, in full precision even under autocast.
+
+    Args:
+        images: float ``[batch, channels, height, width]``.
+        rows: ``[batch, new_height, height]``.
+        columns: ``[batch, new_width, width]``.
+
+    Returns:
+        Tensor of shape ``[batch, channels, new_height, new_width]``.
+    """
+    batch, channels, height, _ = images.shape
+    with torch.autocast(images.device.type, enabled=False):
+        narrow = torch.bmm(images.flatten(1, 2), columns.transpose(1, 2)).unflatten(1, (channels, height))
+        result = images.new_empty(batch, channels, rows.shape[1], columns.shape[1])
+        for channel in range(channels):
+            result[:, channel] = torch.bmm(rows, narrow[:, channel])
+    return result
+
+
+def resize_matrices(
+    starts: Tensor,
+    lengths: Tensor,
+    num_inputs: int,
+    num_outputs: int,
+    flip: Tensor | None = None,
+    interpolation: Interpolation = "bilinear",
+    targets: Tensor | None = None,
+) -> Tensor:
+    """One axis of an antialiased crop and resize, as Pillow and torch do it: a filter as wide as the step, or a pixel.
+
+    Args:
+        starts: float ``[batch]``: where each interval begins, in pixels.
+        lengths: float ``[batch]``: the length of each interval, in pixels.
+        num_inputs: Length of the axis of the images.
+        num_outputs: Length of the axis of the results.
+        flip: bool ``[batch]``: where to mirror the result.
+        interpolation: "bilinear" or "bicubic".
+        targets: float ``[batch]``: how many outputs each interval is resized to, at most ``num_outputs``, which is
+            the default; the rows beyond them have no meaning.
+
+    Returns:
+        float32 tensor of shape ``[batch, num_outputs, num_inputs]``; its rows sum to 1, or are zero where they lie
+        outside of the axis.
+    """
+    outputs = torch.arange(num_outputs, device=starts.device, dtype=torch.float32).expand(len(starts), -1)
+    inputs = torch.arange(num_inputs, device=starts.device, dtype=torch.float32)
+    starts, lengths = starts[:, None], lengths[:, None]
+    if flip is not None:
+        outputs = torch.where(flip[:, None], num_outputs - 1 - outputs, outputs)
+    step = lengths / (num_outputs if targets is None else targets[:, None])
+    centres = starts + (outputs + 0.5) * step
+    covered = (torch.minimum(inputs + 1, starts + lengths) - torch.maximum(inputs, starts)).clamp_(0, 1)
+    distances = ((inputs + 0.5 - centres[:, :, None]) / step.clamp(min=1)[:, :, None]).abs_()
+    weights = _FILTERS[interpolation](distances).mul_(covered[:, None, :])
+    return weights.div_(weights.sum(2, keepdim=True).clamp_(min=1e-12))
+
+
+def _triangle(distances: Tensor) -> Tensor:
+    return distances.neg_().add_(1).clamp_(min=0)
+
+
+def _cubic(distances: Tensor) -> Tensor:
+    """The cubic convolution kernel with a = -0.5 (Keys, 1981), torch's and Pillow's choice with antialiasing."""
+    near = (1.5 * distances - 2.5) * distances * distances + 1
+    far = ((-0.5 * distances + 2.5) * distances - 4) * distances + 2
+    return torch.where(distances < 1, near, torch.where(distances < 2, far, 0.0))
+
+
+_FILTERS = {"bilinear": _triangle, "bicubic": _cubic}
+
+
+def blur_matrices(sigmas: Tensor, kernel_size: int, length: int) -> Tensor:
+    """One axis of a Gaussian blur that mirrors the image at its borders (without repeating the border pixel).
+
+    Args:
+        sigmas: ``[batch]``: standard deviations in pixels; 0 gives the identity.
+        kernel_size: Width of the kernel in pixels, odd, less than ``2 * length``.
+        length: Length of the axis.
+
+    Returns:
+        float32 tensor of shape ``[batch, length, length]``.
+    """
+    reach = kernel_size // 2
+    if kernel_size % 2 == 0 or kernel_size < 1:
+        raise ValueError(f"a blur kernel needs an odd number of pixels, got {kernel_size}")
+    if reach >= length:
+        raise ValueError(f"a blur kernel of {kernel_size} pixels needs images of at least {reach + 1}, got {length}")
+    distance = torch.arange(reach + 1, device=sigmas.device)
+    half = torch.exp(-0.5 * (distance / sigmas.to(torch.float32).clamp(min=1e-6)[:, None]) ** 2)
+    half = half / (2 * half.sum(1, keepdim=True) - half[:, :1])
+    # which outputs and inputs lie at each distance: directly, around the first pixel, around the last pixel
+    output, place = torch.arange(length, device=sigmas.device)[:, None], torch.arange(length, device=sigmas.device)
+    distance = distance[:, None, None]
+    pattern = ((output - place).abs() == distance).to(torch.float32)
+    pattern += (output + place == distance) & (place > 0)
+    pattern += (2 * (length - 1) - output - place == distance) & (place < length - 1)
+    with torch.autocast(sigmas.device.type, enabled=False):
+        return (half @ pattern.flatten(1)).view(-1, length, length)

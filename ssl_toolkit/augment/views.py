@@ -1,0 +1,234 @@
+"""Views: what a network sees of a batch of images, drawn by key, with parameters of its own for each sample."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from ssl_toolkit.augment.boxes import centre_boxes, random_erasing_boxes, random_resized_crop_boxes
+from ssl_toolkit.augment.colour import grayscale, solarize
+from ssl_toolkit.augment.geometry import Interpolation, crop_resize, gaussian_blur
+from ssl_toolkit.augment.jitter import Form, colour_jitter, draw_jitter
+from ssl_toolkit.augment.patches import erase
+from ssl_toolkit.batch import Images
+from ssl_toolkit.errors import nearest
+from ssl_toolkit.random import fold, uniform
+
+_VALUES_AT_ONCE = 2**21
+
+
+class View(ABC):
+    """Makes one view of each image of a batch. To write one, give `make`."""
+
+    @torch.no_grad()
+    def __call__(self, images: Images, keys: Tensor) -> Tensor:
+        """Makes the views, without gradients and in full precision even under autocast.
+
+        Args:
+            images: The images.
+            keys: int64 ``[batch]``: one key of `ssl_toolkit.random` for each image. They alone decide what is drawn:
+                fold the number of the view into them to draw several.
+
+        Returns:
+            float32 tensor of shape ``[batch, channels, size, size]`` with values in [0, 1] up to rounding, on the
+            images' device.
+        """
+        pixels, sizes = images
+        num = len(pixels)
+        if pixels.device.type == "cpu":
+            # memory that stays mapped and partly in the cache: twice as fast for large images
+            num = max(1, _VALUES_AT_ONCE // pixels.shape[1:].numel())
+        with torch.autocast(pixels.device.type, enabled=False):
+            if num >= len(pixels):
+                return self.make(images, keys)
+            chunks = zip(pixels.split(num), sizes.split(num), keys.split(num), strict=True)
+            return torch.cat([self.make(Images(*image), key) for *image, key in chunks])
+
+    @abstractmethod
+    def make(self, images: Images, keys: Tensor) -> Tensor:
+        """Makes the views; arguments and result as in `__call__`."""
+
+
+class CenterView(View):
+    """The view for evaluation: the centred square of an image, resized with antialiasing. Nothing in it is random.
+
+    An image whose short side is the size already is cut and not resampled.
+
+    Args:
+        size: Side of the views in pixels.
+        crop_fraction: Side of the square as a share of the image's short side, in (0, 1]. 0.875 is ImageNet's usual
+            "resize to 256, crop 224".
+    """
+
+    def __init__(self, size: int = 224, crop_fraction: float = 1.0) -> None:
+        _check_size(size)
+        if not 0 < crop_fraction <= 1:
+            raise ValueError(f"crop_fraction is a share of the short side in (0, 1], got {crop_fraction}")
+        self.size = size
+        self.crop_fraction = crop_fraction
+
+    def make(self, images: Images, keys: Tensor) -> Tensor:
+        return crop_resize(images, centre_boxes(images.sizes, self.crop_fraction), self.size)
+
+    def __repr__(self) -> str:
+        return f"CenterView(size={self.size}, crop_fraction={self.crop_fraction:g})"
+
+
+class RandomView(View):
+    """Random crop, flip, colour jitter, greyscale, blur, solarization and erasing, in this order.
+
+    The defaults are SimCLR's (Chen et al. 2020, arXiv 2002.05709, appendix A) at strength 1. Its CIFAR recipe is
+    strength 0.5 without blur: ``brightness=contrast=saturation=0.4, hue=0.1, blur=0``. BYOL (Grill et al. 2020,
+    arXiv 2006.07733, appendix B) has ``brightness=contrast=0.4, saturation=0.2, hue=0.1`` and blurs one view always,
+    the other one seldom (0.1) with ``solarize=0.2``.
+
+    Args:
+        size: Side of the views in pixels.
+        scale: Range of the crop's area as a share of the image's, in (0, 1].
+        ratio: Range of the crop's width / height, above 0.
+        hflip: Probability of mirroring left to right, in [0, 1].
+        vflip: Probability of mirroring upside down, in [0, 1].
+        jitter_prob: Probability of the colour jitter, in [0, 1].
+        brightness: The brightness factor is uniform in [max(0, 1 - brightness), 1 + brightness]; 0 for none.
+        contrast: Likewise.
+        saturation: Likewise. Needs 3 channels.
+        hue: The hue shift is uniform in [-hue, hue], a share of a full turn, at most 0.5; 0 for none. Needs 3 channels.
+        grayscale: Probability of making the view grey, in [0, 1]. Needs 3 channels.
+        blur: Probability of the Gaussian blur, in [0, 1].
+        blur_sigma: Range of the blur's standard deviation in pixels of the view, above 0.
+        blur_kernel: Width of the blur's kernel in pixels, odd; None for a tenth of the view's side, at least 3.
+        solarize: Probability of inverting the values at or above 0.5, in [0, 1].
+        erase: Probability of erasing a rectangle to mid-grey, in [0, 1].
+        erase_scale: Range of the rectangle's area as a share of the view's, in (0, 1].
+        interpolation: "bilinear" or "bicubic", both antialiased.
+        form: "exact": the colour steps equal torchvision's. "fused": they are one affine map a sample, and the blur
+            is part of the resize: faster; clamping and hue are approximated.
+    """
+
+    def __init__(
+        self,
+        size: int = 224,
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        hflip: float = 0.5,
+        vflip: float = 0.0,
+        jitter_prob: float = 0.8,
+        brightness: float = 0.8,
+        contrast: float = 0.8,
+        saturation: float = 0.8,
+        hue: float = 0.2,
+        grayscale: float = 0.2,
+        blur: float = 0.5,
+        blur_sigma: tuple[float, float] = (0.1, 2.0),
+        blur_kernel: int | None = None,
+        solarize: float = 0.0,
+        erase: float = 0.0,
+        erase_scale: tuple[float, float] = (0.02, 0.33),
+        interpolation: Interpolation = "bilinear",
+        form: Form = "exact",
+    ) -> None:
+        _check_size(size)
+        _check_range("scale", scale, "shares of the area in (0, 1]", 1)
+        _check_range("ratio", ratio, "two numbers above 0")
+        _check_range("blur_sigma", blur_sigma, "two numbers of pixels above 0")
+        _check_range("erase_scale", erase_scale, "shares of the area in (0, 1]", 1)
+        for name, prob in {
+            "hflip": hflip, "vflip": vflip, "jitter_prob": jitter_prob, "grayscale": grayscale,
+            "blur": blur, "solarize": solarize, "erase": erase,
+        }.items():  # fmt: skip
+            if not 0 <= prob <= 1:
+                raise ValueError(f"{name} is a probability in [0, 1], got {prob}")
+        for name, strength in {"brightness": brightness, "contrast": contrast, "saturation": saturation}.items():
+            if strength < 0:
+                raise ValueError(f"{name} is a strength from 0, got {strength}")
+        if not 0 <= hue <= 0.5:
+            raise ValueError(f"hue is a share of a full turn in [0, 0.5], got {hue}")
+        _check_choice("interpolation", interpolation, ("bilinear", "bicubic"))
+        _check_choice("form", form, ("exact", "fused"))
+        if blur_kernel is not None and (blur_kernel % 2 == 0 or not 1 <= blur_kernel < 2 * size):
+            raise ValueError(
+                f"blur_kernel is an odd number of pixels below twice the size, got {blur_kernel} for size {size}"
+            )
+        self.size = size
+        self.scale = scale
+        self.ratio = ratio
+        self.hflip = hflip
+        self.vflip = vflip
+        self.jitter_prob = jitter_prob
+        self.brightness = brightness
+        self.contrast = contrast
+        self.saturation = saturation
+        self.hue = hue
+        self.grayscale = grayscale
+        self.blur = blur
+        self.blur_sigma = blur_sigma
+        self.blur_kernel = blur_kernel
+        self.solarize = solarize
+        self.erase = erase
+        self.erase_scale = erase_scale
+        self.interpolation: Interpolation = interpolation
+        self.form: Form = form
+
+    def make(self, images: Images, keys: Tensor) -> Tensor:
+        fused = self.form == "fused"
+        sigmas = self._sigmas(keys) if self.blur else None
+        kernel = self.blur_kernel or max(3, self.size // 10 // 2 * 2 + 1)
+        views = crop_resize(
+            images,
+            random_resized_crop_boxes(images.sizes, fold(keys, "crop"), self.scale, self.ratio),
+            self.size,
+            flip=_chosen(keys, "hflip", self.hflip) if self.hflip else None,
+            vertical_flip=_chosen(keys, "vflip", self.vflip) if self.vflip else None,
+            blur=sigmas if fused else None,
+            blur_kernel=kernel,
+            interpolation=self.interpolation,
+        )
+        if self.interpolation == "bicubic":
+            views = views.clamp_(0, 1)
+        if self.jitter_prob and (self.brightness or self.contrast or self.saturation or self.hue):
+            jitter = draw_jitter(
+                fold(keys, "jitter"), self.brightness, self.contrast, self.saturation, self.hue, self.jitter_prob
+            )
+            views = colour_jitter(views, jitter, self.form)
+        if self.grayscale:
+            views = grayscale(views, _chosen(keys, "grayscale", self.grayscale))
+        if sigmas is not None and not fused:
+            views = gaussian_blur(views, sigmas, kernel)
+        if self.solarize:
+            views = solarize(views, _chosen(keys, "solarize", self.solarize))
+        if self.erase:
+            sizes = torch.full_like(images.sizes, self.size)
+            boxes = random_erasing_boxes(sizes, fold(keys, "erase box"), self.erase_scale)
+            views = erase(views, boxes * _chosen(keys, "erase", self.erase)[:, None])
+        return views
+
+    def __repr__(self) -> str:
+        parameters = inspect.signature(type(self)).parameters.values()
+        values = [(each.name, getattr(self, each.name), each.default) for each in parameters]
+        changed = [f"{name}={value!r}" for name, value, default in values if name == "size" or value != default]
+        return f"{type(self).__name__}({', '.join(changed)})"
+
+    def _sigmas(self, keys: Tensor) -> Tensor:
+        return uniform(fold(keys, "blur sigma"), None, *self.blur_sigma) * _chosen(keys, "blur", self.blur)
+
+
+def _chosen(keys: Tensor, name: str, prob: float) -> Tensor:
+    return uniform(fold(keys, name)) < prob
+
+
+def _check_size(size: int) -> None:
+    if size < 1:
+        raise ValueError(f"size is the side of the views in pixels, from 1, got {size}")
+
+
+def _check_range(name: str, values: tuple[float, float], expected: str, highest: float = float("inf")) -> None:
+    if not (len(values) == 2 and 0 < values[0] <= values[1] <= highest):
+        raise ValueError(f"{name} is a range [low, high] of {expected}, got {list(values)}")
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {choices[0]!r} or {choices[1]!r}, got {value!r}{nearest(value, choices)}")

@@ -1,0 +1,19 @@
+"""What watches a run: speed, pictures, the progress line, weights, kNN while pretraining."""
+
+from ssl_toolkit.callbacks.export_weights import ExportWeights
+from ssl_toolkit.callbacks.learning_rate import LearningRate
+from ssl_toolkit.callbacks.online_evaluation import OnlineEvaluation
+from ssl_toolkit.callbacks.progress import ProgressBar
+from ssl_toolkit.callbacks.resume_metrics import ResumeMetrics
+from ssl_toolkit.callbacks.sample_views import SampleViews
+from ssl_toolkit.callbacks.throughput import Throughput
+
+__all__ = [
+    "ExportWeights",
+    "LearningRate",
+    "OnlineEvaluation",
+    "ProgressBar",
+    "ResumeMetrics",
+    "SampleViews",
+    "Throughput",
+]

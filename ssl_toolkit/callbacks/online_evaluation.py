@@ -1,0 +1,137 @@
+"""How good the features are while the backbone is being pretrained."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import cast
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from ssl_toolkit.augment import CenterView, View
+from ssl_toolkit.backbones import Backbone
+from ssl_toolkit.data import ImageData, Split
+from ssl_toolkit.evaluation.features import extract_features
+from ssl_toolkit.evaluation.knn import knn_accuracy
+from ssl_toolkit.evaluation.linear_probe import linear_probe
+from ssl_toolkit.evaluation.representation import rank_me, spread
+from ssl_toolkit.random import sample_order
+
+
+class OnlineEvaluation(Callback):
+    """Measures the backbone's frozen features every few epochs, and after the last one.
+
+    Logs ``val/spread`` and ``val/rank_me`` of the validation images' features; where the images have labels, also
+    ``val/knn_top1``, the accuracy of kNN on the validation images with training images as the bank (in [0, 1]); and
+    ``val/evaluation_seconds``, what it cost. The training is not touched: the weights after a run are the same, bit for
+    bit, with and without it. Under several processes each one extracts the features of its share of the images.
+
+    Args:
+        every_n_epochs: Evaluate after each so many epochs; 0 for never.
+        max_train: Most training images in the bank, chosen once by the seed.
+        max_val: Most validation images, chosen likewise.
+        k: Number of neighbours that vote (all of the bank if it has fewer).
+        linear_probe: Also log ``val/linear_probe_top1``. A fifth of the bank chooses its penalty.
+        image_size: Side in pixels of what the backbone sees; by default the task's ``image_size`` if it has one, else
+            the data's.
+        seed: Of the choice of images.
+    """
+
+    def __init__(
+        self,
+        every_n_epochs: int = 1,
+        max_train: int = 10_000,
+        max_val: int = 5_000,
+        k: int = 20,
+        linear_probe: bool = False,
+        image_size: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        if every_n_epochs < 0:
+            raise ValueError(f"OnlineEvaluation: every_n_epochs is {every_n_epochs}, expected at least 0 (never)")
+        for name, value in (("max_train", max_train), ("max_val", max_val), ("k", k), ("image_size", image_size)):
+            if value is not None and value < 1:
+                raise ValueError(f"OnlineEvaluation: {name} is {value}, expected at least 1")
+        self.every_n_epochs = every_n_epochs
+        self.max_train = max_train
+        self.max_val = max_val
+        self.k = k
+        self.linear_probe = linear_probe
+        self.image_size = image_size
+        self.seed = seed
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluates if it is time to."""
+        if not self.every_n_epochs:
+            return
+        due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        if not (due or _is_last_epoch(trainer)):
+            return
+        start = time.perf_counter()
+        values = self._evaluate(trainer, pl_module)
+        values["evaluation_seconds"] = time.perf_counter() - start
+        for name, value in values.items():
+            pl_module.log(
+                f"val/{name}",
+                value,
+                prog_bar=name == "knn_top1",
+                batch_size=1,
+                sync_dist=trainer.world_size > 1,
+            )
+
+    def _evaluate(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
+        """The figures, the same on every process."""
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(data, ImageData):
+            raise ValueError(
+                f"OnlineEvaluation needs the images as ImageData, got {type(data).__name__}: call "
+                "trainer.fit(task, datamodule=ImageData(...))"
+            )
+        if not data.num_images("val"):
+            return {}
+        size = self.image_size or getattr(pl_module, "image_size", None) or data.image_size
+        view = CenterView(size)
+        val, val_labels = self._features(trainer, pl_module, data, view, "val", self.max_val)
+        values = {"spread": spread(val), "rank_me": rank_me(val)}
+        # every process comes to the same answer: it knows the labels of all images
+        if (data.labels("train") < 0).all() or (data.labels("val") < 0).all():
+            return values
+        bank, bank_labels = self._features(trainer, pl_module, data, view, "train", self.max_train)
+        return values | self._accuracies(bank, bank_labels, val, val_labels)
+
+    def _accuracies(self, bank: Tensor, bank_labels: Tensor, val: Tensor, val_labels: Tensor) -> dict[str, float]:
+        bank, bank_labels = bank[bank_labels >= 0], bank_labels[bank_labels >= 0]
+        val, val_labels = val[val_labels >= 0], val_labels[val_labels >= 0]
+        names = ["knn_top1"] + ["linear_probe_top1"] * self.linear_probe
+        choosing = torch.arange(len(bank)) % 5 == 0
+        if not (len(val) and len(bank) > 1 and bank.isfinite().all() and val.isfinite().all()):
+            return dict.fromkeys(names, math.nan)
+        values = {"knn_top1": next(iter(knn_accuracy(bank, bank_labels, val, val_labels, [self.k]).values()))}
+        if self.linear_probe:
+            fitted = (bank[~choosing], bank_labels[~choosing])
+            probe = linear_probe(fitted, (bank[choosing], bank_labels[choosing]), (val, val_labels))
+            values["linear_probe_top1"] = probe.top1
+        return values
+
+    def _features(
+        self, trainer: Trainer, pl_module: LightningModule, data: ImageData, view: View, split: Split, most: int
+    ) -> tuple[Tensor, Tensor]:
+        """Pooled features and labels of the chosen images of a split, of all processes."""
+        chosen = data.indices(split)[sample_order(self.seed, 0, data.num_images(split))[:most].sort().values]
+        extracted = extract_features(cast(Backbone, pl_module.backbone), data.loader(split, indices=chosen), view)
+        part = (extracted.features["pooled"], extracted.labels)
+        if trainer.world_size == 1:
+            return part
+        # the only meeting of the processes, after all of the work: a loader gives each its own run of images
+        parts: list[tuple[Tensor, Tensor]] = [part] * trainer.world_size
+        torch.distributed.all_gather_object(parts, part)
+        return torch.cat([features for features, _ in parts]), torch.cat([labels for _, labels in parts])
+
+
+def _is_last_epoch(trainer: Trainer) -> bool:
+    """Whether training ends with this epoch."""
+    by_epochs = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= trainer.max_epochs
+    by_steps = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
+    return by_epochs or by_steps or trainer.should_stop

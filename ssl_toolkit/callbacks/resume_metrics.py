@@ -1,0 +1,17 @@
+"""No row twice in the metrics file of a resumed run."""
+
+from __future__ import annotations
+
+from lightning import Callback, LightningModule, Trainer
+
+from ssl_toolkit.tracking import MetricsLogger
+
+
+class ResumeMetrics(Callback):
+    """Drops the rows that a killed run wrote after its last checkpoint, since the resumed run writes them again."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compares the file with the step that was restored (0 in a new run)."""
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsLogger):
+                logger.drop_from(trainer.global_step)

@@ -1,0 +1,78 @@
+"""The command line: ``ssl-toolkit VERB ...``. Each verb's module is imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from ssl_toolkit.errors import nearest
+
+# the module that holds the verb, as a function of the remaining arguments, and a line of help
+VERBS = {
+    "quickstart": (
+        "ssl_toolkit.cli.quickstart",
+        "see it work in five minutes: built-in images, no network, no account",
+    ),
+    "pretrain": ("ssl_toolkit.cli.train", "pretrain a backbone on unlabelled images with a pretext task"),
+    "transfer": ("ssl_toolkit.cli.train", "train a head, or everything, on labelled data from pretrained weights"),
+    "evaluate": (
+        "ssl_toolkit.cli.features",
+        "kNN and linear probe of a backbone, stage by stage, beside random weights",
+    ),
+    "embed": ("ssl_toolkit.cli.features", "write the features of every image to a table"),
+    "export": ("ssl_toolkit.cli.features", "convert a weights file for timm, torchvision or ONNX"),
+    "report": ("ssl_toolkit.cli.features", "write the local page of a run"),
+}
+
+USAGE = """usage: ssl-toolkit VERB [options]
+
+Pretrain a CNN backbone on unlabelled images, transfer it, and know whether it was worth it.
+
+verbs:
+{verbs}
+
+ssl-toolkit VERB --help lists a verb's options. Start with: ssl-toolkit quickstart"""
+
+
+def usage() -> str:
+    """The text of ``ssl-toolkit --help``."""
+    width = max(map(len, VERBS))
+    return USAGE.format(verbs="\n".join(f"  {verb:{width}}  {line}" for verb, (_, line) in VERBS.items()))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a verb.
+
+    Args:
+        arguments: The command line without the program's name; None for the process's own.
+
+    Returns:
+        The exit status: 0 for success, 1 for a run that failed, 2 for what the user can mend.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if arguments else 2
+    verb, *rest = arguments
+    if verb == "--version":
+        from importlib.metadata import version
+
+        print(f"ssl-toolkit {version('ssl-toolkit')}")
+        return 0
+    if verb not in VERBS:
+        return fail(f"unknown verb {verb!r}{nearest(verb, VERBS)} (ssl-toolkit --help lists them)")
+    try:
+        getattr(importlib.import_module(VERBS[verb][0]), verb)(rest)
+    except ValueError as error:
+        return fail(str(error))
+    except KeyboardInterrupt:
+        print("\nssl-toolkit: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def fail(message: str) -> int:
+    """Prints an error that the user can mend; returns its exit status."""
+    print(f"ssl-toolkit: error: {message}", file=sys.stderr)
+    return 2

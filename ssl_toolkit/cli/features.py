@@ -1,0 +1,75 @@
+"""The verbs that use a finished backbone: ``evaluate``, ``embed``, ``export`` and ``report``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from ssl_toolkit.cli.parser import instantiate, parse
+from ssl_toolkit.data import ImageData
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    """Measures a backbone on labelled images beside random weights, and prints the table."""
+    from rich.console import Console
+
+    from ssl_toolkit.evaluation import evaluate as measure
+
+    parser = _parser("evaluate", measure, skip={"say", "data"})
+    parser.add_class_arguments(ImageData, "data")
+    parser.add_argument("--out", type=str | None, default=None, help="File for the figures, JSON (evaluation.json).")
+    parser.set_defaults({"data.labels": "folder", "data.test_fraction": 0.2})
+    config = instantiate(parser, parse(parser, arguments))
+    out = Path(config.pop("out") or Path(config.weights).parent / "evaluation.json")
+    config.pop("config")
+    evaluation = measure(**vars(config), say=_say)
+    evaluation.save(out)
+    Console().print(evaluation.table())
+    print(f"{evaluation.verdict()}\nfigures: {out}")
+
+
+def embed(arguments: Sequence[str]) -> None:
+    """Writes the features of every image to a table."""
+    from ssl_toolkit.embed import embed as write
+
+    parser = _parser("embed", write, skip={"data"})
+    parser.add_class_arguments(ImageData, "data")
+    config = instantiate(parser, parse(parser, arguments))
+    config.pop("config")
+    print(f"features: {write(**vars(config))}")
+
+
+def export(arguments: Sequence[str]) -> None:
+    """Converts a weights file."""
+    from ssl_toolkit.export import export as convert
+
+    parser = _parser("export", convert)
+    config = parse(parser, arguments)
+    config.pop("config")
+    print(f"exported: {convert(**vars(config))}")
+
+
+def report(arguments: Sequence[str]) -> None:
+    """Writes the local page of a run."""
+    from ssl_toolkit.report import write_report
+
+    parser = _parser("report", write_report)
+    config = parse(parser, arguments)
+    config.pop("config")
+    print(f"report: {write_report(**vars(config))}")
+
+
+def _parser(verb: str, function: Callable, skip: set[str] | None = None) -> ArgumentParser:
+    """A parser whose options are a function's arguments."""
+    description = (function.__doc__ or "").partition("\n")[0]
+    parser = ArgumentParser(prog=f"ssl-toolkit {verb}", description=description, exit_on_error=False)
+    parser.add_argument("-c", "--config", action="config", help="Options in a YAML file.")
+    parser.add_function_arguments(function, skip=skip, as_positional=False)
+    return parser
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)

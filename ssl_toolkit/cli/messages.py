@@ -1,0 +1,115 @@
+"""What the parser has to say, in one line, with the nearest valid name."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+import re
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from ssl_toolkit.errors import nearest
+
+
+def one_line(message: str, parser: ArgumentParser) -> str:
+    """Turns an error of jsonargparse into one line.
+
+    Args:
+        message: The error's text, often nested over many lines.
+        parser: The parser that raised it; its keys are the valid names.
+    """
+    keys = re.findall(r'[Pp]arser key "([^"]+)"', message)
+    classes = re.findall(r"class_path '([^']+)'", message)
+    where = ".".join(keys)
+
+    if match := re.search(r"unrecognized arguments: (\S+)", message):
+        option = match[1].split("=")[0]
+        return f"unknown option {option}{nearest(option, parser_options(parser))}"
+    if match := re.search(r"Group '([^']+)' does not accept option '([^']+)'", message):
+        return _unknown_key(match[1], match[2], [key for key in parser_keys(parser) if key.startswith(match[1] + ".")])
+    if match := re.search(r"Option '([^']+)' is not accepted", message):
+        if classes:
+            return _unknown_key(where, match[1], class_keys(classes[-1]))
+        return _unknown_key("", match[1], [key.split(".")[0] for key in parser_keys(parser)])
+    if match := re.search(r"module '([^']+)' has no attribute '([^']+)'", message):
+        choices = {*dir_of(match[1]), *modules_of(match[1])}
+        return f"{where}: there is no {match[2]!r} in {match[1]}{nearest(match[2], sorted(choices))}"
+    if match := re.search(r"No module named '([^']+)'", message):
+        parent, _, name = match[1].rpartition(".")
+        return f"{where}: there is no module {match[1]!r}{nearest(name, modules_of(parent)) if parent else ''}"
+    if match := re.search(r"Expected a dot import path string: (\S+)", message):
+        return f"{where}: there is no class {match[1]!r}{nearest(match[1], component_names())}"
+    if match := re.search(r"File does not exist: '([^']+)'", message):
+        file = Path(os.path.relpath(match[1]))
+        return f"there is no file '{file}'{nearest(str(file), map(str, file.parent.glob('*')))}"
+    if match := re.search(r"Expected an? (.+?)\. Got value: (.+)", message):
+        return f"{where} is {match[2]!r}, expected {_plain_type(match[1])}{_nearest_literal(match[2], match[1])}"
+    if match := re.search(r"the following arguments are required: (.+)", message):
+        advice = " (a recipe gives it: -c configs/pretrain/simclr.yaml)" if match[1].startswith("model") else ""
+        return f"missing: {match[1]}{advice}"
+    if match := re.search(r'Key "([^"]+)" is required', message):
+        return f"missing: {'.'.join([*keys, match[1]])}"
+    if "Problems parsing config" in message:
+        return " ".join(message.split()).replace('in "<unicode string>", ', "at ")
+    return " ".join(_innermost(message).split())
+
+
+def parser_keys(parser: ArgumentParser) -> list[str]:
+    """The names of all values of a parser (``data.path``, say)."""
+    return [action.dest for action in parser._actions if action.dest != "help"]
+
+
+def parser_options(parser: ArgumentParser) -> list[str]:
+    """The options of a parser, as one types them."""
+    return [option for action in parser._actions for option in action.option_strings]
+
+
+def class_keys(class_path: str) -> list[str]:
+    """The names of the arguments of a class, those that it passes on to its bases included."""
+    module, _, name = class_path.rpartition(".")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(getattr(importlib.import_module(module), name))
+    return sorted({key.split(".")[0] for key in parser_keys(parser)})
+
+
+def dir_of(module: str) -> list[str]:
+    """The public names of a module."""
+    return [name for name in dir(importlib.import_module(module)) if not name.startswith("_")]
+
+
+def modules_of(package: str) -> list[str]:
+    """The modules of a package."""
+    try:
+        return [module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__)]
+    except (ImportError, AttributeError):
+        return []
+
+
+def component_names() -> list[str]:
+    """The names of the classes that a configuration may name without their module."""
+    modules = ("optim", "schedule", "init", "regularization", "augment")
+    return [name for module in modules for name in dir_of(f"ssl_toolkit.{module}") if name[0].isupper()]
+
+
+def _unknown_key(where: str, key: str, choices: list[str]) -> str:
+    full = f"{where}.{key}" if where else key
+    shown = [choice.removeprefix(where + ".") for choice in choices]
+    return f"unknown key {full}{nearest(key.split('.')[0], shown)}"
+
+
+def _innermost(message: str) -> str:
+    """The error that a class raised when it was built, without what the parser says around it."""
+    inner = message.partition("Problem with given class_path")[2].partition("- Expected a <class 'NoneType'>")[0]
+    causes = [line for line in inner.splitlines()[1:] if line.strip() and "Problem with given class_path" not in line]
+    return "\n".join(line for line in causes if not re.match(r'\s*[Pp]arser key "', line)) or message
+
+
+def _plain_type(text: str) -> str:
+    plain = re.sub(r"<class '(?:builtins\.)?([^']+)'>", r"\1", text)
+    return plain.replace("typing.Literal", "one of ").replace("typing.", "")
+
+
+def _nearest_literal(value: str, expected: str) -> str:
+    return nearest(value, re.findall(r"'([^']+)'", expected)) if "Literal" in expected else ""

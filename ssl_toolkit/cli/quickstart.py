@@ -1,0 +1,5 @@
+"""The verb ``quickstart``."""
+
+from ssl_toolkit.quickstart import quickstart
+
+__all__ = ["quickstart"]

@@ -1,0 +1,123 @@
+"""Finding the images of a folder, and their classes."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence, Set
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssl_toolkit.errors import nearest
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+
+
+class ImageFile(NamedTuple):
+    """One image file.
+
+    Attributes:
+        name: Path relative to the folder, with ``/`` between its parts.
+        size: In bytes.
+        modified: Time of the last change in nanoseconds.
+    """
+
+    name: str
+    size: int
+    modified: int
+
+
+def find_images(path: Path, suffixes: Set[str] = SUFFIXES) -> list[ImageFile]:
+    """All image files under a folder, sorted by name.
+
+    Args:
+        path: The folder.
+        suffixes: What the names of images end in, in lower case.
+
+    Raises:
+        ValueError: The path is not a folder or holds no image.
+    """
+    check_folder(path)
+    found: list[ImageFile] = []
+    others: Counter[str] = Counter()
+    # Linked folders wait until all real ones are known, so that a folder is listed under its own name; each folder
+    # counts once, which ends loops of links and keeps an image from being in two splits.
+    visited: set[tuple[int, int]] = set()
+    waiting, linked = [""], []
+    while waiting or linked:
+        folder = waiting.pop() if waiting else linked.pop(0)
+        status = (path / folder).stat()
+        if (status.st_dev, status.st_ino) in visited:
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        try:
+            entries = sorted(os.scandir(path / folder), key=lambda entry: entry.name)
+        except OSError as error:
+            raise ValueError(f"cannot list the folder '{path / folder}': {error.strerror}") from error
+        for entry in entries:
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                (linked if entry.is_symlink() else waiting).append(name)
+            elif Path(entry.name).suffix.lower() not in suffixes:
+                others[Path(entry.name).suffix.lower() or "no suffix"] += 1
+            elif entry.is_file():
+                status = entry.stat()
+                found.append(ImageFile(name, status.st_size, status.st_mtime_ns))
+            elif entry.is_symlink():
+                found.append(ImageFile(name, -1, -1))  # a broken link is a bad image: to be named, not to be lost
+    if not found:
+        kinds = ", ".join(f"{suffix} {count}" for suffix, count in others.most_common(5))
+        number = others.total()
+        held = f"holds {number} file{'s' * (number != 1)}, none is an image ({kinds})" if number else "is empty"
+        raise ValueError(f"the folder '{path}' {held}; images end in {' '.join(sorted(suffixes))}")
+    return sorted(found)
+
+
+def check_folder(path: Path) -> None:
+    """Raises a ValueError that helps if the path is not a folder."""
+    if path.is_dir():
+        return
+    if path.exists():
+        raise ValueError(f"'{path}' is a file, but a folder of images is needed; give the folder it lies in")
+    siblings = [child.name for child in path.parent.iterdir() if child.is_dir()] if path.parent.is_dir() else []
+    raise ValueError(f"the folder '{path}' does not exist{nearest(path.name, siblings)}")
+
+
+def label_by_folder(
+    path: Path, names: Sequence[str], class_names: Sequence[str] | None = None
+) -> tuple[list[str], NDArray[np.int64]]:
+    """Classes from the first-level sub-folders.
+
+    Args:
+        path: The folder, for messages.
+        names: Relative paths of the images.
+        class_names: The classes in order, if another folder defines them.
+
+    Returns:
+        The class names, and an int64 array with the class number of each image.
+
+    Raises:
+        ValueError: An image lies outside every sub-folder, or in one that is not a class.
+    """
+    loose = [name for name in names if "/" not in name]
+    if loose:
+        raise ValueError(
+            f"labels: folder takes the class of an image from its first-level sub-folder, but {len(loose)} of the "
+            f"{len(names)} images lie directly in '{path}' (such as {loose[0]}); move them or set labels: none"
+        )
+    folders = [name.split("/", 1)[0] for name in names]
+    found = sorted(set(folders))
+    classes = found if class_names is None else list(class_names)
+    number = {name: index for index, name in enumerate(classes)}
+    unknown = [name for name in found if name not in number]
+    if unknown:
+        raise ValueError(
+            f"the sub-folder '{unknown[0]}' of '{path}' is none of the {len(classes)} classes of the training images"
+            f"{nearest(unknown[0], classes)}"
+        )
+    return classes, np.array([number[folder] for folder in folders], dtype=np.int64)

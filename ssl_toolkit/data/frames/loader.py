@@ -1,0 +1,149 @@
+"""Batches of sequences, from a store of decoded frames."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ssl_toolkit.batch import Images
+from ssl_toolkit.data.decode import BadImage
+from ssl_toolkit.data.frames.source import SequenceSource
+from ssl_toolkit.data.image_set import ImageSet
+from ssl_toolkit.data.loader import BatchLoader
+from ssl_toolkit.data.reading import BadFiles
+from ssl_toolkit.data.store import Store
+from ssl_toolkit.random import fold, sample_keys, uniform
+
+
+class SequenceBatch(NamedTuple):
+    """One batch of sequences.
+
+    Attributes:
+        frames: The frames of the first sequence in order, then those of the second, and so on.
+        lengths: int64 tensor of shape ``[batch]``: the number of frames of each sequence, at least 1.
+        indices: int64 tensor of shape ``[batch]``: the place of each sequence in its source.
+        labels: int64 tensor of shape ``[batch]``: class numbers, -1 where there is no label.
+        epoch: The epoch the batch belongs to, counted from 0.
+    """
+
+    frames: Images
+    lengths: Tensor
+    indices: Tensor
+    labels: Tensor
+    epoch: int
+
+
+class SequenceStore(Store):
+    """The decoded frames of sequences. Frames that cannot be decoded are left out of their sequence.
+
+    Args:
+        source: The sequences.
+        frames: The store of ``source.frames``.
+        clip_frames: Longer sequences are cut to so many consecutive frames; None takes them whole.
+
+    Attributes:
+        bad: The sequences none of whose frames could be decoded.
+        frames: The store of the frames, with the bad frames.
+    """
+
+    def __init__(self, source: SequenceSource, frames: Store, clip_frames: int | None = None) -> None:
+        self.frames = frames
+        self.bad = BadFiles(len(source), max_bad=1.0, announce=False)
+        self._source = source
+        self._clip_frames = clip_frames
+        lost = np.zeros(len(source.frames), dtype=bool)
+        lost[list(frames.bad.found)] = True
+        for index in np.flatnonzero(np.logical_and.reduceat(lost, source.starts[:-1])):
+            self._lose(int(index))
+
+    def gather(self, indices: NDArray[np.int64]) -> tuple[Images, list[int]]:
+        """The frames of the sequences, one after the other, and the places of those that have none."""
+        frames, lengths = self.gather_sequences(indices)
+        return frames, np.flatnonzero(lengths == 0).tolist()
+
+    def gather_sequences(
+        self, indices: NDArray[np.int64], shifts: NDArray[np.float32] | None = None
+    ) -> tuple[Images, NDArray[np.int64]]:
+        """The frames of a batch of sequences.
+
+        Args:
+            indices: int64 array of shape ``[batch]``.
+            shifts: float32 array of shape ``[batch]``: where between the first possible place (0) and the last one (1,
+                excluded) a clip begins; None for the middle.
+
+        Returns:
+            The frames, one sequence after the other, and an int64 array of shape ``[batch]``: how many frames each
+            sequence has; 0 where none can be decoded.
+        """
+        starts, ends = self._source.starts[indices], self._source.starts[indices + 1]
+        if self._clip_frames is not None:
+            spare = np.maximum(0, ends - starts - self._clip_frames)
+            begin = spare // 2 if shifts is None else np.floor(shifts * (spare + 1)).astype(np.int64)
+            starts = starts + np.minimum(begin, spare)
+            ends = np.minimum(ends, starts + self._clip_frames)
+        counts = ends - starts
+        firsts = np.cumsum(counts) - counts
+        frames, missing = self.frames.gather(np.repeat(starts - firsts, counts) + np.arange(counts.sum()))
+        owners = np.repeat(np.arange(len(indices)), counts)
+        lengths = counts - np.bincount(owners[missing], minlength=len(indices))
+        for index in indices[lengths == 0]:
+            self._lose(int(index))
+        return frames, lengths
+
+    def _lose(self, index: int) -> None:
+        self.bad.saw(index, BadImage(self._source.name(index), "none of its frames can be decoded"))
+
+
+class SequenceSet(ImageSet):
+    """Sequences together with the store of their decoded frames.
+
+    Args:
+        source: Where they come from.
+        options: How frames are decoded and kept.
+        first_process: Whether this process shows progress and names bad frames for all.
+        clip_frames: As for `SequenceStore`.
+    """
+
+    def __init__(self, source: SequenceSource, *arguments: Any, clip_frames: int | None = None) -> None:
+        super().__init__(source, *arguments)
+        self._sequences = source
+        self._frames = ImageSet(source.frames, *arguments)
+        self._clip_frames = clip_frames
+
+    @cached_property
+    def store(self) -> SequenceStore:
+        """The decoded frames; the first use may take as long as decoding them all."""
+        return SequenceStore(self._sequences, self._frames.store, self._clip_frames)
+
+    @property
+    def bad_files(self) -> list[BadImage]:
+        """The frames that could not be decoded, as far as is known."""
+        return self._frames.bad_files
+
+
+class SequenceLoader(BatchLoader):
+    """Iterates over `SequenceBatch`es; order, splits over processes and state are those of `BatchLoader`.
+
+    With ``shuffle`` (training) a clip begins at a place drawn by the seed, the epoch and the sequence; without it, in
+    the middle.
+    """
+
+    _store: SequenceStore
+
+    def _make(self, epoch: int, places: NDArray[np.int64]) -> Any:
+        places = places.copy()
+        while True:
+            indices = self._indices[places]
+            chosen = torch.from_numpy(indices)
+            keys = fold(sample_keys(self._seed, epoch, chosen), "clip")
+            shifts = uniform(keys).numpy() if self._shuffle else None
+            frames, lengths = self._store.gather_sequences(indices, shifts)
+            if lengths.all():
+                return SequenceBatch(frames, torch.from_numpy(lengths), chosen, self._labels[chosen], epoch)
+            for place in np.flatnonzero(lengths == 0):
+                places[place] = self._next_good(places[place])

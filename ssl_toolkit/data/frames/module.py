@@ -1,0 +1,67 @@
+"""`FrameData`: the sequences of a run, their splits and their loaders."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, get_args
+
+from ssl_toolkit.data.checks import check_at_least_one, check_choice
+from ssl_toolkit.data.frames.loader import SequenceLoader, SequenceSet
+from ssl_toolkit.data.frames.source import SequenceSource
+from ssl_toolkit.data.image_set import ImageSet
+from ssl_toolkit.data.loader import BatchLoader
+from ssl_toolkit.data.module import ImageData
+from ssl_toolkit.data.processes import is_first_process
+
+Sampling = Literal["uniform", "clip"]
+
+
+class FrameData(ImageData):
+    """Sequences of frames: ``path/class/sequence/frame_0001.jpg``, or ``path/class/sequence.npy``.
+
+    Frames are sorted so that frame_9 comes before frame_10. A file with a tensor (.npy, .safetensors, .pt) holds uint8
+    ``[frames, height, width, channels]``. A frame that cannot be decoded is left out of its sequence.
+
+    Args:
+        path: The folder.
+        batch_size: Sequences in a batch of each process.
+        max_frames: The most frames of a sequence that are used, at least 1; None for all of them.
+        sampling: How they are chosen from a longer sequence: "uniform" takes evenly spaced ones, always the same;
+            "clip" takes consecutive ones, from a random place in training and from the middle in evaluation.
+        **kwargs: Arguments of `ImageData`, whose images are the sequences here.
+
+    Raises:
+        ValueError: An argument is out of its range, or the sequences cannot be found.
+    """
+
+    loader_class: ClassVar[type[BatchLoader]] = SequenceLoader
+    noun: ClassVar[str] = "sequences"
+
+    def __init__(
+        self,
+        path: str | None = None,
+        batch_size: int = 16,
+        max_frames: int | None = 32,
+        sampling: Sampling = "uniform",
+        **kwargs: Any,
+    ) -> None:
+        check_at_least_one(max_frames=max_frames)
+        check_choice("sampling", sampling, get_args(Sampling))
+        super().__init__(path=path, source="folder", download=False, batch_size=batch_size, max_images=None, **kwargs)
+        self._max_frames = max_frames
+        self._sampling = sampling
+
+    def _open_sets(self) -> dict[str, ImageSet]:
+        origin, options = self._origin, self._options
+        if origin.path is None:
+            raise ValueError("data.path is missing: give the folder of the sequences")
+        evenly, clip = (self._max_frames, None) if self._sampling == "uniform" else (None, self._max_frames)
+        sets: dict[str, ImageSet] = {}
+        class_names = None
+        for split, path in (("train", origin.path), ("val", origin.val_path), ("test", origin.test_path)):
+            if path is not None:
+                source = SequenceSource(
+                    path, origin.labels, options.image_size, options.channels, evenly, class_names or None
+                )
+                class_names = class_names or source.class_names
+                sets[split] = SequenceSet(source, options, is_first_process(), clip_frames=clip)
+        return sets

@@ -1,0 +1,130 @@
+"""Sequences as a source, and the frames of all of them as one long source of images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ssl_toolkit.data import folders
+from ssl_toolkit.data.decode import MAX_PIXELS, BadImage, decode_file, to_array
+from ssl_toolkit.data.frames.files import TENSOR_SUFFIXES, Frame, TensorFile, group_frames, natural_key
+from ssl_toolkit.data.sources import LabelKind, Source
+
+
+class FrameSource(Source):
+    """The frames of many sequences, one sequence after the other.
+
+    Args:
+        path: The folder of the data.
+        frames: The frames in order.
+        digest: A text that changes whenever a file changes.
+        image_size: Larger frames are reduced to this short side in pixels.
+        channels: 3 for RGB, 1 for luminance.
+    """
+
+    def __init__(self, path: Path, frames: Sequence[Frame], digest: str, image_size: int, channels: int) -> None:
+        self._path = path
+        self._frames = frames
+        self._digest = digest
+        self._image_size = image_size
+        self._channels = channels
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        file, place = self._frames[index]
+        if place < 0:
+            return decode_file(self._path / file, self.name(index), self._image_size, self._channels)
+        try:
+            frame = TensorFile(self._path / file).frame(place)
+            if frame.shape[0] * frame.shape[1] > MAX_PIXELS:
+                raise ValueError(f"a frame of more than {MAX_PIXELS // 2**20} million pixels")
+            image = Image.fromarray(frame[:, :, 0] if frame.shape[2] == 1 else frame)
+            return to_array(image, self._image_size, self._channels)
+        except Exception as error:
+            # the three readers raise nearly everything on damaged files
+            raise BadImage(self.name(index), " ".join(str(error).split()) or type(error).__name__) from None
+
+    def fingerprint(self) -> str:
+        return f"frames {self._digest}"
+
+    def name(self, index: int) -> str:
+        file, place = self._frames[index]
+        printable = file.encode("utf-8", "replace").decode()
+        return printable if place < 0 else f"{printable}[{place}]"
+
+
+class SequenceSource(Source):
+    """The sequences in a folder, in the natural order of their names. As an image, one is its middle frame.
+
+    Args:
+        path: The folder: ``class/sequence/frame.jpg`` and ``class/sequence.npy``, or one level less without labels.
+        labels: "folder" makes the first-level sub-folder of a sequence its class, "none" reads no labels.
+        image_size: Larger frames are reduced to this short side in pixels.
+        channels: 3 for RGB, 1 for luminance.
+        max_frames: Keep only so many frames of a longer sequence, evenly spaced; None keeps all.
+        class_names: The classes in the order of their numbers, where another folder defines them.
+
+    Attributes:
+        frames: The frames of all sequences.
+        starts: int64 array of shape ``[num_sequences + 1]``: sequence ``i`` has the frames ``starts[i]`` to
+            ``starts[i + 1] - 1``.
+
+    Raises:
+        ValueError: The path is not a folder with sequences, or the labels cannot be read from it.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        labels: LabelKind = "none",
+        image_size: int = 224,
+        channels: int = 3,
+        max_frames: int | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        root = Path(path).expanduser()
+        files = folders.find_images(root, folders.SUFFIXES | TENSOR_SUFFIXES)
+        digest = hashlib.blake2b(f"{max_frames}".encode(), digest_size=16)
+        for file in files:
+            digest.update(f"{file.name}\0{file.size}\0{file.modified}\n".encode("utf-8", "surrogateescape"))
+        sequences = group_frames(root, [file.name for file in files], labels)
+        self._names = sorted(sequences, key=natural_key)
+        self._labels = None
+        if labels == "folder":
+            self.class_names, self._labels = folders.label_by_folder(root, self._names, class_names)
+        frames: list[Frame] = []
+        starts = [0]
+        for name in self._names:
+            frames += _evenly(sequences[name], max_frames)
+            starts.append(len(frames))
+        self.starts = np.array(starts, dtype=np.int64)
+        self.frames = FrameSource(root, frames, digest.hexdigest(), image_size, channels)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        return self.frames.read(int(self.starts[index] + self.starts[index + 1]) // 2)
+
+    def fingerprint(self) -> str:
+        return f"sequences of {self.frames.fingerprint()}"
+
+    def name(self, index: int) -> str:
+        return self._names[index].encode("utf-8", "replace").decode()
+
+    def label(self, index: int) -> int:
+        return -1 if self._labels is None else int(self._labels[index])
+
+
+def _evenly(frames: list[Frame], max_frames: int | None) -> list[Frame]:
+    """At most so many frames: the middles of as many equal parts."""
+    if max_frames is None or len(frames) <= max_frames:
+        return frames
+    return [frames[(2 * part + 1) * len(frames) // (2 * max_frames)] for part in range(max_frames)]

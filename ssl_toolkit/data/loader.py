@@ -1,0 +1,230 @@
+"""Batches of images, made ahead by a background thread, in an order that is a pure function of (seed, epoch).
+
+No worker processes: Pillow decodes outside the interpreter lock, so threads are enough, and nothing has to be copied
+between processes. Two integers, the epoch and the batch, are the whole state.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ssl_toolkit.batch import Batch, Images
+from ssl_toolkit.data.store import Store
+from ssl_toolkit.random import sample_order
+
+
+class BatchLoader:
+    """Iterates over the `Batch`es of one epoch; each ``iter()`` begins a new epoch.
+
+    With ``drop_last`` (training) global batch ``k`` is ``order[k * G : (k + 1) * G]``, where ``G = batch_size *
+    world_size``, and each process takes its own contiguous slice of it, so that the global batches do not depend on
+    the number of processes; a rest smaller than ``G`` is left out of this epoch. Without it (evaluation) each process
+    takes a contiguous slice of all images, none lost or doubled, in the same number of batches on every process; the
+    last batch holds what is left (where the slices differ by an image, up to ``batch_size + 1``).
+
+    An image that turns out to be bad only now is replaced by the next good one of the split, which does not depend on
+    what was read before.
+
+    The state (see `state_dict`) is that of the consumer: batches that were only made ahead do not count. It is already
+    that of the next epoch while the last batch is being worked on, because Lightning never asks for the end of a loader
+    that has a length. After `load_state_dict` the next ``iter()`` goes on where the state was taken; any other
+    ``iter()`` begins an epoch at its start.
+
+    Args:
+        store: The decoded images.
+        labels: int64 tensor with a label for each image of the store.
+        indices: int64 array: the images of the split.
+        batch_size: For each process.
+        seed: Of the order.
+        shuffle: A new order in each epoch; without it every pass gives the same batches, all of epoch 0.
+        drop_last: See above.
+        rank: Number of this process.
+        world_size: Number of processes.
+        ahead: How many batches the background thread makes ahead.
+        what: What to call these images in messages.
+
+    Attributes:
+        wait_seconds: How long the consumer has waited for batches, in total.
+
+    Raises:
+        ValueError: There are too few images for one batch on every process.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        labels: Tensor,
+        indices: NDArray[np.int64],
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        ahead: int = 2,
+        what: str = "loader",
+    ) -> None:
+        global_batch = batch_size * world_size
+        num = len(indices)
+        if drop_last and num < global_batch:
+            product = f"{batch_size} x {world_size} processes = {global_batch}" if world_size > 1 else str(batch_size)
+            raise ValueError(
+                f"the {what} split has {num} images, fewer than one batch of {product}; set data.batch_size to at most "
+                f"{num // world_size} or add images"
+            )
+        if num < world_size:
+            raise ValueError(f"the {what} split has {num} images, fewer than the {world_size} processes that share it")
+        self.wait_seconds = 0.0
+        self._store = store
+        self._labels = labels
+        self._indices = indices
+        self._batch_size = batch_size
+        self._seed = seed
+        self._shuffle = shuffle
+        self._drop_last = drop_last
+        self._rank = rank
+        self._world_size = world_size
+        self._ahead = ahead
+        # every process makes as many batches as the one with the fewest images needs
+        self._num_batches = num // global_batch if drop_last else max(1, -(-(num // world_size) // batch_size))
+        self._epoch_batches = self._num_batches
+        self._epoch = 0
+        self._batch = 0
+        self._resuming = False
+
+    def __len__(self) -> int:
+        """The number of batches of a whole epoch, also after a resume in the middle of one."""
+        return self._num_batches
+
+    def follow(self, epoch: int, limit: int | float) -> None:
+        """Counts epochs as a Lightning trainer does.
+
+        Args:
+            epoch: The epoch that the first ``iter()`` begins.
+            limit: The trainer's ``limit_train_batches``: so many batches (int), or such a share of them (float), are a
+                whole epoch, although the loader would deliver more.
+        """
+        self._epoch = epoch if self._shuffle else 0
+        wanted = limit if isinstance(limit, int) else int(limit * self._num_batches)
+        self._epoch_batches = max(1, min(wanted, self._num_batches))
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch and the place in it of the batch that comes next."""
+        return {"epoch": self._epoch, "batch": self._batch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Makes the next ``iter()`` go on at this state.
+
+        Raises:
+            ValueError: The epoch has fewer batches than that.
+        """
+        if not 0 <= state["batch"] < self._num_batches:
+            raise ValueError(
+                f"cannot resume at batch {state['batch']}: an epoch has {self._num_batches} batches now; the images, "
+                "the batch size or the number of processes have changed; resume with those that the run began with"
+            )
+        self._epoch, self._batch = state["epoch"], state["batch"]
+        self._resuming = True
+
+    def __iter__(self) -> Iterator[Batch]:
+        # a generator: nothing happens before the first batch is asked for, as Lightning calls iter() more than once
+        if not self._resuming and self._batch > 0:
+            self._advance_epoch()
+        self._resuming = False
+        made: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=self._ahead)
+        stopped = threading.Event()
+        thread = threading.Thread(
+            target=self._produce, args=(self._epoch, self._batch, made, stopped), name="batches", daemon=True
+        )
+        thread.start()
+        try:
+            for _ in range(self._batch, self._num_batches):
+                start = time.perf_counter()
+                batch = made.get()
+                self.wait_seconds += time.perf_counter() - start
+                if isinstance(batch, BaseException):
+                    raise batch
+                self._batch += 1
+                if self._batch == self._epoch_batches:
+                    self._advance_epoch()
+                yield batch
+        finally:
+            stopped.set()
+            # bounded, because garbage collection may run this in a thread that the producer itself waits for
+            if threading.current_thread() is not thread:
+                thread.join(timeout=1.0)
+
+    def _advance_epoch(self) -> None:
+        self._epoch += self._shuffle
+        self._batch = 0
+
+    def _produce(
+        self, epoch: int, first: int, made: queue.Queue[Batch | BaseException], stopped: threading.Event
+    ) -> None:
+        """Runs in the background: puts batches, or the exception that ended them."""
+        try:
+            places = self._places(epoch)
+            for number in range(first, self._num_batches):
+                if not _put(made, self._make(epoch, places[number]), stopped):
+                    return
+        except BaseException as error:
+            _put(made, error, stopped)
+
+    def _places(self, epoch: int) -> list[NDArray[np.int64]]:
+        """For each batch of this process, the places of its images in the split."""
+        num, size = len(self._indices), self._batch_size
+        order = sample_order(self._seed, epoch, num).numpy() if self._shuffle else np.arange(num)
+        if self._drop_last:
+            step = size * self._world_size
+            starts = range(self._rank * size, self._num_batches * step, step)
+            return [order[start : start + size] for start in starts]
+        own = order[num * self._rank // self._world_size : num * (self._rank + 1) // self._world_size]
+        return np.split(own, [size * number for number in range(1, self._num_batches)])
+
+    def _make(self, epoch: int, places: NDArray[np.int64]) -> Batch:
+        indices = self._indices[places]
+        images, missing = self._store.gather(indices)
+        if missing:
+            images, indices = self._replace_bad(images, places, missing)
+        chosen = torch.from_numpy(indices)
+        return Batch(images, chosen, self._labels[chosen], epoch)
+
+    def _replace_bad(
+        self, images: Images, places: NDArray[np.int64], missing: list[int]
+    ) -> tuple[Images, NDArray[np.int64]]:
+        """Moves each bad place of a batch on to the next image of the split until all are good."""
+        places = places.copy()
+        while missing:
+            for place in missing:
+                places[place] = self._next_good(places[place])
+            images, missing = self._store.gather(self._indices[places])
+        return images, self._indices[places]
+
+    def _next_good(self, place: int) -> int:
+        """The next place of the split whose image is not known to be bad."""
+        num = len(self._indices)
+        for step in range(1, num + 1):
+            candidate = (place + step) % num
+            if int(self._indices[candidate]) not in self._store.bad.found:
+                return candidate
+        raise ValueError("no image of this split can be decoded")
+
+
+def _put(made: queue.Queue[Batch | BaseException], item: Batch | BaseException, stopped: threading.Event) -> bool:
+    """Waits for room; returns False if nobody takes batches any more."""
+    while not stopped.is_set():
+        try:
+            made.put(item, timeout=0.05)
+        except queue.Full:
+            continue
+        return True
+    return False

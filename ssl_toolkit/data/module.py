@@ -1,0 +1,259 @@
+"""`ImageData`: the images of a run, their splits and their loaders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, get_args
+
+import numpy as np
+from lightning.pytorch import LightningDataModule
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ssl_toolkit.data.cache import CacheKind
+from ssl_toolkit.data.checks import check_at_least_one, check_below_one, check_choice
+from ssl_toolkit.data.decode import BadImage
+from ssl_toolkit.data.division import Division, Shares, Split
+from ssl_toolkit.data.image_set import ImageSet, ReadOptions
+from ssl_toolkit.data.loader import BatchLoader
+from ssl_toolkit.data.opening import Origin, open_sets
+from ssl_toolkit.data.processes import num_cores, rank_and_world_size
+from ssl_toolkit.data.reading import OnError
+from ssl_toolkit.data.sources import LabelKind
+
+
+class ImageData(LightningDataModule):
+    """Images for pretraining, transfer and evaluation.
+
+    Args:
+        path: The folder of images; with a data set of torchvision the folder where torchvision keeps its files.
+        source: "folder", "procedural" (built-in drawings of ten classes, no files needed), or "torchvision:NAME", such
+            as "torchvision:CIFAR10"; "torchvision:STL10:unlabeled" trains on another split of the data set.
+        val_path: A second folder whose images are the validation split; a share of `path` by default.
+        test_path: A folder whose images are the test split; a share of `path` (or the data set's own test split) by
+            default.
+        labels: "folder": the first-level sub-folder of an image is its class; "none": a folder has no labels. Other
+            sources bring their labels along.
+        download: Fetch the files of a data set of torchvision if they are missing.
+        image_size: Larger images are reduced to this short side in pixels, and their long side is cropped to at most
+            twice that; smaller ones stay as they are.
+        channels: 3 for RGB, 1 for grey.
+        batch_size: Images in a batch of each process.
+        val_fraction: Share of the images for validation, from 0 to 1 (excluded).
+        test_fraction: Share of the images for testing, from 0 to 1 (excluded).
+        label_fraction: Share of the images of each class that stays in the training split (at least one image): the
+            few-label setting.
+        labels_per_class: Number of images of each class that stay in the training split instead.
+        max_images: Use only so many images of `path`, chosen by chance, every class in proportion; the number of
+            images of the procedural source.
+        on_error: "skip" leaves out images that cannot be decoded and names them, "raise" stops at the first.
+        max_bad: Stop if a larger share of the images cannot be decoded, from 0 to 1.
+        cache: Where decoded images are kept: "memory", "disk", "none" (decode them every time) or "auto" (by size).
+        cache_dir: Folder of the files of the "disk" cache; ~/.cache/ssl-toolkit by default.
+        num_threads: Threads that decode; as many as there are cores, at most 8, by default. No result depends on it.
+        seed: Of the order of the images and of the choice of the few labelled ones.
+        split_seed: Of what runs with different seeds must share to be comparable: which images are in the test,
+            validation and training splits, which are chosen by `max_images`, and the procedural images themselves.
+
+    Attributes:
+        loader_class: What makes the batches.
+        noun: What the samples are called in messages.
+
+    Raises:
+        ValueError: An argument is out of its range, or the images cannot be found.
+    """
+
+    loader_class: ClassVar[type[BatchLoader]] = BatchLoader
+    noun: ClassVar[str] = "images"
+
+    def __init__(
+        self,
+        path: str | None = None,
+        source: str = "folder",
+        val_path: str | None = None,
+        test_path: str | None = None,
+        labels: LabelKind = "none",
+        download: bool = False,
+        image_size: int = 224,
+        channels: int = 3,
+        batch_size: int = 256,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.0,
+        label_fraction: float = 1.0,
+        labels_per_class: int | None = None,
+        max_images: int | None = None,
+        on_error: OnError = "skip",
+        max_bad: float = 0.1,
+        cache: CacheKind = "auto",
+        cache_dir: str | None = None,
+        num_threads: int | None = None,
+        seed: int = 0,
+        split_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_below_one("val_fraction", val_fraction)
+        check_below_one("test_fraction", test_fraction)
+        check_below_one("max_bad", max_bad)
+        check_at_least_one(image_size=image_size, batch_size=batch_size, labels_per_class=labels_per_class)
+        check_at_least_one(max_images=max_images, num_threads=num_threads)
+        check_choice("labels", labels, get_args(LabelKind))
+        check_choice("on_error", on_error, get_args(OnError))
+        check_choice("cache", cache, get_args(CacheKind))
+        if not 0 < label_fraction <= 1:
+            raise ValueError(f"data.label_fraction must be above 0 and at most 1, got {label_fraction}")
+        if labels_per_class is not None and label_fraction != 1:
+            raise ValueError("data.label_fraction and data.labels_per_class exclude each other; give one of them")
+        if channels not in (1, 3):
+            raise ValueError(f"data.channels must be 3 (RGB) or 1 (grey), got {channels}")
+        self.batch_size = batch_size
+        self.image_size = image_size
+        self.channels = channels
+        self.seed = seed
+        self._origin = Origin(path, source, val_path, test_path, labels, download, max_images, split_seed)
+        self._shares = Shares(val_fraction, test_fraction, label_fraction, labels_per_class, seed)
+        self._options = ReadOptions(
+            image_size,
+            channels,
+            on_error,
+            max_bad,
+            cache,
+            Path(cache_dir).expanduser() if cache_dir else None,
+            num_threads or min(8, num_cores()),
+        )
+        self._train_loader: BatchLoader | None = None
+        self._resumed: dict[str, int] = {}
+        self._division: Division | None = None
+
+    def prepare_data(self) -> None:
+        """Lets the first process download and build the disk cache while the others wait for it."""
+        if rank_and_world_size()[1] > 1:
+            self.setup()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Finds and decodes the images and divides them; a second call does nothing."""
+        self._divided()
+
+    def loader(
+        self,
+        split: Split,
+        *,
+        shuffle: bool = False,
+        batch_size: int | None = None,
+        drop_last: bool = False,
+        indices: Tensor | NDArray[np.int64] | None = None,
+    ) -> BatchLoader:
+        """A loader of a split.
+
+        Args:
+            split: "train", "val" or "test".
+            shuffle: A new order in each epoch.
+            batch_size: For each process; that of the training by default.
+            drop_last: Only whole batches, which all processes share (training); otherwise every image is delivered.
+            indices: int64 numbers of images in the source, to use only these images of the split.
+
+        Raises:
+            ValueError: The split has no images, or not enough.
+        """
+        images, members = self._divided().split(split)
+        if indices is not None:
+            chosen = np.asarray(indices, dtype=np.int64)
+            outside = chosen[~np.isin(chosen, members)]
+            if len(outside):
+                raise ValueError(f"image {outside[0]} is not in the {split} split of {len(members)} images")
+            members = chosen
+        if not len(members):
+            advice = "" if split == "train" else f"; set data.{split}_fraction or data.{split}_path"
+            raise ValueError(f"the {split} split has no images{advice}")
+        rank, world_size = rank_and_world_size()
+        return self.loader_class(
+            images.store,
+            images.labels,
+            members,
+            batch_size or self.batch_size,
+            seed=self.seed,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            rank=rank,
+            world_size=world_size,
+            what=split,
+        )
+
+    def train_dataloader(self) -> BatchLoader:
+        """The training split in a new order in each epoch, in whole batches; goes on where a checkpoint was taken."""
+        trainer = self.trainer
+        # Lightning's overfit_batches means the same few batches in every epoch
+        shuffle = not getattr(trainer, "overfit_batches", 0)
+        loader = self.loader("train", shuffle=shuffle, drop_last=True)
+        if trainer is not None and trainer.limit_train_batches is not None:
+            loader.follow(trainer.current_epoch, trainer.limit_train_batches)
+        if self._resumed:
+            loader.load_state_dict(self._resumed)
+        self._resumed, self._train_loader = {}, loader
+        return loader
+
+    def state_dict(self) -> dict[str, int]:
+        """The state of the training loader, for a checkpoint.
+
+        Lightning saves that of the loader itself, too, but does not restore it if ``estimated_stepping_batches`` was
+        asked for (Lightning issue 20550) or if the checkpoint was taken at the end of an epoch.
+        """
+        return self._train_loader.state_dict() if self._train_loader is not None else {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Makes the next `train_dataloader` go on at this state."""
+        self._resumed = state_dict
+
+    def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
+        """The validation split in order; an empty list (no validation for Lightning) if it has no images."""
+        return self.loader("val") if self.num_images("val") else []
+
+    def test_dataloader(self) -> BatchLoader | list[BatchLoader]:
+        """The test split in order; an empty list if it has no images."""
+        return self.loader("test") if self.num_images("test") else []
+
+    def num_images(self, split: Split) -> int:
+        """How many images a split has, without those known to be bad."""
+        return len(self._divided().split(split).indices)
+
+    def indices(self, split: Split) -> NDArray[np.int64]:
+        """Sorted int64 array: the numbers in their source of the images of a split."""
+        return self._divided().split(split).indices
+
+    def labels(self, split: Split) -> Tensor:
+        """int64 tensor: the labels of the images of a split, in the order of `indices`; -1 for none."""
+        images, members = self._divided().split(split)
+        return images.labels[members]
+
+    def name(self, split: Split, index: int) -> str:
+        """The name of an image, such as its path in the folder, from its number in a `Batch` of this split."""
+        return self._divided().split(split).images.source.name(index)
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the classes in the order of their numbers; empty without labels."""
+        return list(self._divided().split("train").images.source.class_names)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes, 0 without labels."""
+        return len(self.class_names)
+
+    @property
+    def bad_files(self) -> list[BadImage]:
+        """The images of all splits that could not be decoded; without a cache those met so far."""
+        return self._division.bad_files() if self._division is not None else []
+
+    def summary(self) -> str:
+        """One line: the images of each split, the classes, the bad files."""
+        counts = ", ".join(f"{count} {split}" for split, count in self._divided().counts().items())
+        classes = f" of {self.num_classes} classes" if self.num_classes else ""
+        bad = f"; {len(self.bad_files)} bad images left out" if self.bad_files else ""
+        return f"{self._origin.title}: {counts} {self.noun}{classes}{bad}"
+
+    def _divided(self) -> Division:
+        if self._division is None:
+            self._division = Division(self._open_sets(), self._shares, self._origin.split_seed)
+        return self._division
+
+    def _open_sets(self) -> dict[str, ImageSet]:
+        return open_sets(self._origin, self._options)

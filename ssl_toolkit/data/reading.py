@@ -1,0 +1,162 @@
+"""Reading many images in threads, and keeping count of those that cannot be read."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from typing import Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+
+from ssl_toolkit.data.decode import BadImage
+from ssl_toolkit.data.sources import Source
+
+CONSOLE = Console(stderr=True)
+"""Where messages about images go; shared, so that they do not tear a progress bar."""
+
+T = TypeVar("T")
+OnError = Literal["skip", "raise"]
+
+_CHUNKS_AHEAD = 16
+_MIN_SEEN = 50  # a share of fewer images means little
+_MAX_NAMED = 100  # messages about bad files on the screen
+
+
+class BadFiles:
+    """The images of a source that turned out to be unreadable, and the rules about them.
+
+    Args:
+        num_images: How many images the source holds.
+        on_error: "skip" notes and names a bad file, "raise" stops at the first one.
+        max_bad: Largest share of bad files that is tolerated, from 0 to 1.
+        announce: Whether to name bad files on the screen.
+    """
+
+    def __init__(
+        self, num_images: int, on_error: OnError = "skip", max_bad: float = 0.1, announce: bool = True
+    ) -> None:
+        self._found: dict[int, BadImage] = {}
+        self._seen = np.zeros(num_images, dtype=bool)
+        self._num_seen = 0
+        self._on_error = on_error
+        self._max_bad = max_bad
+        self._announce = announce
+
+    def saw(self, index: int, error: BadImage | None = None) -> None:
+        """Notes that an image was read, well or not.
+
+        Raises:
+            ValueError: It was not, and ``on_error`` is "raise".
+        """
+        if not self._seen[index]:
+            self._seen[index] = True
+            self._num_seen += 1
+        if error is None or index in self._found:
+            return
+        if self._on_error == "raise":
+            raise ValueError(f"cannot decode the image {error}; remove it or set data.on_error: skip")
+        self._found[index] = error
+        if self._announce and len(self._found) <= _MAX_NAMED:
+            say(f"skipping the bad image {error}")
+        if self._announce and len(self._found) == _MAX_NAMED:
+            say("further bad images are counted, but not named here")
+
+    def check(self) -> None:
+        """Raises a ValueError if too large a share of the images read so far is bad."""
+        num_bad = len(self._found)
+        if self._num_seen < min(_MIN_SEEN, len(self._seen)) or num_bad <= self._max_bad * self._num_seen:
+            return
+        first = ", ".join(str(error) for _, error in sorted(self._found.items())[:3])
+        raise ValueError(
+            f"{num_bad} of {self._num_seen} images cannot be decoded, more than data.max_bad = {self._max_bad:g} "
+            f"allows ({first}{', ...' if num_bad > 3 else ''}); remove them or raise data.max_bad"
+        )
+
+    @property
+    def found(self) -> dict[int, BadImage]:
+        """The bad images by their number in the source."""
+        return self._found
+
+
+def read_many(
+    source: Source, indices: Sequence[int], channels: int, pool: Executor, chunk: int
+) -> Generator[NDArray[np.uint8] | BadImage, None, None]:
+    """Reads images in the threads of a pool.
+
+    Args:
+        source: The images.
+        indices: Which of them.
+        channels: How many channels each must have.
+        pool: Where the work is done.
+        chunk: How many images a thread reads in one go; up to 16 chunks wait for the consumer.
+
+    Yields:
+        For each index, in order: uint8 array of shape ``[channels, height, width]``, or why there is none.
+
+    Raises:
+        ValueError: The source delivers another number of channels.
+    """
+    waiting: deque[Future[list[NDArray[np.uint8] | BadImage]]] = deque()
+    try:
+        for start in range(0, len(indices), chunk):
+            waiting.append(pool.submit(_read_chunk, source, indices[start : start + chunk], channels))
+            if len(waiting) > _CHUNKS_AHEAD:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _read_chunk(source: Source, indices: Sequence[int], channels: int) -> list[NDArray[np.uint8] | BadImage]:
+    return [
+        result if isinstance(result, BadImage) else _channels_first(result, channels)
+        for result in source.read_many(indices)
+    ]
+
+
+def _channels_first(array: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+    if array.ndim != 3 or array.dtype != np.uint8 or array.shape[2] != channels:
+        raise ValueError(
+            f"expected images of {channels} channels (data.channels) as uint8 [height, width, channels], "
+            f"but the source delivers {array.dtype} {list(array.shape)}"
+        )
+    return np.ascontiguousarray(array.transpose(2, 0, 1))
+
+
+def say(text: str) -> None:
+    """One line on stderr."""
+    CONSOLE.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def show_progress(items: Iterable[T], total: int, text: str, enabled: bool = True, after: float = 2.0) -> Iterator[T]:
+    """Passes items on, with a progress bar on stderr if they take long.
+
+    Args:
+        items: The items.
+        total: How many there are.
+        text: What is going on.
+        enabled: False for no bar at all.
+        after: Seconds before the bar appears.
+    """
+    start = time.monotonic()
+    bar = Progress(console=CONSOLE)
+    task = bar.add_task(text, total=total)
+    shown = False
+    try:
+        for count, item in enumerate(items, 1):
+            yield item
+            if not shown and enabled and time.monotonic() - start > after:
+                shown = True
+                bar.start()
+            if shown:
+                bar.update(task, completed=count)
+    finally:
+        if shown:
+            bar.stop()

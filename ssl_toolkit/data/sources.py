@@ -1,0 +1,161 @@
+"""Where images come from: a numbered list of decoded images, with labels where there are some.
+
+A new kind of source is one class: how many images, how to read one of them, and what its label is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssl_toolkit.data import folders
+from ssl_toolkit.data.decode import BadImage, decode_file
+
+LabelKind = Literal["folder", "none"]
+
+
+class Source(ABC):
+    """A numbered list of images.
+
+    Attributes:
+        class_names: The names of the classes in the order of their numbers; empty without labels.
+    """
+
+    class_names: Sequence[str] = ()
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """The number of images, readable or not."""
+
+    @abstractmethod
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """Decodes one image; called from several threads at once.
+
+        Args:
+            index: The image, from 0 to ``len(self) - 1``.
+
+        Returns:
+            uint8 array of shape ``[height, width, channels]``.
+
+        Raises:
+            BadImage: The image cannot be decoded.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A text that changes whenever any image may have changed: the key of the decoded cache."""
+
+    def name(self, index: int) -> str:
+        """A short name of the image for messages and tables, such as its path in the folder."""
+        return str(index)
+
+    def label(self, index: int) -> int:
+        """The class number of the image, -1 if it has none."""
+        return -1
+
+    def read_many(self, indices: Sequence[int]) -> list[NDArray[np.uint8] | BadImage]:
+        """Several images at once: what `read` returns or raises for each of them.
+
+        A source that makes many images faster together than one by one overrides it.
+        """
+        return [self._read_or_report(index) for index in indices]
+
+    def _read_or_report(self, index: int) -> NDArray[np.uint8] | BadImage:
+        try:
+            return self.read(index)
+        except BadImage as error:
+            return error
+
+
+class FolderSource(Source):
+    """The images in a folder and all folders below it, in the order of their relative paths.
+
+    Hidden files and folders are left out. Links are followed; a folder that is reached twice counts once.
+
+    Args:
+        path: The folder.
+        labels: "folder" makes the first-level sub-folder of an image its class, "none" reads no labels.
+        image_size: Larger images are reduced to this short side in pixels; None keeps every pixel.
+        channels: 3 for RGB, 1 for luminance.
+        class_names: The classes in the order of their numbers, where another folder defines them; the sorted names of
+            the sub-folders that hold images by default.
+
+    Raises:
+        ValueError: The path is not a folder with images, or the labels cannot be read from it.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        labels: LabelKind = "none",
+        image_size: int | None = None,
+        channels: int = 3,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        self.path = Path(path).expanduser()
+        self._image_size = image_size
+        self._channels = channels
+        files = folders.find_images(self.path)
+        self._names = [file.name for file in files]
+        digest = hashlib.blake2b(digest_size=16)
+        for file in files:
+            digest.update(f"{file.name}\0{file.size}\0{file.modified}\n".encode("utf-8", "surrogateescape"))
+        self._fingerprint = f"folder {digest.hexdigest()}"
+        self._labels = None
+        if labels == "folder":
+            self.class_names, self._labels = folders.label_by_folder(self.path, self._names, class_names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        return decode_file(self.path / self._names[index], self.name(index), self._image_size, self._channels)
+
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    def name(self, index: int) -> str:
+        # a name that is not valid UTF-8 must still be printable
+        return self._names[index].encode("utf-8", "replace").decode()
+
+    def label(self, index: int) -> int:
+        return -1 if self._labels is None else int(self._labels[index])
+
+
+class SubsetSource(Source):
+    """Some images of another source, renumbered from 0.
+
+    Args:
+        source: The other source.
+        indices: int64 array of places in it.
+    """
+
+    def __init__(self, source: Source, indices: NDArray[np.int64]) -> None:
+        self.source = source
+        self.class_names = source.class_names
+        self._indices = indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        return self.source.read(int(self._indices[index]))
+
+    def fingerprint(self) -> str:
+        digest = hashlib.blake2b(self._indices.astype("<i8").tobytes(), digest_size=16)
+        return f"subset {digest.hexdigest()} of {self.source.fingerprint()}"
+
+    def name(self, index: int) -> str:
+        return self.source.name(int(self._indices[index]))
+
+    def label(self, index: int) -> int:
+        return self.source.label(int(self._indices[index]))
+
+    def read_many(self, indices: Sequence[int]) -> list[NDArray[np.uint8] | BadImage]:
+        return self.source.read_many([int(self._indices[index]) for index in indices])

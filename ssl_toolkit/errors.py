@@ -1,0 +1,24 @@
+"""Helpers for errors that a user can act on: one line, with the nearest valid name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """A suggestion to append to an error message.
+
+    Args:
+        name: What the user gave.
+        choices: The valid names.
+
+    Returns:
+        ``"; did you mean 'x'?"`` for the valid name that is nearest, or an empty string if none is near.
+    """
+    choices = list(choices)
+    matches = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    if not matches:
+        lowered = {choice.lower(): choice for choice in choices}
+        matches = [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)]
+    return f"; did you mean {matches[0]!r}?" if matches else ""

@@ -1,0 +1,238 @@
+"""Linear classification on frozen features: multinomial logistic regression, solved to convergence.
+
+The objective is plain: on features standardised by the mean and standard deviation of the training images,
+
+    mean cross-entropy + strength / 2 * (sum of squared weights),        biases free of penalty
+
+which is scikit-learn's ``LogisticRegression`` after ``StandardScaler`` with ``C = 1 / (strength * num_train)``. It is
+convex, so a probe has no learning rate, no schedule and no seed. How it is solved changes nothing about the solution:
+the features are rotated to their principal axes (an orthogonal map, which leaves the penalty as it is), and L-BFGS (Liu
+and Nocedal 1989, Mathematical Programming 45) works on the weights times the square root of the curvature along each
+axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# half decades, from strong to weak: each solution is a good start for the next weaker penalty
+STRENGTHS = tuple(10.0 ** (-half / 2) for half in range(-2, 13))
+
+# the path ends after so many strengths in a row that are no better: two decades of overfitting
+_PATIENCE = 4
+
+Labelled = tuple[Tensor, Tensor]
+"""Features ``[num_images, d]`` with their int64 labels ``[num_images]``."""
+
+
+class PathPoint(NamedTuple):
+    """One strength on the path.
+
+    Attributes:
+        strength: Of the L2 penalty.
+        objective: Mean cross-entropy of the training images plus penalty, in nats.
+        val_loss: Mean cross-entropy of the validation images, in nats.
+        val_top1: Their accuracy, in ``[0, 1]``.
+        iterations: Of L-BFGS.
+        converged: Whether the gradient came within ten times the tolerance: float32 can stop the search short of it.
+    """
+
+    strength: float
+    objective: float
+    val_loss: float
+    val_top1: float
+    iterations: int
+    converged: bool
+
+
+class ProbeResult(NamedTuple):
+    """A linear probe.
+
+    Attributes:
+        top1: Accuracy on the test images, in ``[0, 1]``.
+        correct: bool tensor of shape ``[num_test]``: whether each test image was classified rightly.
+        strength: The chosen strength of the L2 penalty.
+        val_top1: Accuracy on the validation images at that strength: it chose, so it is biased upwards.
+        path: All strengths tried, from strong to weak.
+        weight: float32 tensor of shape ``[num_classes, d]``, for features as given (not standardised).
+        bias: float32 tensor of shape ``[num_classes]``.
+    """
+
+    top1: float
+    correct: Tensor
+    strength: float
+    val_top1: float
+    path: list[PathPoint]
+    weight: Tensor
+    bias: Tensor
+
+
+def linear_probe(
+    train: Labelled,
+    val: Labelled,
+    test: Labelled,
+    *,
+    strengths: Sequence[float] = STRENGTHS,
+    max_iterations: int = 200,
+    tolerance: float = 1e-5,
+) -> ProbeResult:
+    """Fits a linear classifier on frozen features and measures it.
+
+    The strength of the penalty is the one with the highest accuracy on the validation images (of equals, the one with
+    the lower loss); they are tried from strong to weak until four in a row are no better than one before. The
+    classifier chosen is the one fitted to the training images: there is no refit on the union with the validation
+    images. The test images are classified once, by that classifier.
+
+    Args:
+        train: Features and labels to fit.
+        val: Features and labels that choose the strength.
+        test: Features and labels that are measured once.
+        strengths: Strengths of the L2 penalty, each above 0.
+        max_iterations: Most iterations of L-BFGS for each strength.
+        tolerance: L-BFGS stops when no entry of the gradient (of the rescaled weights) is larger.
+
+    Returns:
+        The accuracy and what led to it. All computation runs on the device of the training features.
+
+    Raises:
+        ValueError: If a split is empty, lacks labels or has another width of features, a feature is not finite, or a
+            strength is not above 0.
+    """
+    _check(train, val, test, strengths)
+    num_classes = 1 + max(int(labels.max()) for _, labels in (train, val, test))
+    axes = _PrincipalAxes(train[0])
+    z, z_val = axes(train[0]), axes(val[0])
+    weight = torch.zeros(num_classes, z.shape[1], dtype=torch.float64, device=z.device)
+    bias = weight.new_zeros(num_classes)
+    path: list[PathPoint] = []
+    best, best_weight, best_bias = None, weight, bias
+    for strength in sorted(strengths, reverse=True):
+        # the curvature of the cross-entropy at weights 0 is the variance along the axis over the number of classes
+        scale = (axes.variance / num_classes + strength).rsqrt()
+        weight, bias, objective, iterations, converged = _minimise(
+            z, train[1], weight, bias, scale, strength, max_iterations, tolerance
+        )
+        logits = _logits(z_val, weight, bias)
+        point = PathPoint(
+            strength,
+            objective,
+            float(F.cross_entropy(logits, val[1])),
+            float((logits.argmax(dim=1) == val[1]).double().mean()),
+            iterations,
+            converged,
+        )
+        path.append(point)
+        if best is None or (point.val_top1, -point.val_loss) > (best.val_top1, -best.val_loss):
+            best, best_weight, best_bias = point, weight, bias
+        elif path.index(best) + _PATIENCE < len(path):
+            break
+    assert best is not None
+    raw_weight, raw_bias = axes.undo(best_weight, best_bias)
+    correct = (test[0].to(raw_weight) @ raw_weight.T + raw_bias).argmax(dim=1) == test[1]
+    top1 = float(correct.double().mean())
+    return ProbeResult(top1, correct, best.strength, best.val_top1, path, raw_weight.float(), raw_bias.float())
+
+
+class _PrincipalAxes:
+    """Standardises features and turns them to the principal axes of the training images.
+
+    Axes along which the training images do not vary are left out: the best weights along them are 0.
+    """
+
+    def __init__(self, train: Tensor) -> None:
+        self.mean = train.double().mean(dim=0)
+        std = train.double().std(dim=0, correction=0)
+        # a feature that is constant (up to rounding) tells nothing: it becomes 0
+        constant = std <= 1e-6 * train.double().abs().amax(dim=0)
+        self.inverse_std = torch.where(constant, 0.0, 1.0 / torch.where(constant, 1.0, std))
+        x = self._standardise(train)
+        if len(x) < x.shape[1]:
+            variance, axes = torch.linalg.eigh((x @ x.T).double() / len(x))
+            axes = F.normalize(x.double().T @ axes, dim=0)
+        else:
+            variance, axes = torch.linalg.eigh((x.T @ x).double() / len(x))
+        kept = variance > 1e-6 * variance[-1]
+        kept[-1] = True
+        self.variance = variance[kept]
+        self.axes = axes[:, kept].float()
+
+    def _standardise(self, x: Tensor) -> Tensor:
+        return (x.float() - self.mean.float()) * self.inverse_std.float()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._standardise(x) @ self.axes
+
+    def undo(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight ``[num_classes, d]`` and bias for features as they were given."""
+        raw = (weight @ self.axes.T.double()) * self.inverse_std
+        return raw, bias - raw @ self.mean
+
+
+def _logits(z: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """float64 ``[num_images, num_classes]``: only the long product is in float32, its rounding averages out."""
+    return F.linear(z, weight.float()).double() + bias
+
+
+def _minimise(
+    z: Tensor,
+    labels: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    scale: Tensor,
+    strength: float,
+    max_iterations: int,
+    tolerance: float,
+) -> tuple[Tensor, Tensor, float, int, bool]:
+    """L-BFGS from the given weights: the new weights and bias, the objective, iterations, and whether it converged."""
+    scaled = (weight / scale).requires_grad_()
+    bias = bias.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [scaled, bias],
+        max_iter=max_iterations,
+        history_size=20,
+        tolerance_grad=tolerance,
+        tolerance_change=0.0,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        unscaled = scaled * scale
+        loss = F.cross_entropy(_logits(z, unscaled, bias), labels) + 0.5 * strength * unscaled.square().sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+        objective = float(closure().detach())
+    assert scaled.grad is not None
+    assert bias.grad is not None
+    gradient = max(float(scaled.grad.abs().max()), float(bias.grad.abs().max()))
+    iterations = optimizer.state[scaled]["n_iter"]
+    return (scaled * scale).detach(), bias.detach(), objective, iterations, gradient <= 10 * tolerance
+
+
+def _check(train: Labelled, val: Labelled, test: Labelled, strengths: Sequence[float]) -> None:
+    for name, (features, labels) in {"train": train, "val": val, "test": test}.items():
+        if not len(features) or len(features) != len(labels):
+            raise ValueError(
+                f"a linear probe needs a label for each of at least one {name} image, got {len(features)} images and "
+                f"{len(labels)} labels"
+            )
+        if int(labels.min()) < 0:
+            unlabelled = int((labels < 0).sum())
+            raise ValueError(f"a linear probe needs labels, but {unlabelled} of {len(labels)} {name} images have none")
+        if features.shape[1] != train[0].shape[1]:
+            raise ValueError(
+                f"the {name} features have {features.shape[1]} channels, the train features {train[0].shape[1]}: both "
+                "must come from the same backbone"
+            )
+        if not bool(torch.isfinite(features).all()):
+            raise ValueError(f"some {name} features are not finite: the weights or the images hold NaN or infinity")
+    if not strengths or min(strengths) <= 0:
+        raise ValueError(f"strengths of the penalty must be above 0, got {tuple(strengths)}")

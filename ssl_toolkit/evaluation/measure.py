@@ -1,0 +1,176 @@
+"""Whether pretraining was worth it: frozen features of a backbone beside the same architecture from random weights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ssl_toolkit.augment import CenterView, View
+from ssl_toolkit.backbones import Backbone
+from ssl_toolkit.data import ImageData, Split
+from ssl_toolkit.evaluation.features import Features, Precision, extract_features
+from ssl_toolkit.evaluation.intervals import confidence_interval, paired_difference
+from ssl_toolkit.evaluation.knn import knn_predict
+from ssl_toolkit.evaluation.linear_probe import linear_probe
+from ssl_toolkit.evaluation.random_weights import calibrate_batch_norm, random_backbone
+from ssl_toolkit.evaluation.representation import rank_me, spread
+from ssl_toolkit.evaluation.results import Difference, Evaluation, Row
+from ssl_toolkit.weights import load_backbone
+
+# rank and spread settle long before; the singular values of more images only take time
+_MAX_RANKED = 10_000
+
+
+def evaluate(
+    weights: str | Path | Backbone,
+    data: ImageData,
+    *,
+    image_size: int | None = None,
+    ks: Sequence[int] = (1, 5, 20, 200),
+    stages: bool = True,
+    random_weights: bool = True,
+    seed: int = 0,
+    precision: Precision = "auto",
+    device: str | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Evaluation:
+    """Measures kNN and linear-probe accuracy of a backbone's frozen features.
+
+    Every choice (the number of neighbours, the strength of the penalty, the best stage) is made on the validation
+    images; the test images give the figures. The random weights are one seeded initialisation, whose batch-norm
+    statistics are estimated on the training images (see `calibrate_batch_norm`), because with means 0 and variances 1
+    they are an unfairly weak baseline.
+
+    Args:
+        weights: A weights file, or a backbone, which is left as it is.
+        data: Labelled images with the splits train, val and test.
+        image_size: Side in pixels of what the backbone sees; None for the data's own.
+        ks: Numbers of neighbours; those above the number of training images count as that number.
+        stages: Measure the averaged map of each stage too: the best features are often not the last.
+        random_weights: Measure the same architecture from random weights too.
+        seed: Of the random weights and of the bootstrap.
+        precision: As in `extract_features`.
+        device: Where to run a weights file; None for the GPU if there is one. A backbone stays where it is.
+        say: Called with one line about each step, for instance ``print``.
+
+    Returns:
+        The figures, with 95 % intervals.
+
+    Raises:
+        ValueError: If the data lack labels, or a split.
+        WeightsError: If the weights file is missing or does not fit.
+    """
+    start = time.perf_counter()
+    say = say or (lambda line: None)
+    data.prepare_data()
+    data.setup("fit")
+    _check(data)
+    if isinstance(weights, Backbone):
+        backbone, name = weights, "in memory"
+    else:
+        backbone, name = load_backbone(weights), str(weights)
+        backbone = backbone.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    size = image_size or data.image_size
+    view = CenterView(size)
+
+    given = _measure(backbone, data, view, "given", ks, stages, precision, say)
+    measured = {"given": given}
+    if random_weights:
+        baseline = random_backbone(backbone, seed)
+        say("estimating the batch-norm statistics of the random weights")
+        calibrate_batch_norm(baseline, data.loader("train", shuffle=True), view)
+        measured["random"] = _measure(baseline, data, view, "random", ks, stages, precision, say)
+    differences = [
+        Difference(
+            representation,
+            paired_difference(given[representation].knn_correct, other.knn_correct, seed=seed),
+            paired_difference(given[representation].linear_correct, other.linear_correct, seed=seed),
+        )
+        for representation, other in measured.get("random", {}).items()
+    ]
+    rows = [result.row for results in measured.values() for result in results.values()]
+    num_images = {split: data.num_images(split) for split in ("train", "val", "test")}
+    seconds = time.perf_counter() - start
+    config = backbone.config()
+    return Evaluation(name, config, size, num_images, data.num_classes, seed, rows, differences, seconds)
+
+
+class _Measured(NamedTuple):
+    row: Row
+    knn_correct: Tensor
+    linear_correct: Tensor
+
+
+def _measure(
+    backbone: Backbone,
+    data: ImageData,
+    view: View,
+    weights: Literal["given", "random"],
+    ks: Sequence[int],
+    stages: bool,
+    precision: Precision,
+    say: Callable[[str], None],
+) -> dict[str, _Measured]:
+    """All figures of one set of weights, by representation."""
+    splits: list[Features] = []
+    for split in ("train", "val", "test"):
+        extracted = extract_features(backbone, data.loader(split), view, stages=stages, precision=precision)
+        say(f"features with {weights} weights: {len(extracted.labels):,} {split} images in {extracted.seconds:.0f} s")
+        splits.append(extracted)
+    train_labels, val_labels, test_labels = (split.labels for split in splits)
+    results = {}
+    for name in sorted(splits[0].features, key=lambda name: name != "pooled"):
+        train, val, test = (split.features[name] for split in splits)
+        knn_val = _accuracies(knn_predict(train, train_labels, val, ks), val_labels)
+        k = max(knn_val, key=lambda number: (knn_val[number], -number))
+        predictions = knn_predict(train, train_labels, test, ks)
+        knn_correct = predictions[k] == test_labels
+        probe = linear_probe((train, train_labels), (val, val_labels), (test, test_labels))
+        row = Row(
+            weights,
+            name,
+            test.shape[1],
+            knn=confidence_interval(knn_correct),
+            knn_k=k,
+            knn_val=knn_val,
+            knn_test=_accuracies(predictions, test_labels),
+            linear=confidence_interval(probe.correct),
+            linear_val=probe.val_top1,
+            strength=probe.strength,
+            spread=spread(test[:_MAX_RANKED]),
+            rank_me=rank_me(test[:_MAX_RANKED]),
+        )
+        say(
+            f"{name} with {weights} weights: kNN {100 * row.knn.value:.1f} %, "
+            f"linear probe {100 * row.linear.value:.1f} %"
+        )
+        results[name] = _Measured(row, knn_correct, probe.correct)
+    return results
+
+
+def _accuracies(predictions: dict[int, Tensor], labels: Tensor) -> dict[int, float]:
+    return {k: float((predicted == labels).double().mean()) for k, predicted in predictions.items()}
+
+
+def _check(data: ImageData) -> None:
+    fixes: dict[Split, str] = {
+        "train": "give a folder with more images",
+        "val": "give --data.val_fraction 0.1 or --data.val_path FOLDER",
+        "test": "give --data.test_fraction 0.2 or --data.test_path FOLDER",
+    }
+    for split, fix in fixes.items():
+        if not data.num_images(split):
+            raise ValueError(
+                f"an evaluation needs the splits train, val and test, but the {split} split is empty; {fix}"
+            )
+        missing = int((data.labels(split) < 0).sum())
+        if missing:
+            raise ValueError(
+                f"an evaluation needs labelled images, but {missing} of {data.num_images(split)} images of the {split} "
+                "split have no label; with one sub-folder for each class give --data.labels folder"
+            )

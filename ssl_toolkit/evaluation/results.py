@@ -1,0 +1,193 @@
+"""What an evaluation found: as JSON, as a table, and as one sentence."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ssl_toolkit.evaluation.intervals import Interval
+from ssl_toolkit.weights import write_atomically
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Row:
+    """One representation with one set of weights. Accuracies are shares in ``[0, 1]``; those of the headline are of the
+    test images, with whatever was chosen (``knn_k``, ``strength``) chosen on the validation images.
+
+    Attributes:
+        weights: ``given`` or ``random``.
+        representation: ``pooled`` or the name of a stage.
+        num_features: Its width.
+        knn: Test accuracy of kNN with its 95 % interval.
+        knn_k: The number of neighbours, the best on the validation images (of equals the smallest).
+        knn_val: Validation accuracy for each number of neighbours.
+        knn_test: Test accuracy for each number of neighbours, to compare with published figures; chooses nothing.
+        linear: Test accuracy of the linear probe with its 95 % interval.
+        linear_val: Its validation accuracy.
+        strength: Of its L2 penalty.
+        spread: `ssl_toolkit.evaluation.spread` of the test features.
+        rank_me: `ssl_toolkit.evaluation.rank_me` of the test features.
+    """
+
+    weights: Literal["given", "random"]
+    representation: str
+    num_features: int
+    knn: Interval
+    knn_k: int
+    knn_val: dict[int, float]
+    knn_test: dict[int, float]
+    linear: Interval
+    linear_val: float
+    strength: float
+    spread: float
+    rank_me: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Accuracy with the given weights minus that with random weights, on the same test images, with 95 % intervals.
+
+    Attributes:
+        representation: ``pooled`` or the name of a stage.
+        knn: Of kNN.
+        linear: Of the linear probe.
+    """
+
+    representation: str
+    knn: Interval
+    linear: Interval
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of `ssl_toolkit.evaluation.evaluate`.
+
+    Attributes:
+        weights: The weights file, or ``in memory``.
+        backbone: The arguments of the backbone.
+        image_size: Side of the images that the backbone saw, in pixels.
+        num_images: Images of each split.
+        num_classes: Number of classes.
+        seed: Of the random weights and of the bootstrap.
+        rows: One for each representation with the given weights, then with random weights.
+        differences: One for each representation; empty without random weights.
+        seconds: Wall-clock time of all of it.
+    """
+
+    weights: str
+    backbone: dict[str, Any]
+    image_size: int
+    num_images: dict[str, int]
+    num_classes: int
+    seed: int
+    rows: list[Row]
+    differences: list[Difference]
+    seconds: float
+
+    def row(self, representation: str = "pooled", weights: Literal["given", "random"] = "given") -> Row:
+        """The row of a representation.
+
+        Raises:
+            KeyError: If there is none.
+        """
+        for row in self.rows:
+            if (row.representation, row.weights) == (representation, weights):
+                return row
+        raise KeyError(f"{representation} with {weights} weights")
+
+    @property
+    def best_representation(self) -> str:
+        """The representation with the best linear probe on the validation images; often not the last stage."""
+        given = [row for row in self.rows if row.weights == "given"]
+        return max(given, key=lambda row: row.linear_val).representation
+
+    def verdict(self) -> str:
+        """One sentence on the linear probe of the pooled features."""
+        for difference in self.differences:
+            if difference.representation == "pooled":
+                return _sentence(difference.linear)
+        top1 = self.row().linear
+        return (
+            f"linear probe on pooled features: {_percent(top1.value)} % (95 % interval {_percent(top1.low)} to "
+            f"{_percent(top1.high)}); random weights were not measured"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionaries, lists, strings and numbers, with the verdict; intervals as value, low and high."""
+        return _plain({**asdict(self), "best_representation": self.best_representation, "verdict": self.verdict()})
+
+    def save(self, path: str | Path) -> None:
+        """Writes `to_json` to a file, which appears whole or not at all; an older one is replaced."""
+        write_atomically(path, (json.dumps(self.to_json(), indent=2) + "\n").encode())
+
+    def table(self) -> Table:
+        """A rich table that fits 100 columns: for each representation a row of the given and one of random weights."""
+        from rich import box
+        from rich.table import Table
+
+        images = ", ".join(f"{num:,} {split}" for split, num in self.num_images.items())
+        table = Table(
+            title=f"top-1 in % of the test images (95 % interval): {images} images, {self.num_classes} classes",
+            caption=f"k and the penalty were chosen on the validation images, on which the linear probe is best for "
+            f"{self.best_representation}; {self.seconds:,.0f} s\n{self.verdict()}",
+            box=box.SIMPLE,
+            pad_edge=False,
+        )
+        table.add_column("features", no_wrap=True)
+        for name in ("dim", "kNN", "k", "linear probe", "difference"):
+            table.add_column(name, justify="right", no_wrap=True)
+        differences = {difference.representation: difference.linear for difference in self.differences}
+        for name in dict.fromkeys(row.representation for row in self.rows):
+            pair = [row for row in self.rows if row.representation == name]
+            for row in pair:
+                given = row.weights == "given"
+                table.add_row(
+                    name if given else "  random",
+                    str(row.num_features) if given else "",
+                    _with_interval(row.knn),
+                    str(row.knn_k),
+                    _with_interval(row.linear),
+                    "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * share for share in differences[name]))
+                    if given and name in differences
+                    else "",
+                    end_section=row is pair[-1],
+                )
+        return table
+
+
+def _sentence(difference: Interval) -> str:
+    """One sentence on the difference between pretrained and random weights: a claim only if the interval excludes 0."""
+    points = f"{_percent(abs(difference.value))} points"
+    ends = sorted((abs(difference.low), abs(difference.high)))
+    interval = f"(95 % interval {_percent(ends[0])} to {_percent(ends[1])})"
+    if difference.low > 0:
+        return f"pretrained features beat random weights by {points} {interval}"
+    if difference.high < 0:
+        return f"pretrained features are worse than random weights by {points} {interval}"
+    return (
+        f"no difference to random weights that the test images can show: {100 * difference.value:+.1f} points "
+        f"(95 % interval {100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _with_interval(interval: Interval) -> str:
+    return f"{_percent(interval.value)} ({_percent(interval.low)}-{_percent(interval.high)})"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Interval):
+        return value._asdict()
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,138 @@
+"""Random numbers as a pure function of keys.
+
+Every random choice about a sample is drawn from a hash of ``(seed, epoch, index, view, stream)``, never from the state
+of a generator. So nothing depends on the number of workers or processes, or on where a run was interrupted, and a
+whole batch is drawn at once, on any device, with the same bits.
+
+The hash is the output function of SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators",
+OOPSLA 2014, figure 17), used as a counter-based generator in the sense of Salmon et al. ("Parallel random numbers: as
+easy as 1, 2, 3", SC 2011).
+
+    keys = sample_keys(seed=0, epoch=3, indices=batch.indices)     # one 64-bit key for each sample
+    flip = uniform(fold(keys, "flip")) < 0.5                       # a stream of its own for each choice
+    box = uniform(fold(keys, "crop"), 4)                           # four numbers a sample
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+
+import torch
+from torch import Tensor
+
+
+def _signed(value: int) -> int:
+    """The int64 with the bits of an unsigned 64-bit integer (torch has no arithmetic on uint64)."""
+    value &= (1 << 64) - 1
+    return value - (1 << 64) if value >> 63 else value
+
+
+_GOLDEN = _signed(0x9E3779B97F4A7C15)
+_MIX_1 = _signed(0xBF58476D1CE4E5B9)
+_MIX_2 = _signed(0x94D049BB133111EB)
+
+
+def _shift_right(bits: Tensor, places: int) -> Tensor:
+    """Logical shift: torch's own ``>>`` copies the sign bit of an int64."""
+    return (bits >> places) & ((1 << (64 - places)) - 1)
+
+
+def _mix(bits: Tensor) -> Tensor:
+    bits = (bits ^ _shift_right(bits, 30)) * _MIX_1
+    bits = (bits ^ _shift_right(bits, 27)) * _MIX_2
+    return bits ^ _shift_right(bits, 31)
+
+
+def fold(keys: Tensor, label: int | str | Tensor) -> Tensor:
+    """Derives new keys, one for each old key, that are independent of the old ones and of those of other labels.
+
+    Args:
+        keys: int64 tensor of any shape.
+        label: What the new keys are for: the name of a stream ("crop"), a number (of a view, say), or an int64 tensor
+            that broadcasts against ``keys``.
+
+    Returns:
+        int64 tensor of the broadcast shape.
+    """
+    if isinstance(label, str):
+        label = zlib.crc32(label.encode())
+    if isinstance(label, int):
+        return _mix(_mix(keys + _GOLDEN) ^ _signed((label + 1) * 0xD1342543DE82EF95))
+    return _mix(_mix(keys + _GOLDEN) ^ ((label + 1) * _signed(0xD1342543DE82EF95)))
+
+
+def sample_keys(seed: int, epoch: int, indices: Tensor) -> Tensor:
+    """The keys of samples in an epoch.
+
+    Args:
+        seed: The run's seed.
+        epoch: Counted from 0.
+        indices: int64 tensor of shape ``[batch]``: places in the source.
+
+    Returns:
+        int64 tensor of shape ``[batch]``.
+    """
+    base = torch.full_like(indices, _signed(seed * 2 + 1))
+    return fold(fold(base, epoch), indices)
+
+
+def random_bits(keys: Tensor, num: int) -> Tensor:
+    """``num`` random 64-bit integers for each key: int64 tensor of shape ``[*keys.shape, num]``."""
+    counter = torch.arange(1, num + 1, device=keys.device, dtype=torch.int64) * _GOLDEN
+    return _mix(_mix(keys).unsqueeze(-1) + counter)
+
+
+def uniform(keys: Tensor, num: int | None = None, low: float = 0.0, high: float = 1.0) -> Tensor:
+    """Uniform random numbers, equal in every bit on every device.
+
+    Args:
+        keys: int64 tensor of any shape.
+        num: How many numbers for each key; None for one, without an axis of its own.
+        low: Lower end, included.
+        high: Upper end, excluded up to rounding.
+
+    Returns:
+        float32 tensor of shape ``[*keys.shape, num]``, or ``keys.shape`` if ``num`` is None.
+    """
+    numbers = _shift_right(random_bits(keys, 1 if num is None else num), 40).to(torch.float32) * 2.0**-24
+    if (low, high) != (0.0, 1.0):
+        numbers = low + (high - low) * numbers
+    return numbers if num is not None else numbers.squeeze(-1)
+
+
+def normal(keys: Tensor, num: int | None = None) -> Tensor:
+    """Standard normal random numbers (Box and Muller, 1958), shaped as in `uniform`."""
+    bits = random_bits(keys, 1 if num is None else num)
+    # 1 - u lies in (0, 1], so that the logarithm is finite
+    radius = torch.sqrt(-2.0 * torch.log(1.0 - _shift_right(bits, 40).to(torch.float32) * 2.0**-24))
+    angle = (bits & 0xFFFFFF).to(torch.float32) * (2.0 * math.pi * 2.0**-24)
+    numbers = radius * torch.cos(angle)
+    return numbers if num is not None else numbers.squeeze(-1)
+
+
+def integers(keys: Tensor, low: int, high: int, num: int | None = None) -> Tensor:
+    """Random integers from ``low`` (included) to ``high`` (excluded), shaped as in `uniform`, as int64."""
+    if high <= low:
+        raise ValueError(f"integers needs high > low, got low={low} and high={high}")
+    numbers = low + _shift_right(random_bits(keys, 1 if num is None else num), 1) % (high - low)
+    return numbers if num is not None else numbers.squeeze(-1)
+
+
+def permutations(keys: Tensor, num: int) -> Tensor:
+    """A random permutation of ``0 .. num - 1`` for each key: int64 tensor of shape ``[*keys.shape, num]``."""
+    return random_bits(keys, num).argsort(dim=-1, stable=True)
+
+
+def number(*labels: int | str) -> int:
+    """One non-negative 63-bit number for a tuple of labels: a seed for what cannot be drawn by key (dropout, say)."""
+    key = torch.zeros((), dtype=torch.int64)
+    for label in labels:
+        key = fold(key, label)
+    return int(_shift_right(key, 1))
+
+
+def sample_order(seed: int, epoch: int, num: int) -> Tensor:
+    """The order of the samples in an epoch: an int64 permutation of ``0 .. num - 1``, pure in its arguments."""
+    generator = torch.Generator().manual_seed(number("order", seed, epoch))
+    return torch.randperm(num, generator=generator)

@@ -1,0 +1,195 @@
+"""The page of one run, from what lies in its folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ssl_toolkit.report.page import Code, Figure, Piece, Section, Table, Text, write_page
+from ssl_toolkit.run import CONFIG, WEIGHTS
+from ssl_toolkit.tracking import read_metrics, sync_command
+
+FILE = "report.html"
+MAX_BAD_FILES = 100
+# how a metric is called on the page, whether it is a share to be shown in %, by the last part of its name
+TITLES = {
+    "loss": ("loss", False),
+    "knn_top1": ("kNN top-1 (%)", True),
+    "linear_probe_top1": ("linear probe top-1 (%)", True),
+    "top1": ("top-1 (%)", True),
+    "top5": ("top-5 (%)", True),
+    "accuracy": ("accuracy (%)", True),
+    "lr": ("learning rate", False),
+    "images_per_second": ("images per second", False),
+    "data_wait": ("time waiting for data (%)", True),
+    "rank_me": ("RankMe: effective rank of the features", False),
+    "spread": ("spread of the features", False),
+    "evaluation_seconds": ("seconds of an evaluation", False),
+}
+
+
+def write_report(run_dir: str | Path) -> Path:
+    """Writes ``report.html`` into a run's folder: result, curves, views, evaluation, bad files, commands, settings.
+
+    Args:
+        run_dir: The run's folder. Whatever is missing in it is left out of the page.
+
+    Returns:
+        The page.
+
+    Raises:
+        ValueError: If the folder holds no run.
+    """
+    run = Path(run_dir)
+    if not (run / CONFIG).is_file():
+        reason = f"holds no {CONFIG}" if run.is_dir() else "does not exist"
+        raise ValueError(f"cannot write a report: the folder {run} {reason}; give the folder of a run")
+    text = (run / CONFIG).read_text(encoding="utf-8")
+    config = yaml.safe_load(text) or {}
+    metrics = read_metrics(run)
+    starts = _json(run / "environment.json").get("starts", [])
+    sections = [
+        Section("Result", _result(metrics, starts)),
+        Section("Curves", _curves(metrics)),
+        Section("What the task saw", _views(run)),
+        Section("Evaluation on frozen features", _evaluation(run)),
+        Section("Unreadable files", _bad_files(run)),
+        Section("Commands", [Code("\n".join(_commands(run, config)))]),
+        Section("Where it ran", _environment(starts)),
+        Section("Configuration", [Code(text.rstrip(), summary=f"{CONFIG}, with every default written out")]),
+    ]
+    written = [section for section in sections if section.pieces]
+    return write_page(run / FILE, run.resolve().name, written, _subtitle(config, starts))
+
+
+def _json(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def _subtitle(config: Mapping[str, Any], starts: Sequence[Mapping[str, Any]]) -> str:
+    task = (config.get("model") or {}).get("class_path", "")
+    backbone = ((config.get("model") or {}).get("init_args") or {}).get("backbone") or {}
+    parts = [task.rpartition(".")[2], backbone.get("name"), *(start["started"][:10] for start in starts[:1])]
+    return " · ".join(str(part) for part in parts if part)
+
+
+def _last(values: Sequence[float]) -> float | None:
+    return next((value for value in reversed(values) if math.isfinite(value)), None)
+
+
+def _result(metrics: Mapping[str, Sequence[float]], starts: Sequence[Mapping[str, Any]]) -> list[Piece]:
+    if not metrics:
+        return [Text("Nothing has been logged yet.")]
+    rows: list[list[str]] = [["steps", f"{int(max(metrics['step'])) + 1:,}"]]
+    for name, values in metrics.items():
+        last = _last(values)
+        key = name.rpartition("/")[2]
+        if last is not None and key in TITLES and name.startswith(("train/loss", "val/", "test/")):
+            rows.append([f"{name.partition('/')[0]} {TITLES[key][0]}", _number(last, TITLES[key][1])])
+    speed = [value for value in metrics.get("train/images_per_second", []) if math.isfinite(value)]
+    if speed:
+        rows.append(["images per second, median", f"{sorted(speed)[len(speed) // 2]:,.0f}"])
+    if len(starts) > 1:
+        rows.append(["times resumed", str(len(starts) - 1)])
+    return [Table(["", "last"], rows)]
+
+
+def _number(value: float, percent: bool) -> str:
+    return f"{100 * value:.1f}" if percent else f"{value:,.4g}"
+
+
+def _curves(metrics: Mapping[str, Sequence[float]]) -> list[Piece]:
+    from ssl_toolkit.report.figures import curves
+
+    groups: dict[str, dict[str, Any]] = {}
+    for name, values in metrics.items():
+        split, slash, key = name.partition("/")
+        if slash and split != "test" and sum(map(math.isfinite, values)) > 1:
+            groups.setdefault(key, {})[split] = (metrics["step"], values)
+    order = {key: place for place, key in enumerate(TITLES)}
+    pictures = []
+    for key in sorted(groups, key=lambda key: order.get(key, len(order))):
+        title, percent = TITLES.get(key, (key.replace("_", " "), False))
+        pictures.append(curves(groups[key], title, percent=percent))
+    return [Figure(pictures, "Over the optimizer's steps.")] if pictures else []
+
+
+def _views(run: Path) -> list[Piece]:
+    file = run / "views.png"
+    caption = "The first images of the run, one in each row, with the views that the task made of them side by side."
+    return [Figure([file.read_bytes()], caption)] if file.is_file() else []
+
+
+def _evaluation(run: Path) -> list[Piece]:
+    evaluation = _json(run / "evaluation.json")
+    if not evaluation:
+        return []
+    rows = [
+        [
+            row["representation"],
+            row["weights"],
+            row["num_features"],
+            _interval(row["knn"]),
+            row["knn_k"],
+            _interval(row["linear"]),
+        ]
+        for row in evaluation["rows"]
+    ]
+    images = ", ".join(f"{num:,} {split}" for split, num in evaluation["num_images"].items())
+    caption = (
+        f"Top-1 in % on the test images with its 95 % interval: {images} images, {evaluation['num_classes']} classes. "
+        "k and the penalty of the probe were chosen on the validation images."
+    )
+    headers = ["features", "weights", "width", "kNN", "k", "linear probe"]
+    return [Text(f"{evaluation['verdict'].capitalize()}."), Table(headers, rows, caption)]
+
+
+def _interval(interval: Mapping[str, float]) -> str:
+    value, low, high = (100 * interval[name] for name in ("value", "low", "high"))
+    return f"{value:.1f} ({low:.1f} to {high:.1f})"
+
+
+def _bad_files(run: Path) -> list[Piece]:
+    file = run / "bad_files.txt"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    if not lines:
+        return []
+    rows = [line.partition("\t")[::2] for line in lines[:MAX_BAD_FILES]]
+    more = f"; the first {MAX_BAD_FILES} are shown" if len(lines) > MAX_BAD_FILES else ""
+    return [Table(["file", "reason"], rows, f"{len(lines):,} files were left out{more}.")]
+
+
+def _commands(run: Path, config: Mapping[str, Any]) -> list[str]:
+    folder, weights = shlex.quote(str(run)), shlex.quote(str(run / WEIGHTS))
+    verb = "transfer" if (config.get("model") or {}).get("class_path", "").startswith("downstream.") else "pretrain"
+    commands = [f"ssl-toolkit {verb} --resume {folder}"]
+    if verb == "pretrain":
+        recipe = "configs/transfer/linear_probe.yaml"
+        commands.append(f"ssl-toolkit transfer -c {recipe} --data.path LABELLED --model.weights {weights}")
+    commands.append(f"ssl-toolkit evaluate --weights {weights} --data.path LABELLED")
+    commands.append(f"ssl-toolkit embed --weights {weights} --data.path IMAGES --out features.parquet")
+    if sync := sync_command(run):
+        commands.append(sync)
+    return commands
+
+
+def _environment(starts: Sequence[Mapping[str, Any]]) -> list[Piece]:
+    if not starts:
+        return []
+    last = starts[-1]
+    versions = ", ".join(f"{name} {version}" for name, version in (last.get("versions") or {}).items())
+    facts = {
+        "started": ", ".join(str(start.get("started", "")) for start in starts),
+        "processor": f"{last.get('processor')} ({last.get('cpus')} CPUs, {last.get('threads')} threads)",
+        "GPUs": ", ".join(last.get("gpus") or []) or "none",
+        "system": f"{last.get('platform')}, Python {last.get('python')}",
+        "versions": versions,
+    }
+    command = Code(shlex.join(map(str, last.get("command") or [])))
+    return [Table([], list(facts.items())), command]

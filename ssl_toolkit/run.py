@@ -1,0 +1,118 @@
+"""A run is a folder: what it was told, what it measured, where it stands, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ssl_toolkit.errors import nearest
+
+CONFIG = "config.yaml"
+CHECKPOINTS = "checkpoints"
+WEIGHTS = "backbone.safetensors"
+
+
+def is_first_process() -> bool:
+    """Whether this process writes the run's files (rank 0, whoever launched it)."""
+    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
+    return int(next((rank for rank in ranks if rank is not None), "0")) == 0
+
+
+def new_run(path: str | None, task_name: str) -> Path:
+    """Chooses the folder of a new run; the first thing written there is the configuration.
+
+    Args:
+        path: Where; None for ``runs/TASK-DATE-TIME``.
+        task_name: The task's name, for a folder that the user did not name.
+
+    Raises:
+        ValueError: If the folder holds a run, or is a file.
+    """
+    if path is None:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError("several processes need to agree on the run's folder: name it with --out")
+        # processes that Lightning launches run this command again and must find the same folder
+        stamp = os.environ.setdefault("SSL_TOOLKIT_STARTED", datetime.now().strftime("%Y%m%d-%H%M%S"))
+        path = f"runs/{task_name}-{stamp}"
+    folder = Path(path)
+    if folder.is_file():
+        raise ValueError(f"--out {folder} is a file, expected a folder for the run")
+    if is_first_process() and (folder / CONFIG).exists():
+        raise ValueError(f"{folder} holds a run already: continue it with --resume {folder}, or choose another --out")
+    return folder
+
+
+def open_run(path: str) -> Path:
+    """Finds the folder of a run that is to be resumed.
+
+    Raises:
+        ValueError: If there is no run.
+    """
+    folder = Path(path)
+    if not (folder / CONFIG).is_file():
+        siblings = [str(run.parent) for run in folder.parent.glob(f"*/{CONFIG}")]
+        reason = f"holds no {CONFIG}" if folder.exists() else "does not exist"
+        raise ValueError(f"--resume {folder}: the folder {reason}{nearest(str(folder), siblings)}")
+    return folder
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """The checkpoint of a run with the most steps, or None if it was stopped before the first."""
+    return max((run / CHECKPOINTS).glob("step-*.ckpt"), default=None)
+
+
+def write_atomically(file: Path, text: str) -> None:
+    """Writes a text file that is there whole or not at all."""
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(file)
+
+
+def write_config(run: Path, config: dict[str, Any]) -> None:
+    """Writes the resolved configuration, from which the run can be repeated; this makes a folder a run."""
+    (run / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    write_atomically(run / CONFIG, yaml.safe_dump(config, sort_keys=False))
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """Reads the resolved configuration of a run."""
+    return yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
+
+
+def write_environment(run: Path) -> None:
+    """Writes the machine, the versions and the command, each start of the run after the other."""
+    import torch
+
+    packages = ("ssl-toolkit", "torch", "lightning", "torchvision", "timm", "jsonargparse", "numpy", "pillow", "wandb")
+    start = {
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": processor(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "versions": {package: version(package) for package in packages},
+    }
+    file = run / "environment.json"
+    starts = json.loads(file.read_text(encoding="utf-8"))["starts"] if file.exists() else []
+    write_atomically(file, json.dumps({"starts": [*starts, start]}, indent=2))
+
+
+def processor() -> str:
+    """The processor's name, as the operating system tells it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,162 @@
+"""The one training loop's body of the project: what pretext and downstream tasks have in common."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from lightning import LightningDataModule, LightningModule
+from torch import Tensor
+
+from ssl_toolkit.backbones import Backbone
+from ssl_toolkit.data import ImageData
+from ssl_toolkit.distributed import convert_sync_batchnorm, rank, world_size
+from ssl_toolkit.init import Initializer
+from ssl_toolkit.optim import OptimizerSpec, parameter_groups
+from ssl_toolkit.random import number, sample_keys
+from ssl_toolkit.regularization import Regularizer
+from ssl_toolkit.schedule import Schedule
+
+
+class StepOutput(NamedTuple):
+    """What a task computes from a batch.
+
+    Attributes:
+        loss: Scalar to minimise.
+        features: The backbone's output, of shape ``[n, num_features]``.
+        metrics: Scalars to log, by name; they need no gradient.
+    """
+
+    loss: Tensor
+    features: Tensor
+    metrics: dict[str, Tensor]
+
+
+class Task(LightningModule, ABC):
+    """A backbone with what it takes to train it.
+
+    Args:
+        backbone: The network whose weights travel.
+        optimizer: The optimizer.
+        schedule: The learning rate's course over the run.
+        init: Initialisations of parameters by name, applied in this order; None keeps each layer's own.
+        regularizers: Penalties added to the loss.
+        seed: Seed of every random choice of the task.
+        sync_batchnorm: Under several processes, BatchNorm uses the statistics of all of them, so that W processes
+            compute what one process would with the same global batch.
+
+    Attributes:
+        data_class: The data that the task takes: its arguments are the ``data`` section of a configuration.
+    """
+
+    data_class: ClassVar[type[LightningDataModule]] = ImageData
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        optimizer: OptimizerSpec,
+        schedule: Schedule,
+        init: list[Initializer] | None = None,
+        regularizers: list[Regularizer] | None = None,
+        seed: int = 0,
+        sync_batchnorm: bool = True,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.optimizer_spec = optimizer
+        self.schedule = schedule
+        self.initializers = init or []
+        self.regularizers = regularizers or []
+        self.seed = seed
+        self.sync_batchnorm = sync_batchnorm
+        self.resolved_config: dict[str, Any] = {}
+
+    @abstractmethod
+    def step(self, batch: Any, keys: Tensor) -> StepOutput:
+        """Computes the loss of a batch.
+
+        Args:
+            batch: What the loader delivers, `ssl_toolkit.batch.Batch` as a rule.
+            keys: int64 tensor of shape ``[batch]``: the samples' keys in this epoch.
+        """
+
+    def lr_factor(self, name: str) -> float:
+        """The factor on the learning rate of a parameter, by its name; 1 unless a task says otherwise."""
+        return 1.0
+
+    def setup(self, stage: str) -> None:
+        """Prepares the modules once the trainer and the data are known."""
+        if stage != "fit":
+            return
+        for initialize in self.initializers:
+            torch.manual_seed(number("init", self.seed))
+            initialize(self)
+        # convolutions run quickest on channels last, on CPUs and GPUs alike
+        self.backbone.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        if self.sync_batchnorm and self.trainer.world_size > 1:
+            convert_sync_batchnorm(self)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Builds the optimizer and a scheduler that steps with it."""
+        total_steps = self.trainer.estimated_stepping_batches
+        if not math.isfinite(total_steps) or total_steps < 1:
+            raise ValueError("the schedule needs the run's length: set --trainer.max_epochs or --trainer.max_steps")
+        spec = self.optimizer_spec
+        optimizer = spec.build(parameter_groups(self, spec.lr, spec.weight_decay, self.lr_factor))
+        steps_per_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+
+        def factor(step: int) -> float:
+            return self.schedule.factor(step, int(total_steps), steps_per_epoch)
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seeds what the model itself draws (dropout, say), so that a resumed run draws the same."""
+        torch.manual_seed(number("step", self.seed, self.current_epoch, batch_idx, rank()))
+
+    def keys(self, batch: Any) -> Tensor:
+        """The keys of a batch's samples in its epoch: int64 tensor of shape ``[batch]``."""
+        return sample_keys(self.seed, batch.epoch, batch.indices)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The loss of a batch with its penalties, logged."""
+        output = self.step(batch, self.keys(batch))
+        loss = output.loss
+        for regularizer in self.regularizers:
+            loss = loss + regularizer.penalty(self, output.features)
+        self._log("train", output, len(batch.indices))
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """The loss of a validation batch, logged; its random choices are the same in every epoch."""
+        output = self.step(batch, sample_keys(self.seed, 0, batch.indices))
+        self._log("val", output, len(batch.indices))
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """The loss of a test batch, logged."""
+        output = self.step(batch, sample_keys(self.seed, 0, batch.indices))
+        self._log("test", output, len(batch.indices))
+
+    def _log(self, stage: str, output: StepOutput, batch_size: int) -> None:
+        scalars = {"loss": output.loss.detach(), **output.metrics}
+        for name, scalar in scalars.items():
+            self.log(
+                f"{stage}/{name}",
+                scalar,
+                prog_bar=name == "loss",
+                batch_size=batch_size,
+                sync_dist=stage != "train" and world_size() > 1,
+            )
+
+    def weights_header(self) -> dict[str, Any]:
+        """What a weights file tells of the run it comes from: plain data only."""
+        return {
+            "task": f"{type(self).__module__}.{type(self).__qualname__}",
+            "step": self.global_step,
+            "epoch": self.current_epoch,
+            "seed": self.seed,
+            "config": self.resolved_config,
+        }

@@ -1,0 +1,184 @@
+"""Weights & Biases as the tracker: settings, and a logger that can never stop a run."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers.logger import DummyExperiment
+from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
+
+from ssl_toolkit.tracking.metrics_file import read_metrics
+
+INIT_SECONDS = 60
+FINISH_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Wandb:
+    """Settings of the Weights & Biases run.
+
+    Args:
+        project: The project.
+        name: The run's name; by default that of its folder.
+        group: What the run is grouped by, the three seeds of an experiment say.
+        tags: Words to find the run by.
+        entity: The user or team whose run it is; by default the account's own.
+        notes: A longer description.
+        job_type: The kind of work within a group: pretrain, transfer, ...
+        mode: ``online`` sends as the run goes, ``offline`` records in the run's folder for ``wandb sync``, ``auto`` is
+            ``online`` where an API key is set up (``wandb login``) and ``offline`` elsewhere.
+    """
+
+    project: str = "ssl-toolkit"
+    name: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+    entity: str | None = None
+    notes: str | None = None
+    job_type: str | None = None
+    mode: Literal["auto", "online", "offline"] = "auto"
+
+
+def offline(mode: Literal["auto", "online", "offline"] = "auto") -> bool:
+    """Whether a run is recorded offline. Uses no network and asks nothing.
+
+    ``auto`` looks at ``WANDB_MODE``, at W&B's settings file (where ``wandb offline`` leaves its mark), and for a key in
+    the environment, the settings and ``.netrc``, where ``wandb login`` puts it.
+    """
+    if mode != "auto":
+        return mode == "offline"
+    from wandb.sdk import wandb_setup
+    from wandb.sdk.lib import wbauth
+
+    settings = wandb_setup.singleton().settings
+    # W&B reads the environment once in a process; we may be called after it changed
+    mode_set = os.environ.get("WANDB_MODE", settings.mode)
+    if mode_set in ("offline", "dryrun", "disabled"):
+        return True
+    if any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")) or settings.api_key:
+        return False
+    return not wbauth.read_netrc_auth(host=os.environ.get("WANDB_BASE_URL", settings.base_url))
+
+
+class GuardedWandbLogger(WandbLogger):
+    """Lightning's W&B logger, which gives up after the first failure with one warning; the run goes on.
+
+    It starts the W&B run when the trainer does, ends it with it, and continues it, by its id, when there is more to log
+    or the run is resumed. Nothing of it is global: several runs of one process, and a run
+    of the user's own, do not meet.
+
+    Args:
+        run_dir: The run's folder; W&B's files go to its folder ``wandb``.
+        settings: The settings.
+        run_id: The W&B run's id.
+        config: Shown as the run's configuration.
+    """
+
+    def __init__(self, run_dir: Path, settings: Wandb, run_id: str, config: dict[str, Any]) -> None:
+        super().__init__(
+            save_dir=run_dir, project=settings.project, name=settings.name or run_dir.resolve().name, id=run_id
+        )
+        self.run_dir = run_dir
+        self.settings = settings
+        self.run_id = run_id
+        self.config = config
+        self._failed = False
+        self._replay = False
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The W&B run, or after a failure something that takes every call and does nothing."""
+        if self._experiment is None and not self._failed:
+            self._experiment = self._guard(self._start)
+        return DummyExperiment() if self._experiment is None else self._experiment
+
+    def _start(self) -> Any:
+        import wandb
+
+        is_offline = offline(self.settings.mode)
+        # W&B does not join parts recorded offline under one id, the one sent last replaces the others; so each later
+        # part is made to begin with all that came before it
+        self._replay = is_offline and any(self.run_dir.glob("wandb/offline-run-*"))
+        # console="off": W&B's capture of the terminal garbles the progress bar
+        # finish_timeout: without it a run whose network is gone never ends
+        settings = wandb.Settings(
+            console="off", silent=is_offline, init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS
+        )
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        run = wandb.init(
+            project=self.settings.project,
+            name=self._name,
+            group=self.settings.group,
+            tags=self.settings.tags or None,
+            entity=self.settings.entity,
+            notes=self.settings.notes,
+            job_type=self.settings.job_type,
+            config=self.config,
+            dir=str(self.run_dir),
+            id=self.run_id,
+            resume=None if is_offline else "allow",
+            mode="offline" if is_offline else "online",
+            reinit="create_new",
+            settings=settings,
+        )
+        run.define_metric("trainer/global_step")
+        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        return run
+
+    def _guard(self, action: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Calls and returns the result; the first exception is the last thing W&B does in this run."""
+        if self._failed:
+            return None
+        try:
+            return action(*args, **kwargs)
+        # whatever goes wrong in a tracker, numbers of hours of training are worth more
+        except Exception as error:
+            self._failed, self._experiment = True, None
+            reason = str(error).strip() or type(error).__name__
+            rank_zero_warn(f"W&B failed ({reason}); the run goes on without it, its numbers are in metrics.csv")
+            return None
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        """Logs numbers."""
+        run = self.experiment  # starts the W&B run if there is none
+        if run is not None and self._replay:
+            self._replay = False
+            self._guard(self._log_past)
+        self._guard(super().log_metrics, metrics, step)
+
+    def _log_past(self) -> None:
+        import wandb
+
+        if (self.run_dir / "views.png").is_file():
+            self.experiment.log({"views": wandb.Image(str(self.run_dir / "views.png")), "trainer/global_step": 0})
+        columns = read_metrics(self.run_dir)
+        # the last row is the one that is about to be logged: the CSV logger comes before this one
+        for values in list(zip(*columns.values(), strict=True))[:-1]:
+            row = {name: value for name, value in zip(columns, values, strict=True) if not math.isnan(value)}
+            super().log_metrics(row, int(row.pop("step")))
+
+    @rank_zero_only
+    def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
+        """Logs pictures."""
+        self._guard(super().log_image, key, images, step, **kwargs)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any) -> None:
+        """Adds to the configuration."""
+        self._guard(super().log_hyperparams, params)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Ends the W&B run."""
+        if self._experiment is not None:
+            self._guard(self._experiment.finish, exit_code=0 if status in ("success", "finished") else 1)
+        self._experiment = None

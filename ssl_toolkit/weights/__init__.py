@@ -1,0 +1,179 @@
+"""The weights file: how a backbone travels from pretraining to everything after it.
+
+A weights file is a safetensors file. Its keys are those of the timm network, so plain timm loads it too. Its metadata
+hold one JSON text under ``"ssl_toolkit"``, the header, which holds data only: how to build the backbone, how to
+normalise images, and where the weights come from. A SHA-256 of the header and the tensors is checked on loading.
+Nothing is ever unpickled.
+
+    save_backbone("backbone.safetensors", backbone, {"pretext": "simclr", "step": 1000})
+    backbone = load_backbone("backbone.safetensors")
+    print(load_into(backbone, "backbone.safetensors"))        # 60 of 60 tensors loaded from backbone.safetensors
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ssl_toolkit.backbones import Backbone
+from ssl_toolkit.weights.fit import check_fit
+from ssl_toolkit.weights.reading import FORMAT, METADATA_KEY, WeightsError, read
+
+__all__ = ["LoadReport", "WeightsError", "load_backbone", "load_into", "read_header", "save_backbone"]
+
+
+class LoadReport(NamedTuple):
+    """What was loaded: ``str(report)`` is ``"60 of 60 tensors loaded from runs/birds/backbone.safetensors"``."""
+
+    num_loaded: int
+    num_total: int
+    path: Path
+
+    def __str__(self) -> str:
+        return f"{self.num_loaded} of {self.num_total} tensors loaded from {self.path}"
+
+
+def save_backbone(path: str | Path, backbone: Backbone, header: dict[str, Any] | None = None) -> None:
+    """Writes a weights file, whole or not at all: a reader never sees half of it, nor does a crash leave one.
+
+    Args:
+        path: The file; an older one is replaced.
+        backbone: What to save. Floats of any width are saved as float32.
+        header: What else the file shall say: ``pretext``, ``step``, ``config`` and the like, plain data only.
+
+    Raises:
+        WeightsError: If a weight is not finite (a file that exists is then kept), or if the header is not plain data.
+    """
+    tensors = {key: _as_saved(tensor) for key, tensor in backbone.model.state_dict().items()}
+    broken = [key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise WeightsError(
+            f"not saved to {path}: {len(broken)} of {len(tensors)} tensors are not finite, the first is {broken[0]}"
+        )
+    full = {
+        **(header or {}),
+        "format": FORMAT,
+        "backbone": backbone.config(),
+        "num_features": backbone.num_features,
+        "mean": list(backbone.mean),
+        "std": list(backbone.std),
+        "versions": {name: version(name) for name in ("ssl-toolkit", "torch", "timm")}
+        | {"python": platform.python_version()},
+    }
+    try:
+        full = json.loads(json.dumps(full))
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"the header of {path} must be numbers, strings, lists and dicts: {error}") from error
+    full["sha256"] = _digest(full, tensors)
+    write_atomically(path, safetensors.torch.save(tensors, metadata={METADATA_KEY: json.dumps(full)}))
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """The header of a weights file, without its tensors.
+
+    Returns:
+        A dict with at least ``format``, ``backbone`` (the arguments of `Backbone`), ``num_features``, ``mean``,
+        ``std``, ``versions`` and ``sha256``, and with what `save_backbone` was given.
+
+    Raises:
+        WeightsError: If there is no such file, or if it is not a weights file that this version reads.
+    """
+    return read(Path(path))
+
+
+def load_backbone(path: str | Path) -> Backbone:
+    """Builds the backbone that a weights file holds, on the CPU, in training mode.
+
+    Raises:
+        WeightsError: As for `read_header`; if a byte of the file was changed; or if this version of timm builds
+            another network from the header.
+    """
+    path = Path(path)
+    header, tensors = _read_whole(path)
+    arguments = header["backbone"] | {"pretrained": False}
+    try:
+        # first without memory: a hostile header may ask for a network of any size
+        with torch.device("meta"):
+            skeleton = Backbone(**arguments)
+        check_fit(path, header, tensors, skeleton)
+        backbone = Backbone(**arguments)
+    except WeightsError:
+        raise
+    except (ValueError, TypeError, AttributeError) as error:
+        raise WeightsError(f"cannot build the backbone of {path}: {error}") from error
+    _fill(backbone, header, tensors)
+    return backbone
+
+
+def load_into(backbone: Backbone, path: str | Path) -> LoadReport:
+    """Loads a weights file into a backbone of the same network: every tensor or none.
+
+    The backbone takes over the mean and standard deviation of the file as well.
+
+    Args:
+        backbone: The backbone to fill; its device and dtype stay.
+        path: The weights file.
+
+    Raises:
+        WeightsError: As for `read_header`; if a byte of the file was changed; or if the backbone is another network.
+            The message then lists what only the file has (``-``) and what only the backbone has (``+``).
+    """
+    path = Path(path)
+    header, tensors = _read_whole(path)
+    check_fit(path, header, tensors, backbone)
+    _fill(backbone, header, tensors)
+    return LoadReport(len(tensors), len(backbone.model.state_dict()), path)
+
+
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Writes a file whole or not at all: beside its place first, flushed to the disk, then moved there."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read_whole(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The header and the tensors, every byte of them checked."""
+    header = read(path)
+    tensors = safetensors.torch.load_file(path)
+    recorded = header.pop("sha256")
+    if _digest(header, tensors) != recorded:
+        raise WeightsError(f"{path} is damaged: its content does not match its SHA-256; copy it again or write it anew")
+    return header, tensors
+
+
+def _fill(backbone: Backbone, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    backbone.model.load_state_dict(tensors, strict=True)
+    backbone.set_normalization(tuple(header["mean"]), tuple(header["std"]))
+
+
+def _as_saved(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else tensor.dtype)
+    return tensor.contiguous().clone()  # safetensors takes neither strides (channels_last) nor shared memory
+
+
+def _digest(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of the header and of name, dtype, shape and bytes of every tensor, in the order of the names."""
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for key in sorted(tensors):
+        tensor = tensors[key]
+        digest.update(f"\n{key} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,65 @@
+"""Whether a weights file fits a backbone, and if not, the difference as a list that a person can read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ssl_toolkit.backbones import Backbone
+from ssl_toolkit.weights.reading import WeightsError
+
+_MAX_DIFF_LINES = 10
+
+
+def check_fit(path: Path, header: dict[str, Any], tensors: dict[str, Tensor], backbone: Backbone) -> None:
+    """Raises `WeightsError` with a readable diff unless the file is for this network; loads nothing into it."""
+    arguments = _architecture(header["backbone"]), _architecture(backbone.config())
+    layouts = _layout(tensors), _layout(backbone.model.state_dict())
+    if arguments[0] == arguments[1] and layouts[0] == layouts[1]:
+        return
+    lines = _diff(*arguments) + _diff(*layouts)
+    if len(lines) > _MAX_DIFF_LINES:
+        lines = [*lines[:_MAX_DIFF_LINES], f"  and {len(lines) - _MAX_DIFF_LINES} more"]
+    num_fitting = sum(layouts[0].get(key) == entry for key, entry in layouts[1].items())
+    reason = (
+        "its tensors have the right shapes, but the network differs"
+        if layouts[0] == layouts[1]
+        else f"{num_fitting} of {len(layouts[1])} tensors fit"
+    )
+    file_name = header["backbone"].get("name")
+    raise WeightsError(
+        f"{path} ({file_name}) does not fit this backbone ({backbone.name}): {reason} (- file, + backbone)\n"
+        + "\n".join(lines)
+    )
+
+
+def _architecture(config: dict[str, Any]) -> dict[str, str]:
+    """What decides the function that the weights compute: not where they started, and not drop rates."""
+    kwargs = config.get("kwargs") or {}
+    return {
+        "network": str(config.get("name")).partition(".")[0],
+        "stem": str(config.get("stem")),
+        "in_channels": str(config.get("in_channels")),
+        **{f"kwargs.{key}": str(value) for key, value in kwargs.items() if not key.startswith("drop")},
+    }
+
+
+def _layout(tensors: dict[str, Tensor]) -> dict[str, str]:
+    """The shape of each tensor; floats of any width count as equal, because loading converts them."""
+    return {
+        key: f"{list(tensor.shape)}" if tensor.is_floating_point() else f"{list(tensor.shape)} {tensor.dtype}"
+        for key, tensor in tensors.items()
+    }
+
+
+def _diff(file: dict[str, str], backbone: dict[str, str]) -> list[str]:
+    """One line for each entry that only one side has, in the backbone's order; two lines for one that differs."""
+    return [
+        f"{sign} {key}: {side[key]}"
+        for key in backbone | file
+        if file.get(key) != backbone.get(key)
+        for sign, side in (("-", file), ("+", backbone))
+        if key in side
+    ]

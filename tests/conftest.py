@@ -1,0 +1,18 @@
+"""What several test files share."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+# pytest puts this folder first in the module path, where tests/ssl_toolkit hides the package of an editable install
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import pytest
+from processes import run_processes as _run_processes
+
+
+@pytest.fixture
+def run_processes():
+    """`processes.run_processes`: runs a function of a test module in several gloo processes."""
+    return _run_processes

@@ -1,0 +1,266 @@
+"""Sequence heads: padding never matters, order does, and a class that lies in the order alone is learned."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import nn
+
+from downstream.classification import Classification
+from downstream.sequence import (
+    RecurrentHead,
+    SequenceClassification,
+    TransformerHead,
+    padding_mask,
+    sinusoidal_positions,
+)
+from ssl_toolkit.augment import RandomView
+from ssl_toolkit.backbones import Backbone
+from ssl_toolkit.batch import Images
+from ssl_toolkit.data.frames import FrameData, SequenceBatch
+from ssl_toolkit.optim import AdamW
+from ssl_toolkit.schedule import Cosine
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning"),
+    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"),
+]
+
+HEADS = {
+    "rnn": lambda: RecurrentHead("rnn", hidden=8),
+    "lstm": lambda: RecurrentHead("lstm", hidden=8, num_layers=2, dropout=0.1),
+    "gru": lambda: RecurrentHead("gru", hidden=8, bidirectional=True),
+    "transformer": lambda: TransformerHead(dim=8, num_heads=2),
+    "transformer_mean": lambda: TransformerHead(dim=8, num_heads=2, pooling="mean"),
+    "transformer_learned": lambda: TransformerHead(dim=8, num_heads=2, positions="learned", max_frames=16),
+}
+every_head = pytest.mark.parametrize("name", HEADS)
+
+
+def make_head(name, num_features=5, num_classes=3):
+    torch.manual_seed(0)
+    head = HEADS[name]()
+    head.build(num_features, num_classes)
+    return head.eval()
+
+
+def make_backbone():
+    torch.manual_seed(0)
+    return Backbone("resnet10t", kwargs={"channels": (8, 8, 16, 16)})
+
+
+def make_task(head, **arguments):
+    defaults = {"backbone": make_backbone(), "optimizer": AdamW(lr=1e-2), "schedule": Cosine(warmup_percent=10)}
+    return SequenceClassification(head=head, **{**defaults, **arguments})
+
+
+def make_trainer(**arguments):
+    return Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, **arguments,
+    )  # fmt: skip
+
+
+@every_head
+def test_padding_changes_nothing(name):
+    head = make_head(name)
+    features, lengths = torch.randn(4, 6, 5), torch.tensor([6, 3, 1, 4])
+    expected = head(features, lengths)
+    for filling in (0.0, 1e6, float("nan"), float("inf")):
+        other = features.masked_fill(padding_mask(lengths, 6).unsqueeze(2), filling)
+        assert torch.equal(head(other, lengths), expected)
+    longer = torch.cat([features, torch.randn(4, 5, 5)], dim=1)
+    assert torch.allclose(head(longer, lengths), expected, atol=1e-6)
+
+
+@every_head
+def test_a_batch_equals_its_sequences_alone(name):
+    head = make_head(name)
+    features, lengths = torch.randn(4, 6, 5), torch.tensor([6, 3, 1, 4])
+    together = head(features, lengths)
+    for row, length, expected in zip(features, lengths, together, strict=True):
+        assert torch.allclose(head(row[None, :length], length[None])[0], expected, atol=1e-6)
+
+
+@every_head
+def test_the_order_of_the_frames_matters(name):
+    head = make_head(name)
+    features, lengths = torch.randn(2, 6, 5), torch.tensor([6, 6])
+    assert not torch.allclose(head(features, lengths), head(features.flip(1), lengths), atol=1e-4)
+
+
+@every_head
+def test_gradients_reach_every_parameter_and_every_real_frame(name):
+    head = make_head(name).train()
+    features, lengths = torch.randn(2, 6, 5, requires_grad=True), torch.tensor([6, 4])
+    head(features, lengths).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in head.parameters())
+    assert features.grad is not None
+    reached = features.grad.abs().sum(dim=2) > 0
+    assert torch.equal(reached, ~padding_mask(lengths, 6))
+
+
+def test_a_recurrent_head_against_a_naive_loop():
+    head = make_head("rnn")
+    layer = head.recurrent
+    features = torch.randn(5, 5)
+    state = torch.zeros(8)
+    for frame in features:
+        state = torch.tanh(
+            layer.weight_ih_l0 @ frame + layer.bias_ih_l0 + layer.weight_hh_l0 @ state + layer.bias_hh_l0
+        )
+    expected = head.classifier(state)
+    assert torch.allclose(head(features[None], torch.tensor([5]))[0], expected, atol=1e-6)
+
+
+def test_a_bidirectional_head_reads_from_both_ends():
+    head = make_head("gru")
+    features = torch.randn(1, 6, 5)
+    forward, backward = nn.GRU(5, 8, batch_first=True), nn.GRU(5, 8, batch_first=True)
+    for key, tensor in head.recurrent.state_dict().items():
+        target = backward if key.endswith("_reverse") else forward
+        target.state_dict()[key.removesuffix("_reverse")].copy_(tensor)
+    ends = torch.cat([forward(features)[1][0], backward(features.flip(1))[1][0]], dim=1)
+    assert torch.allclose(head(features, torch.tensor([6])), head.classifier(ends), atol=1e-6)
+
+
+def test_sinusoidal_positions_against_the_paper():
+    codes = sinusoidal_positions(7, 6)
+    for place in range(7):
+        for i in range(3):
+            angle = place / 10000 ** (2 * i / 6)
+            assert codes[place, 2 * i].item() == pytest.approx(math.sin(angle), abs=1e-6)
+            assert codes[place, 2 * i + 1].item() == pytest.approx(math.cos(angle), abs=1e-6)
+
+
+def test_learned_positions_end_somewhere():
+    head = make_head("transformer_learned")
+    with pytest.raises(ValueError, match="has 17 frames, but the learned positions end at max_frames=16"):
+        head(torch.randn(1, 17, 5), torch.tensor([17]))
+    assert make_head("transformer")(torch.randn(1, 700, 5), torch.tensor([700])).shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: RecurrentHead(hidden=0), "at least 1, got 0 and 1"),
+        (lambda: RecurrentHead(kind="lstn"), "did you mean 'lstm'"),
+        (lambda: TransformerHead(dim=10, num_heads=4), "dim=10 and num_heads=4"),
+        (lambda: TransformerHead(dim=9, num_heads=3), "dim=9 and num_heads=3"),
+    ],
+)
+def test_wrong_arguments(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def make_batch(lengths, size=32):
+    torch.manual_seed(1)
+    num = sum(lengths)
+    frames = Images(torch.randint(0, 256, (num, 3, size, size), dtype=torch.uint8), torch.full((num, 2), size))
+    indices = torch.arange(len(lengths))
+    return SequenceBatch(frames, torch.tensor(lengths), indices, indices % 2, 0)
+
+
+@every_head
+def test_the_whole_task_treats_sequences_one_by_one(name):
+    task = make_task(HEADS[name](), num_classes=2, image_size=32)
+    task.setup("predict")
+    batch = make_batch([5, 1, 3])
+    together = task.predict(batch)
+    assert torch.allclose(together.sum(dim=1), torch.ones(3))
+    start = 0
+    for number, length in enumerate(batch.lengths.tolist()):
+        frames = Images(*(part[start : start + length] for part in batch.frames))
+        one = slice(number, number + 1)
+        alone = SequenceBatch(frames, batch.lengths[one], batch.indices[one], batch.labels[one], 0)
+        assert torch.allclose(task.predict(alone)[0], together[number], atol=1e-5)
+        start += length
+
+
+def test_the_frames_of_a_sequence_share_their_augmentation():
+    view = RandomView(size=16)
+    task = make_task(HEADS["lstm"](), num_classes=2, augmentation=view)
+    batch = make_batch([3, 3])
+    # the same picture six times: the views of a sequence are equal, those of two sequences are not
+    frames = Images(batch.frames.pixels[:1].expand(6, -1, -1, -1).contiguous(), batch.frames.sizes)
+    views = task.example_views(batch._replace(frames=frames))
+    assert views.shape == (2, 3, 3, 16, 16)
+    assert torch.equal(views[:, 0], views[:, 1])
+    assert torch.equal(views[:, 0], views[:, 2])
+    assert not torch.equal(views[0], views[1])
+
+
+def test_the_output_holds_the_features_of_real_frames_only():
+    task = make_task(HEADS["lstm"](), num_classes=2, image_size=32)
+    task.setup("validate")
+    task.eval()
+    batch = make_batch([4, 2])
+    output = task.step(batch, batch.indices)
+    expected = task.backbone_features(batch.frames, batch.indices.repeat_interleave(batch.lengths))
+    assert torch.allclose(output.features, expected, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Noise that grows brighter, or darker: 40 sequences of 4 to 8 frames each, the same frames in both classes."""
+    path = tmp_path_factory.mktemp("order")
+    random = np.random.default_rng(0)
+    for name in ("brighter", "darker"):
+        (path / name).mkdir()
+    for number in range(40):
+        levels = np.linspace(30, 220, random.integers(4, 9)).round()
+        frames = np.clip(levels[:, None, None, None] + random.integers(-20, 20, (len(levels), 16, 16, 3)), 0, 255)
+        np.save(path / "brighter" / f"{number}.npy", frames.astype(np.uint8))
+        np.save(path / "darker" / f"{number}.npy", frames[::-1].astype(np.uint8))
+    return path
+
+
+def make_data(folder, **arguments):
+    defaults = {"labels": "folder", "image_size": 16, "batch_size": 12, "cache": "memory", "val_fraction": 0.25}
+    return FrameData(path=str(folder), **{**defaults, **arguments})
+
+
+@pytest.mark.parametrize(
+    "head", [RecurrentHead("lstm", hidden=16), TransformerHead(dim=32, num_heads=2, num_layers=1, dropout=0.0)]
+)
+def test_a_class_that_lies_in_the_order_is_learned(folder, head):
+    task = make_task(head, freeze_backbone=True)
+    before = {name: tensor.clone() for name, tensor in task.backbone.state_dict().items()}
+    data = make_data(folder)
+    trainer = make_trainer(max_epochs=15)
+    trainer.fit(task, datamodule=data)
+    assert trainer.callback_metrics["val/top1"] >= 0.9
+    assert all(torch.equal(before[name], tensor) for name, tensor in task.backbone.state_dict().items())
+
+
+def test_a_bag_of_frames_cannot_tell_these_classes_apart(folder):
+    data = make_data(folder)
+    data.setup()
+    task = make_task(HEADS["lstm"](), num_classes=2, image_size=16)
+    task.eval()
+    bags = {}
+    for batch in data.loader("train"):
+        features = task.encode(batch, batch.indices)
+        for row, length, index in zip(*features, batch.indices, strict=True):
+            bags[data.name("train", int(index))] = row[:length].mean(dim=0)
+    pairs = [(bags[name], bags[name.replace("brighter", "darker")]) for name in bags
+             if name.startswith("brighter") and name.replace("brighter", "darker") in bags]  # fmt: skip
+    assert len(pairs) > 5
+    assert all(torch.allclose(*pair, atol=1e-5) for pair in pairs)
+
+
+def test_fine_tuning_lowers_the_loss_and_moves_the_backbone(folder):
+    task = make_task(RecurrentHead("gru", hidden=16), optimizer=AdamW(lr=5e-3), layer_decay=0.7, head_lr_factor=4.0)
+    before = task.backbone.model.conv1[0].weight.clone()
+    trainer = make_trainer(max_epochs=4, limit_val_batches=0)
+    trainer.fit(task, datamodule=make_data(folder))
+    assert trainer.callback_metrics["train/loss"] < 0.9 * math.log(2)
+    assert not torch.equal(before, task.backbone.model.conv1[0].weight)
+
+
+def test_each_task_names_its_data():
+    assert SequenceClassification.data_class is FrameData
+    assert Classification.data_class is not FrameData

@@ -1,0 +1,114 @@
+"""Patch position: the grid, the pairs, the views and the balanced loss."""
+
+import math
+
+import pytest
+import torch
+
+from pretext.patch_position import DIRECTIONS, PatchPosition, neighbour_pairs
+from ssl_toolkit.augment import RandomView
+from ssl_toolkit.backbones import Backbone
+from ssl_toolkit.batch import Images
+from ssl_toolkit.optim import AdamW
+from ssl_toolkit.random import sample_keys
+from ssl_toolkit.schedule import Constant
+
+
+def plain_view(size):
+    return RandomView(size=size, scale=(1, 1), ratio=(1, 1), hflip=0, jitter_prob=0, grayscale=0, blur=0)
+
+
+def make_task(size=48, **arguments):
+    backbone = Backbone("resnet10t", kwargs={"channels": (8, 8, 8, 8)})
+    arguments = {"view": plain_view(size), "patch_size": 12, "jitter": 0, "colour": "none", **arguments}
+    return PatchPosition(backbone=backbone, optimizer=AdamW(), schedule=Constant(), hidden_width=16, **arguments)
+
+
+def make_images(num=3, size=48, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (num, 3, size, size), dtype=torch.uint8, generator=generator)
+    return Images(pixels, torch.full((num, 2), size))
+
+
+def test_the_pairs_are_all_neighbours_in_both_orders():
+    pairs = neighbour_pairs().tolist()
+    naive = [
+        (a, b) for a in range(9) for b in range(9) if a != b and abs(a // 3 - b // 3) <= 1 and abs(a % 3 - b % 3) <= 1
+    ]
+    assert sorted((a, b) for a, b, _ in pairs) == sorted(naive)
+    assert len(pairs) == 40
+    for a, b, direction in pairs:
+        assert (b // 3 - a // 3, b % 3 - a % 3) == DIRECTIONS[direction]
+
+
+def test_without_jitter_patches_are_the_middles_of_the_cells():
+    images = make_images()
+    patches = make_task().make_views(images, sample_keys(0, 0, torch.arange(3)))
+    assert patches.shape == (3, 9, 3, 12, 12)
+    for place in range(9):
+        top, left = place // 3 * 16 + 2, place % 3 * 16 + 2
+        expected = images.pixels[:, :, top : top + 12, left : left + 12] / 255
+        torch.testing.assert_close(patches[:, place], expected, atol=1e-5, rtol=0)
+
+
+def test_jitter_stays_within_the_cells_and_differs_between_patches_and_equal_images():
+    pixels = torch.arange(48 * 48).reshape(1, 1, 48, 48) % 251
+    images = Images(pixels.to(torch.uint8).expand(64, 3, 48, 48).contiguous(), torch.full((64, 2), 48))
+    patches = make_task(jitter=2).make_views(images, sample_keys(0, 0, torch.arange(64)))
+    seen = [set() for _ in range(9)]
+    values = images.pixels[0, 0].float() / 255
+    for sample in range(64):
+        for place in range(9):
+            row, column = place // 3 * 16, place % 3 * 16
+            shifts = [
+                (down, right)
+                for down in range(5)
+                for right in range(5)
+                if torch.allclose(
+                    patches[sample, place, 0],
+                    values[row + down : row + down + 12, column + right : column + right + 12],
+                    atol=1e-5,
+                )
+            ]
+            assert len(shifts) == 1
+            seen[place].add(shifts[0])
+    assert all(len(shifts) > 15 for shifts in seen)
+
+
+def test_colour_dropping_leaves_one_channel_of_each_patch():
+    patches = make_task(colour="dropping").make_views(make_images(), sample_keys(0, 0, torch.arange(3)))
+    spread = patches.std(dim=(-1, -2))
+    assert ((spread > 0.1).sum(dim=-1) == 1).all()
+
+
+def test_the_loss_weighs_the_eight_positions_equally():
+    task = make_task().eval()
+    views = task.make_views(make_images(4), sample_keys(0, 0, torch.arange(4)))
+    output = task.loss(views)
+
+    # the same from its definition: mean over classes of the mean over a class's pairs
+    features = task.backbone(views.flatten(0, 1)).detach().unflatten(0, (4, 9))
+    losses, hits = [[] for _ in DIRECTIONS], [[] for _ in DIRECTIONS]
+    for image in range(4):
+        for a, b, direction in neighbour_pairs().tolist():
+            logits = task.classifier(torch.cat([features[image, a], features[image, b]])[None])[0].detach().double()
+            losses[direction].append(float(torch.logsumexp(logits, 0) - logits[direction]))
+            hits[direction].append(float(logits.argmax() == direction))
+    mean = [sum(of_class) / len(of_class) for of_class in losses]
+    assert output.loss.item() == pytest.approx(sum(mean) / 8, rel=1e-4)
+    shares = [sum(of_class) / len(of_class) for of_class in hits]
+    assert output.metrics["position_top1"].item() == pytest.approx(sum(shares) / 8, rel=1e-4)
+
+
+def test_a_constant_answer_has_the_loss_of_chance():
+    task = make_task()
+    torch.nn.init.zeros_(task.classifier[-1].weight)
+    torch.nn.init.zeros_(task.classifier[-1].bias)
+    output = task.loss(task.make_views(make_images(4), sample_keys(0, 0, torch.arange(4))))
+    assert output.loss.item() == pytest.approx(math.log(8), rel=1e-5)
+    assert output.metrics["position_top1"].item() == pytest.approx(1 / 8, rel=1e-5)
+
+
+def test_patches_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="does not fit a cell of 16 px"):
+        make_task(jitter=3)

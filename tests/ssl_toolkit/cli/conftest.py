@@ -1,0 +1,28 @@
+"""A recipe so small that a run takes about a second."""
+
+import pytest
+import yaml
+
+TINY = {
+    "seed": 0,
+    "model": {
+        "class_path": "pretext.simclr.SimCLR",
+        "init_args": {
+            "backbone": {"name": "resnet10t", "kwargs": {"channels": [8, 8, 16, 16], "drop_path_rate": 0.2}},
+            "view": {"size": 24},
+            "projector_widths": [16, 8],
+            "optimizer": {"class_path": "ssl_toolkit.optim.AdamW", "init_args": {"lr": 0.002}},
+            "schedule": {"class_path": "ssl_toolkit.schedule.Cosine", "init_args": {"warmup_steps": 2}},
+        },
+    },
+    "data": {"source": "procedural", "max_images": 90, "image_size": 32, "batch_size": 16, "cache": "memory"},
+    "trainer": {"max_epochs": 3, "accelerator": "cpu"},
+    "tracker": "none",
+}
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(TINY))
+    return str(file)

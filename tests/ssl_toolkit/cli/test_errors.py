@@ -1,0 +1,120 @@
+"""What a user gets wrong is answered in one line that names what is right."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ssl_toolkit.cli import main
+
+
+def answer(capsys, *arguments):
+    """The exit status and the error, which is one line."""
+    status = main(list(arguments))
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("ssl-toolkit: error: ")
+    return status, lines[0].removeprefix("ssl-toolkit: error: ")
+
+
+def changed(recipe, tmp_path, path, value):
+    content = yaml.safe_load(Path(recipe).read_text())
+    place = content
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    file = tmp_path / "changed.yaml"
+    file.write_text(yaml.safe_dump(content))
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--data.pth", "x"], "unknown option --data.pth; did you mean '--data.path'?"),
+        (["--model.temprature", "1"], "unknown key model.temprature; did you mean 'temperature'?"),
+        (["--data.batch_size", "many"], "data.batch_size is 'many', expected int"),
+        (
+            ["--data.labels", "foldr"],
+            "data.labels is 'foldr', expected one of ['folder', 'none']; did you mean 'folder'?",
+        ),
+        (["--model.backbone.name", "resnet81"], "did you mean"),
+        (["--model.optimizer", "AdamV"], "model.optimizer: there is no class 'AdamV'; did you mean 'Adam'?"),
+        (["--data.source", "foldr"], "did you mean 'folder'?"),
+        (["--data.source", "folder", "--data.path", "/nowhere/images"], "/nowhere/images"),
+        (["--resume", "nowhere"], "--resume nowhere: the folder does not exist"),
+        (["--data.batch_size", "500"], "500"),
+    ],
+)
+def test_wrong_options(capsys, recipe, tmp_path, options, expected):
+    status, line = answer(capsys, "pretrain", "-c", recipe, "--out", str(tmp_path / "run"), *options)
+    assert status == 2
+    assert expected in line
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        (["modle"], {"a": 1}, "unknown key modle.a; did you mean 'model'?"),
+        (["data", "pth"], "x", "unknown key data.pth; did you mean 'path'?"),
+        (["model", "init_args", "temprature"], 1, "unknown key model.temprature; did you mean 'temperature'?"),
+        (["model", "init_args", "temperature"], "warm", "temperature is 'warm', expected float"),
+        (
+            ["model", "init_args", "optimizer", "init_args", "lrr"],
+            1,
+            "unknown key model.optimizer.lrr; did you mean 'lr'?",
+        ),
+        (["model", "class_path"], "pretext.simclr.SimCRL", "no 'SimCRL' in pretext.simclr; did you mean 'SimCLR'?"),
+        (["model", "class_path"], "pretext.simcrl.SimCLR", "no 'simcrl' in pretext; did you mean 'simclr'?"),
+        (["model", "init_args", "view", "sise"], 3, "unknown key model.view.sise; did you mean 'size'?"),
+        (["trainer", "max_epoch"], 3, "unknown key trainer.max_epoch; did you mean 'max_epochs'?"),
+    ],
+)
+def test_wrong_recipes(capsys, recipe, tmp_path, path, value, expected):
+    status, line = answer(capsys, "pretrain", "-c", changed(recipe, tmp_path, path, value))
+    assert status == 2
+    assert expected in line
+
+
+def test_missing_and_broken_recipes(capsys, tmp_path):
+    assert "missing: model" in answer(capsys, "pretrain")[1]
+    assert "there is no file 'simclr.yml'" in answer(capsys, "pretrain", "-c", "simclr.yml")[1]
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1,\n b: {")
+    assert "Problems parsing config" in answer(capsys, "pretrain", "-c", str(broken))[1]
+
+
+def test_a_run_is_never_overwritten(capsys, recipe, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text("kept")
+    status, line = answer(capsys, "pretrain", "-c", recipe, "--out", str(run))
+    assert status == 2
+    assert f"continue it with --resume {run}, or choose another --out" in line
+    assert (run / "config.yaml").read_text() == "kept"
+
+
+def test_unknown_verb(capsys):
+    assert answer(capsys, "pertrain") == (
+        2,
+        "unknown verb 'pertrain'; did you mean 'pretrain'? (ssl-toolkit --help lists them)",
+    )
+
+
+def test_help_answers_at_once():
+    start = time.monotonic()
+    subprocess.run([sys.executable, "-m", "ssl_toolkit", "--help"], check=True, capture_output=True)
+    assert time.monotonic() - start < 1
+
+
+def test_print_config_is_a_recipe(capsys, recipe, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        main(["pretrain", "-c", recipe, "--data.batch_size", "8", "--print_config"])
+    assert stop.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["data"]["batch_size"] == 8
+    assert printed["model"]["init_args"]["temperature"] == 0.5
