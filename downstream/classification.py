@@ -19,7 +19,7 @@ class Classification(Classifier):
     """Classifies images by the pooled features of the backbone.
 
     Args:
-        head: "linear" (what a linear probe means), or "mlp": one hidden layer with BatchNorm and ReLU.
+        head: "linear", or "mlp": one hidden layer with BatchNorm and ReLU.
         hidden: Width of the hidden layer of an "mlp" head, at least 1.
         dropout: Probability in [0, 1) of dropping an input of the head's last layer.
         **kwargs: Arguments of `Classifier`.

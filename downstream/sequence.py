@@ -234,7 +234,7 @@ class SequenceClassification(Classifier):
             batch: The sequences.
             keys: int64 tensor of shape ``[batch]``: one key for each sequence.
         """
-        flat = self.backbone_features(batch.frames, keys.repeat_interleave(batch.lengths))
+        flat = self.standardize(self.backbone_features(batch.frames, keys.repeat_interleave(batch.lengths)))
         return FrameFeatures(pad_sequence(list(flat.split(batch.lengths.tolist())), batch_first=True), batch.lengths)
 
     def logits(self, features: FrameFeatures) -> Tensor:

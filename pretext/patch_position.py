@@ -14,7 +14,7 @@ from torch import Tensor
 from pretext.base import PretextTask
 from ssl_toolkit.augment import RandomView, drop_channels, project_colour, take_patches
 from ssl_toolkit.batch import Images
-from ssl_toolkit.layers import mlp
+from ssl_toolkit.layers import full_precision, mlp
 from ssl_toolkit.random import fold, integers
 from ssl_toolkit.task import StepOutput
 
@@ -60,6 +60,11 @@ class PatchPosition(PretextTask):
                 f"model.patch_size={patch_size} with jitter={jitter} does not fit a cell of {cell} px (a third of "
                 f"view.size={view.size}); expected patch_size + 2 * jitter of at most {cell}"
             )
+        if self._side_before_last_stage(patch_size) < 2:
+            raise ValueError(
+                f"model.patch_size={patch_size} is too small for {self.backbone.name}: a single pixel is left before its "
+                "last stage; expected a larger model.patch_size (and view.size), or backbone.stem: small"
+            )
         self.view = view
         self.patch_size = patch_size
         self.jitter = jitter
@@ -68,6 +73,14 @@ class PatchPosition(PretextTask):
         pairs = neighbour_pairs()
         self.register_buffer("pairs", pairs, persistent=False)
         self.register_buffer("class_weights", 1.0 / pairs[:, 2].bincount(), persistent=False)
+
+    @torch.no_grad()
+    def _side_before_last_stage(self, patch_size: int) -> int:
+        """Side of the feature map that the last stage gets of a patch."""
+        self.backbone.eval()
+        maps = self.backbone.feature_maps(torch.zeros(1, self.backbone.in_channels, patch_size, patch_size))
+        self.backbone.train()
+        return maps[self.backbone.stages[-2]].shape[-1]
 
     @property
     def image_size(self) -> int:
@@ -86,7 +99,7 @@ class PatchPosition(PretextTask):
         flat = patches.flatten(0, 1)
         if self.colour == "dropping":
             places = torch.arange(GRID**2, device=keys.device)
-            flat = drop_channels(flat, fold(fold(keys, "dropping")[:, None], places).flatten())
+            flat = drop_channels(flat, fold(fold(keys, "dropping")[:, None], places).flatten(), self.backbone.mean)
         elif self.colour == "projection":
             flat = project_colour(flat)
         return flat.unflatten(0, patches.shape[:2])
@@ -97,7 +110,7 @@ class PatchPosition(PretextTask):
         of_patch = features.unflatten(0, views.shape[:2])
         from_patch, to_patch, direction = self.pairs.unbind(dim=1)
         couples = torch.cat([of_patch[:, from_patch], of_patch[:, to_patch]], dim=-1).flatten(0, 1)
-        logits = self.classifier(couples).float()
+        logits = full_precision(self.classifier(couples))
         targets = direction.repeat(len(views))
         loss = F.cross_entropy(logits, targets, weight=self.class_weights)
         weights = self.class_weights[targets]

@@ -16,7 +16,7 @@ from pretext.base import PretextTask
 from ssl_toolkit.augment import RandomView
 from ssl_toolkit.batch import Images
 from ssl_toolkit.distributed import gather, rank
-from ssl_toolkit.layers import mlp
+from ssl_toolkit.layers import full_precision, mlp
 from ssl_toolkit.random import fold
 from ssl_toolkit.task import StepOutput
 
@@ -83,7 +83,7 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float, gathered: bool = 
     Returns:
         The mean loss over this process's 2N embeddings, and the share of them whose partner is the most similar.
     """
-    first, second = F.normalize(first.float(), dim=1), F.normalize(second.float(), dim=1)
+    first, second = (F.normalize(full_precision(embeddings), dim=1) for embeddings in (first, second))
     num = len(first)
     all_first, all_second, offset = first, second, 0
     if gathered:

@@ -30,8 +30,8 @@ from torch import Tensor, nn
 
 from ssl_toolkit.errors import nearest
 
-# The families (modules of timm.models) that are convolutional throughout. What is not listed has attention or token
-# mixing, a fixed input size or no pyramid of feature maps.
+# The families (modules of timm.models) of convolutional networks; a few of their members add a block of attention.
+# The others are built on attention or token mixing, or take images of one size only.
 # fmt: off
 CNN_FAMILIES = (
     "byobnet", "convmixer", "convnext", "cspnet", "cspnext", "densenet", "dla", "dpn", "efficientnet", "fasternet",

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """At least float32: what autocast made half as precise becomes float32, float64 stays."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def mlp(widths: list[int], *, norm: bool = True, last_norm: bool = False, dropout: float = 0.0) -> nn.Sequential:

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from timm.models import group_parameters
-from torch import Tensor
+from torch import Tensor, nn
 
+from downstream.base.standardize import Standardize
 from ssl_toolkit.augment import CenterView, View
 from ssl_toolkit.backbones import Backbone
 from ssl_toolkit.batch import Images
@@ -29,7 +30,8 @@ class DownstreamTask(Task):
         backbone: The network. With `weights` it may be left out, because the file says which network it holds; if it
             is given nonetheless, it must be that network (drop rates may differ).
         freeze_backbone: Train the head alone: the backbone's weights and BatchNorm statistics stay as they are, and it
-            computes as in evaluation.
+            computes as in evaluation. The head then gets each feature standardized (see `Standardize`), so that one
+            learning rate fits backbones of any scale.
         image_size: Side in pixels of what the backbone sees in evaluation, and in training without `augmentation`.
             By default that of `augmentation`, or else that of the data.
         augmentation: What the backbone sees in training; by default the centred square, as in evaluation.
@@ -74,8 +76,10 @@ class DownstreamTask(Task):
         self.layer_decay = layer_decay
         self.head_lr_factor = head_lr_factor
         self._head_is_built = False
+        self.standardize: nn.Module = nn.Identity()
         if freeze_backbone:
             self.backbone.requires_grad_(False)
+            self.standardize = Standardize(self.backbone.num_features)
 
     @abstractmethod
     def build_head(self, num_features: int) -> None:
@@ -95,8 +99,8 @@ class DownstreamTask(Task):
         """
 
     def encode(self, batch: Any, keys: Tensor) -> Any:
-        """The features of a batch: float tensor of shape ``[batch, num_features]``."""
-        return self.backbone_features(batch.images, keys)
+        """What the head gets of a batch: float tensor of shape ``[batch, num_features]``."""
+        return self.standardize(self.backbone_features(batch.images, keys))
 
     def step(self, batch: Any, keys: Tensor) -> StepOutput:
         """Features, then loss."""

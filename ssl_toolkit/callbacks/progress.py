@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from lightning import LightningModule, Trainer
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from lightning.pytorch.callbacks import Timer
 from rich.console import Console
@@ -138,7 +138,8 @@ class ProgressBar(LightningProgressBar):
         if not self._due(force):
             return
         step, total = trainer.global_step, float(trainer.estimated_stepping_batches)
-        seconds = seconds_left(self.clock() - self._start_time, step - self._start_step, total - step, trainer)
+        callbacks: list[Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue] - set out of its sight
+        seconds = seconds_left(self.clock() - self._start_time, step - self._start_step, total - step, callbacks)
         status = training_status(trainer.callback_metrics, _num_bad_files(trainer), seconds)
         epoch = min(trainer.current_epoch + 1, trainer.max_epochs or trainer.current_epoch + 1)
         bounded = trainer.max_epochs is not None and trainer.max_epochs > 0
@@ -190,16 +191,18 @@ def training_status(metrics: Mapping[str, Any], num_bad_files: int, seconds: flo
     return status
 
 
-def seconds_left(elapsed: float, steps_done: int, steps_left: float, trainer: Trainer) -> float | None:
+def seconds_left(
+    elapsed: float, steps_done: int, steps_left: float, callbacks: Sequence[Callback] = ()
+) -> float | None:
     """The time a run still takes, at its pace so far (evaluations included), or until its time is up (``max_time``).
 
     Args:
         elapsed: Seconds since this process began to train.
         steps_done: Steps made since then.
         steps_left: Steps still to be made; infinite where only time ends the run.
-        trainer: Its timers are asked.
+        callbacks: Those of the trainer; a timer among them knows when the time is up.
     """
-    limits = [timer.time_remaining() for timer in trainer.callbacks if isinstance(timer, Timer)]
+    limits = [timer.time_remaining() for timer in callbacks if isinstance(timer, Timer)]
     if steps_done > 0 and math.isfinite(steps_left):
         limits.append(elapsed / steps_done * steps_left)
     known = [max(limit, 0.0) for limit in limits if limit is not None]

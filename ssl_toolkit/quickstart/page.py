@@ -56,8 +56,8 @@ def write_comparison(
     spreads = [float(np.std(result.draws, ddof=1)) for result in results]
     labels = [result.weights for result in results]
     caption = (
-        f"Top-1 of {num_test:,} held-out images of {data.num_classes} classes, from {labels_per_class} labelled images a "
-        f"class: mean and standard deviation of {num_draws} random labelled sets, one pretraining each. The random "
+        f"Top-1 of {num_test:,} held-out images of {data.num_classes} classes, from {labels_per_class} labelled images "
+        f"a class: mean and standard deviation of {num_draws} random labelled sets, one pretraining each. The random "
         "weights have BatchNorm statistics of the images. Chance is "
         f"{100 / data.num_classes:.0f} %."
     )

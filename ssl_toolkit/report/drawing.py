@@ -56,6 +56,7 @@ def to_svg(figure: Figure) -> str:
     # text stays text, to be set by the browser; it is only measured here, with whatever font there is
     with mpl.rc_context({"svg.fonttype": "none"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        warnings.filterwarnings("ignore", message="constrained_layout not applied")
         figure.savefig(stream, format="svg", transparent=True, dpi=192, metadata=metadata)
     svg = stream.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor").replace(RULE, "var(--rule)")

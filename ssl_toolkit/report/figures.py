@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_POINTS = 600
+# of the average character, in inches
+CHARACTER_WIDTH = 0.07
 SAME, OTHER = "#009e73", "#d55e00"
 
 
@@ -26,16 +28,17 @@ def curves(
     references: Mapping[str, float] | None = None,
     percent: bool = False,
     xlabel: str = "step",
+    smooth: bool = True,
 ) -> Figure:
     """Curves in one pair of axes.
 
     Args:
-        lines: For each curve by its name, x and y: arrays of shape ``[n]``; points without a finite y are left out. A
-            long curve is drawn as a moving average over its faint self.
+        lines: For each curve by its name, x and y: arrays of shape ``[n]``; points without a finite y are left out.
         title: What is shown, with its unit.
         references: Horizontal lines by name: chance, say.
         percent: The values are shares in [0, 1], to be shown in %.
         xlabel: What x is.
+        smooth: Draw a long curve as a moving average over its faint self.
     """
     figure, axes = new_figure(3.65, 2.3)
     scale = 100.0 if percent else 1.0
@@ -43,15 +46,15 @@ def curves(
         x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float) * scale
         x, y = x[np.isfinite(y)], y[np.isfinite(y)]
         x, y = _thinned(x), _thinned(y)
-        if len(y) > 100:
+        if smooth and len(y) > 100:
             axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.25)
             y = _smoothed(y, len(y) // 30)
         marker = "o" if len(y) <= 20 else ""
-        axes.plot(x, y, color=colour, linewidth=1.5, marker=marker, markersize=3, label=name)
+        axes.plot(x, y, color=colour, linewidth=1.5, marker=marker, markersize=3, label=_shortened(name))
     for name, value in (references or {}).items():
         axes.axhline(value * scale, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.6)
         axes.annotate(
-            name,
+            _shortened(name),
             (1, value * scale),
             xycoords=("axes fraction", "data"),
             xytext=(0, 2),
@@ -112,7 +115,7 @@ def bars(
     for name, value in (references or {}).items():
         axes.axvline(100 * value, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.6)
         axes.annotate(
-            name,
+            _shortened(name),
             (100 * value, 1),
             xycoords=("data", "axes fraction"),
             xytext=(2, 2),
@@ -121,7 +124,7 @@ def bars(
             fontsize=FONT_SIZE - 1,
             color=INK,
         )
-    axes.set_yticks(places, labels)
+    axes.set_yticks(places, [_shortened(label) for label in labels])
     axes.set_xlim(0, max(1.0, 1.12 * float(np.max(ends, initial=0.0))))
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
@@ -140,7 +143,7 @@ def image_grid(
         row_titles: Names of the rows.
         max_width: In inches of 96 pixels on the screen.
     """
-    return _pictures(tile(images), images.shape[0], images.shape[1], column_titles, row_titles, max_width)
+    return _pictures(tile(images), column_titles, row_titles, max_width)
 
 
 def neighbours(
@@ -176,7 +179,7 @@ def neighbours(
     lines = np.concatenate(strips[:-1], axis=2)
     lines = np.concatenate([lines, np.zeros((rows, 4, lines.shape[2], 4), dtype=np.uint8)], axis=1)
     canvas = lines.reshape(-1, lines.shape[2], 4)[:-4]
-    return _pictures(canvas, rows, 0, (), row_titles, max_width)
+    return _pictures(canvas, (), row_titles, max_width)
 
 
 def _framed(image: NDArray[np.uint8], colour: str | None, border: int, broken: bool = False) -> NDArray[np.uint8]:
@@ -191,25 +194,21 @@ def _framed(image: NDArray[np.uint8], colour: str | None, border: int, broken: b
 
 
 def _pictures(
-    canvas: NDArray[np.uint8],
-    rows: int,
-    columns: int,
-    column_titles: Sequence[str],
-    row_titles: Sequence[str],
-    max_width: float,
+    canvas: NDArray[np.uint8], column_titles: Sequence[str], row_titles: Sequence[str], max_width: float
 ) -> Figure:
     height, width, _ = canvas.shape
-    side = 1.1 if any(row_titles) else 0.0
+    row_titles = [_shortened(title) for title in row_titles]
+    side = 0.1 + max(map(len, row_titles), default=0) * CHARACTER_WIDTH
     # at most as large as its pixels are on the screen
     shown = min(max_width - side, width / 96)
-    figure, axes = new_figure(shown + side, shown * height / width + (0.25 if any(column_titles) else 0.0))
+    figure, axes = new_figure(shown + side, shown * height / width + (0.3 if any(column_titles) else 0.05))
     axes.imshow(canvas, interpolation="none", aspect="equal")
     for spine in axes.spines.values():
         spine.set_visible(False)
-    centres = [(place + 0.5) * width / columns for place in range(columns)] if any(column_titles) else []
-    axes.set_xticks(centres, column_titles if centres else [])
-    middles = [(place + 0.5) * height / rows for place in range(rows)] if any(row_titles) else []
-    axes.set_yticks(middles, [_shortened(title) for title in row_titles] if middles else [])
+    axes.set_xticks([(place + 0.5) * width / len(column_titles) for place in range(len(column_titles))])
+    most = int(shown / max(len(column_titles), 1) / CHARACTER_WIDTH)
+    axes.set_xticklabels([_shortened(title, most) for title in column_titles])
+    axes.set_yticks([(place + 0.5) * height / len(row_titles) for place in range(len(row_titles))], row_titles)
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
     return figure
 
@@ -244,5 +243,5 @@ def _smoothed(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
     return np.convolve(values, kernel, mode="same") / np.convolve(np.ones(len(values)), kernel, mode="same")
 
 
-def _shortened(text: str, most: int = 18) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+def _shortened(text: str, most: int = 24) -> str:
+    return text if len(text) <= most else text[: max(most - 1, 1)] + "…"

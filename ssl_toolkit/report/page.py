@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
 # the start of a number, which may go on with a spread, an interval or a unit
-NUMBER = re.compile(r"[+\-−±]?\s?\d[\d,. ]*($|[^\w.])|[–-]?$")
+NUMBER = re.compile("[+\N{MINUS SIGN}\N{PLUS-MINUS SIGN}-]?\\d[\\d,. ]*($|[^\\w.])|[\N{EN DASH}-]?$")
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,6 @@ TITLES = {
     "data_wait": ("time waiting for data (%)", True),
     "rank_me": ("RankMe: effective rank of the features", False),
     "spread": ("spread of the features", False),
-    "evaluation_seconds": ("seconds of an evaluation", False),
 }
 
 
@@ -97,7 +96,7 @@ def _result(metrics: Mapping[str, Sequence[float]], starts: Sequence[Mapping[str
         rows.append(["images per second, median", f"{sorted(speed)[len(speed) // 2]:,.0f}"])
     if len(starts) > 1:
         rows.append(["times resumed", str(len(starts) - 1)])
-    return [Table(["", "last"], rows)]
+    return [Table(["metric", "last value"], rows)]
 
 
 def _number(value: float, percent: bool) -> str:
@@ -110,13 +109,13 @@ def _curves(metrics: Mapping[str, Sequence[float]]) -> list[Piece]:
     groups: dict[str, dict[str, Any]] = {}
     for name, values in metrics.items():
         split, slash, key = name.partition("/")
-        if slash and split != "test" and sum(map(math.isfinite, values)) > 1:
+        if slash and split != "test" and key != "evaluation_seconds" and sum(map(math.isfinite, values)) > 1:
             groups.setdefault(key, {})[split] = (metrics["step"], values)
     order = {key: place for place, key in enumerate(TITLES)}
     pictures = []
     for key in sorted(groups, key=lambda key: order.get(key, len(order))):
         title, percent = TITLES.get(key, (key.replace("_", " "), False))
-        pictures.append(curves(groups[key], title, percent=percent))
+        pictures.append(curves(groups[key], title, percent=percent, smooth=key != "lr"))
     return [Figure(pictures, "Over the optimizer's steps.")] if pictures else []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shlex
 from pathlib import Path
@@ -43,6 +44,8 @@ def make_loggers(
     if tracker == "none":
         return loggers
     settings = Wandb() if tracker == "wandb" else tracker
+    if settings.mode == "auto" and os.environ.get("WANDB_MODE") == "disabled":
+        return loggers
     config = dict(config or {})
     if pretraining is not None:
         config["pretraining"] = pretraining

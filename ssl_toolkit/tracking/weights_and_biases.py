@@ -60,7 +60,7 @@ def offline(mode: Literal["auto", "online", "offline"] = "auto") -> bool:
     settings = wandb_setup.singleton().settings
     # W&B reads the environment once in a process; we may be called after it changed
     mode_set = os.environ.get("WANDB_MODE", settings.mode)
-    if mode_set in ("offline", "dryrun", "disabled"):
+    if mode_set in ("offline", "dryrun"):
         return True
     if any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")) or settings.api_key:
         return False

@@ -28,7 +28,15 @@ from ssl_toolkit.backbones import Backbone
 from ssl_toolkit.weights.fit import check_fit
 from ssl_toolkit.weights.reading import FORMAT, METADATA_KEY, WeightsError, read
 
-__all__ = ["LoadReport", "WeightsError", "load_backbone", "load_into", "read_header", "save_backbone"]
+__all__ = [
+    "LoadReport",
+    "WeightsError",
+    "load_backbone",
+    "load_into",
+    "read_header",
+    "save_backbone",
+    "write_atomically",
+]
 
 
 class LoadReport(NamedTuple):

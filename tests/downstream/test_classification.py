@@ -98,10 +98,15 @@ def test_a_frozen_backbone_computes_as_in_evaluation():
     task = make_task(freeze_backbone=True, num_classes=3, image_size=32)
     batch = make_batch(4)
     task.train()
-    trained = task.encode(batch, batch.indices)
+    trained = task.backbone_features(batch.images, batch.indices)
+    standardized = task.encode(batch, batch.indices)
     task.eval()
-    assert torch.equal(trained, task.encode(batch, batch.indices))
+    assert torch.equal(trained, task.backbone_features(batch.images, batch.indices))
     assert not trained.requires_grad
+    alive = trained.std(dim=0) > 0.01
+    assert alive.any()
+    assert torch.allclose(standardized.mean(dim=0), torch.zeros(16), atol=1e-3)
+    assert torch.allclose(standardized.std(dim=0, correction=0)[alive], torch.ones(int(alive.sum())), atol=0.02)
 
 
 @pytest.mark.parametrize("head", ["linear", "mlp"])

@@ -49,8 +49,8 @@ def test_simclr_learns():
 
 def test_patch_position_learns():
     backbone, random = make_backbone(), make_backbone()
-    view = RandomView(size=48, scale=(0.8, 1.0), ratio=(1, 1), hflip=0, jitter_prob=0, blur=0)
-    arguments = {"patch_size": 14, "jitter": 1, "colour": "none", "hidden_width": 128}
+    view = RandomView(size=54, scale=(0.8, 1.0), ratio=(1, 1), hflip=0, jitter_prob=0, blur=0)
+    arguments = {"patch_size": 17, "jitter": 0, "colour": "none", "hidden_width": 128}
     task = PatchPosition(
         backbone=backbone, view=view, optimizer=AdamW(lr=2e-3), schedule=Cosine(warmup_percent=10), **arguments
     )

@@ -18,8 +18,8 @@ def plain_view(size):
     return RandomView(size=size, scale=(1, 1), ratio=(1, 1), hflip=0, jitter_prob=0, grayscale=0, blur=0)
 
 
-def make_task(size=48, **arguments):
-    backbone = Backbone("resnet10t", kwargs={"channels": (8, 8, 8, 8)})
+def make_task(size=48, stem="small", **arguments):
+    backbone = Backbone("resnet10t", stem=stem, kwargs={"channels": (8, 8, 8, 8)})
     arguments = {"view": plain_view(size), "patch_size": 12, "jitter": 0, "colour": "none", **arguments}
     return PatchPosition(backbone=backbone, optimizer=AdamW(), schedule=Constant(), hidden_width=16, **arguments)
 
@@ -112,3 +112,8 @@ def test_a_constant_answer_has_the_loss_of_chance():
 def test_patches_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="does not fit a cell of 16 px"):
         make_task(jitter=3)
+
+
+def test_patches_that_leave_one_pixel_are_refused():
+    with pytest.raises(ValueError, match="a single pixel is left"):
+        make_task(stem="standard")

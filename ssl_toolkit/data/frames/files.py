@@ -50,7 +50,7 @@ class TensorFile:
             loaded = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
             if not isinstance(loaded, Tensor):
                 raise WrongTensor(f"'{path}' holds a {type(loaded).__name__}, expected one tensor")
-            self._array = loaded.numpy()
+            self._array = loaded
             shape, kind = list(loaded.shape), str(loaded.dtype).removeprefix("torch.")
         else:
             file = safe_open(path, framework="numpy")
@@ -63,6 +63,8 @@ class TensorFile:
             raise WrongTensor(
                 f"'{path}' holds {kind} {shape}, expected uint8 [frames, height, width, 1, 3 or 4 channels]"
             )
+        if isinstance(self._array, Tensor):
+            self._array = self._array.numpy()
         self.num_frames: int = shape[0]
 
     def frame(self, place: int) -> NDArray[np.uint8]:

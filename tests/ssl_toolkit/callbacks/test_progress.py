@@ -136,12 +136,11 @@ def test_status() -> None:
 
 
 def test_seconds_left() -> None:
-    trainer: Any = SimpleNamespace(callbacks=[])
-    assert seconds_left(10.0, 5, 20, trainer) == 40.0
-    assert seconds_left(10.0, 0, 20, trainer) is None
-    assert seconds_left(10.0, 5, math.inf, trainer) is None
-    trainer = SimpleNamespace(callbacks=[Timer(duration={"seconds": 30})])
-    assert seconds_left(10.0, 5, 20, trainer) == pytest.approx(30.0, abs=0.5)
+    assert seconds_left(10.0, 5, 20) == 40.0
+    assert seconds_left(10.0, 0, 20) is None
+    assert seconds_left(10.0, 5, math.inf) is None
+    assert seconds_left(10.0, 5, 20, [Timer(duration={"seconds": 30})]) == pytest.approx(30.0, abs=0.5)
+    assert seconds_left(10.0, 5, 20, [Timer(duration={"hours": 1})]) == 40.0
 
 
 def test_refuses_no_interval() -> None:

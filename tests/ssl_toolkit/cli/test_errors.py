@@ -39,7 +39,7 @@ def changed(recipe, tmp_path, path, value):
         (["--data.batch_size", "many"], "data.batch_size is 'many', expected int"),
         (
             ["--data.labels", "foldr"],
-            "data.labels is 'foldr', expected one of ['folder', 'none']; did you mean 'folder'?",
+            "data.labels is 'foldr', expected one of ['folder', 'none']; did you mean",
         ),
         (["--model.backbone.name", "resnet81"], "did you mean"),
         (["--model.optimizer", "AdamV"], "model.optimizer: there is no class 'AdamV'; did you mean 'Adam'?"),

@@ -1,0 +1,67 @@
+"""The README's commands work as they stand there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_python_example_runs(tmp_path):
+    (code,) = blocks("python")
+    environment = {"PATH": "", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, timeout=200)
+    assert (tmp_path / "backbone.safetensors").exists()
+
+
+def test_the_gate_runs_the_readme_s_test_command():
+    install, run = next(block for block in blocks("sh") if "pytest" in block).strip().split(" && ")
+    gate = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert install.replace("pip install", "pip install --quiet") in gate
+    assert run in gate
+
+
+def test_every_file_that_the_readme_names_is_there():
+    for path in re.findall(r"(?:configs|benchmarks|docs)/[\w/]+\.(?:yaml|py|md)", README):
+        assert (ROOT / path).is_file(), path
+
+
+def verbs():
+    (block,) = [block for block in blocks("sh") if "--data.path IMAGES" in block]
+    return [line.split() for line in block.strip().splitlines()]
+
+
+@pytest.mark.slow
+def test_the_commands_for_own_images_run(tmp_path):
+    from PIL import Image
+
+    from ssl_toolkit.data.procedural import ProceduralSource
+
+    source = ProceduralSource(num_images=60, image_size=64)
+    for index in range(len(source)):
+        folder = tmp_path / "images" / source.class_names[source.label(index)]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(source.read(index)).save(folder / f"{index}.png")
+    # small enough for a test: options that any of these commands takes
+    quick = {
+        "pretrain": ["--data.batch_size", "16", "--trainer.max_epochs", "1", "--model.view.size", "32"],
+        "transfer": ["--data.batch_size", "8", "--trainer.max_epochs", "1"],
+    }
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    for program, verb, *options in verbs():
+        assert program == "ssl-toolkit"
+        words = [str(tmp_path / "images") if word in ("IMAGES", "LABELLED") else word for word in options]
+        more = quick.get(verb, []) if "--resume" not in words else []
+        subprocess.run([sys.executable, "-m", "ssl_toolkit", verb, *words, *more], cwd=tmp_path, check=True, timeout=300)
+    assert yaml.safe_load((tmp_path / "runs/birds/config.yaml").read_text())["data"]["path"] == str(tmp_path / "images")
+    assert (tmp_path / "features.parquet").is_file()
+    assert (tmp_path / "birds.pth").is_file()
