@@ -28,7 +28,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     evaluation = measure(**vars(config), say=_say)
     evaluation.save(out)
     Console().print(evaluation.table())
-    print(f"{evaluation.verdict()}\nfigures: {out}")
+    print(f"figures: {out}")
 
 
 def embed(arguments: Sequence[str]) -> None:

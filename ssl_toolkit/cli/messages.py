@@ -39,6 +39,8 @@ def one_line(message: str, parser: ArgumentParser) -> str:
     if match := re.search(r"No module named '([^']+)'", message):
         parent, _, name = match[1].rpartition(".")
         return f"{where}: there is no module {match[1]!r}{nearest(name, modules_of(parent)) if parent else ''}"
+    if where == "tracker":
+        return f"tracker: expected wandb, none, or settings of W&B such as --tracker.project NAME; {_given(message)}"
     if match := re.search(r"Expected a dot import path string: (\S+)", message):
         return f"{where}: there is no class {match[1]!r}{nearest(match[1], component_names())}"
     if match := re.search(r"File does not exist: '([^']+)'", message):
@@ -53,6 +55,10 @@ def one_line(message: str, parser: ArgumentParser) -> str:
         return f"missing: {'.'.join([*keys, match[1]])}"
     if "Problems parsing config" in message:
         return " ".join(message.split()).replace('in "<unicode string>", ', "at ")
+    if "Union subtypes" in message and "typing.Literal" in message:
+        choices = re.findall(r"'([\w.-]+)'", message.partition("Errors:")[0])
+        value = _given(message).removeprefix("got ")
+        return f"{where} is {value}, expected one of {', '.join(dict.fromkeys(choices))}{nearest(value, choices)}"
     return " ".join(_innermost(message).split())
 
 
@@ -99,11 +105,15 @@ def _unknown_key(where: str, key: str, choices: list[str]) -> str:
     return f"unknown key {full}{nearest(key.split('.')[0], shown)}"
 
 
+def _given(message: str) -> str:
+    return "got " + message.rpartition("Given value: ")[2].splitlines()[0]
+
+
 def _innermost(message: str) -> str:
     """The error that a class raised when it was built, without what the parser says around it."""
-    inner = message.partition("Problem with given class_path")[2].partition("- Expected a <class 'NoneType'>")[0]
-    causes = [line for line in inner.splitlines()[1:] if line.strip() and "Problem with given class_path" not in line]
-    return "\n".join(line for line in causes if not re.match(r'\s*[Pp]arser key "', line)) or message
+    inner = message.partition("Errors:")[2].partition("- Expected a <class 'NoneType'>")[0].strip().removeprefix("- ")
+    frame = re.compile(r'\s*(Problem with given class_path|[Pp]arser key ")')
+    return "\n".join(line for line in inner.splitlines() if not frame.match(line)) or message
 
 
 def _plain_type(text: str) -> str:

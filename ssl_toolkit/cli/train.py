@@ -76,55 +76,47 @@ def train(verb: str, arguments: Sequence[str], quietly: bool = False) -> Path:
     torch.manual_seed(number("model", config.seed))
     objects = instantiate(parser, config)
     objects.data.setup("fit")
-    objects.data.train_dataloader()  # too few images for a batch are found before the folder becomes a run
-    if is_first_process():
-        write_config(run, resolved)
-        write_environment(run)
-        print(objects.data.summary())
-    fit(objects, run, resolved, checkpoint, tested=verb == "transfer")
+    objects.data.train_dataloader()  # what cannot work is found before the folder becomes a run
+    with quiet(), one_line_errors():
+        trainer = make_trainer(objects, run, resolved)
+        if is_first_process():
+            write_config(run, resolved)
+            write_environment(run)
+            print(objects.data.summary())
+        objects.model.resolved_config = resolved
+        trainer.fit(objects.model, datamodule=objects.data, ckpt_path=checkpoint, weights_only=True)
+        if verb == "transfer" and objects.data.num_images("test"):
+            trainer.test(objects.model, datamodule=objects.data, verbose=False)
     if is_first_process():
         finish(objects, run)
         if not quietly:
-            say_what_next(verb, run)
+            say_what_next(verb, run, trainer)
     return run
 
 
-def fit(objects: Namespace, run: Path, resolved: dict[str, Any], checkpoint: Path | None, tested: bool) -> None:
-    """Trains, in the run's folder.
+def make_trainer(objects: Namespace, run: Path, resolved: dict[str, Any]) -> Trainer:
+    """Lightning's Trainer for a run in a folder.
 
     Args:
-        objects: What the configuration describes: ``model``, ``data``, ``tracker``, ``checkpoint``, and perhaps
-            ``evaluation``; ``trainer`` holds the arguments of Lightning's Trainer.
+        objects: What the configuration describes: ``model``, ``tracker``, ``checkpoint``, and perhaps ``evaluation``;
+            ``trainer`` holds the arguments of Lightning's Trainer.
         run: The run's folder.
         resolved: The configuration as plain data.
-        checkpoint: Where to go on; None to start.
-        tested: Use the test split, once, at the end.
     """
-    task, arguments = objects.model, vars(objects.trainer)
-    task.resolved_config = resolved
+    arguments = vars(objects.trainer)
     own = [ResumeMetrics(), Throughput(), LearningRate(), SampleViews(), ExportWeights(), ProgressBar()]
-    own.append(objects.checkpoint)
-    if "evaluation" in objects:
-        own.append(objects.evaluation)
-    pretraining = getattr(task, "pretraining", None)
-    loggers = make_loggers(run, objects.tracker, config=resolved, pretraining=pretraining)
+    own += [objects.checkpoint, *([objects.evaluation] if "evaluation" in objects else [])]
+    pretraining = getattr(objects.model, "pretraining", None)
     users, plugins = arguments.pop("callbacks"), arguments.pop("plugins")
-    with quiet():
-        try:
-            trainer = Trainer(
-                **arguments,
-                logger=loggers,
-                callbacks=[*own, *_listed(users)],
-                plugins=[AtomicCheckpointIO(), *_listed(plugins)],
-                default_root_dir=run,
-                enable_model_summary=False,
-                use_distributed_sampler=False,
-            )
-            trainer.fit(task, datamodule=objects.data, ckpt_path=checkpoint, weights_only=True)
-            if tested:
-                trainer.test(task, datamodule=objects.data, verbose=False)
-        except MisconfigurationException as error:
-            raise ValueError(" ".join(str(error).split())) from None
+    return Trainer(
+        **arguments,
+        logger=make_loggers(run, objects.tracker, config=resolved, pretraining=pretraining),
+        callbacks=[*own, *_listed(users)],
+        plugins=[AtomicCheckpointIO(), *_listed(plugins)],
+        default_root_dir=run,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
 
 
 def finish(objects: Namespace, run: Path) -> None:
@@ -135,8 +127,11 @@ def finish(objects: Namespace, run: Path) -> None:
     write_report(run)
 
 
-def say_what_next(verb: str, run: Path) -> None:
-    """Prints where things are, and what to do with them."""
+def say_what_next(verb: str, run: Path, trainer: Trainer) -> None:
+    """Prints what came out, where things are, and what to do with them."""
+    for key in ("test/top1", "test/mean_class_top1"):
+        if key in trainer.callback_metrics:
+            print(f"{key}: {100 * float(trainer.callback_metrics[key]):.1f} %")
     print(f"weights: {run / WEIGHTS}\nreport:  {run / 'report.html'}")
     if command := sync_command(run):
         print(f"W&B:     {command}")
@@ -158,6 +153,15 @@ def quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", module="lightning.*")
         yield
     logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Gives what Lightning says of a wrong setting the form of the project's own errors."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise ValueError(" ".join(str(error).split())) from None
 
 
 def _listed(given: Any) -> list[Any]:

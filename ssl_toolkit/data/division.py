@@ -53,13 +53,12 @@ class Division:
     """
 
     def __init__(self, sets: dict[str, ImageSet], shares: Shares, split_seed: int) -> None:
-        if "test" in sets and shares.test_fraction:
-            raise ValueError("data.test_fraction must be 0, because the images bring a test split of their own")
         self._shares = shares
         self._sets = sets
         main = sets["train"]
         val_fraction = 0.0 if "val" in sets else shares.val_fraction
-        parts = split_indices(main.labels.numpy(), val_fraction, shares.test_fraction, split_seed)
+        test_fraction = 0.0 if "test" in sets else shares.test_fraction
+        parts = split_indices(main.labels.numpy(), val_fraction, test_fraction, split_seed)
         parts |= {name: np.arange(len(images.labels)) for name, images in sets.items() if name != "train"}
         self._parts = parts  # with bad images, which are known only when all have been decoded
         self._splits: dict[str, SplitImages] = {}

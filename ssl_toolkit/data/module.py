@@ -39,8 +39,9 @@ class ImageData(LightningDataModule):
             twice that; smaller ones stay as they are.
         channels: 3 for RGB, 1 for grey.
         batch_size: Images in a batch of each process.
-        val_fraction: Share of the images for validation, from 0 to 1 (excluded).
-        test_fraction: Share of the images for testing, from 0 to 1 (excluded).
+        val_fraction: Share of the images for validation, from 0 to 1 (excluded), unless there is a `val_path`.
+        test_fraction: Share of the images for testing, from 0 to 1 (excluded), unless there is a `test_path` or the
+            data set has a test split of its own.
         label_fraction: Share of the images of each class that stays in the training split (at least one image): the
             few-label setting.
         labels_per_class: Number of images of each class that stay in the training split instead.

@@ -43,8 +43,11 @@ def evaluate(
 
     Every choice (the number of neighbours, the strength of the penalty, the best stage) is made on the validation
     images; the test images give the figures. The random weights are one seeded initialisation, whose batch-norm
-    statistics are estimated on the training images (see `calibrate_batch_norm`), because with means 0 and variances 1
-    they are an unfairly weak baseline.
+    statistics are estimated on the training images (see `calibrate_batch_norm`), as those of the given weights were.
+
+    The intervals are about the choice of the test images and nothing else: not about that of the training images, nor
+    about the seed of the random weights or of the pretraining. Before a difference of a few points is believed it
+    should be seen with other seeds.
 
     Args:
         weights: A weights file, or a backbone, which is left as it is.

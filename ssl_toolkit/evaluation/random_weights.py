@@ -36,10 +36,11 @@ def random_backbone(like: Backbone, seed: int = 0) -> Backbone:
 def calibrate_batch_norm(backbone: Backbone, loader: Iterable[Batch], view: View, max_images: int = 10_000) -> None:
     """Estimates the statistics of batch norm from images, as training without steps would; changes ``backbone``.
 
-    A network that has never seen an image has means 0 and variances 1 in its batch norms, which are wrong for every
-    layer: deep features then drown in what all images have in common. With statistics of the images themselves random
-    weights are a stronger, and the fair, baseline: a random ResNet-18 with small stem gave 35.1 % instead of 31.6 % in
-    a linear probe on 3,600 images of CIFAR-10 (1,800 test images). Each statistic is the plain average over batches.
+    A network that has never seen an image has means 0 and variances 1 in its batch norms, which fit no layer; a trained
+    one has the statistics of its images, so the baseline gets them too. On CIFAR-10 (two narrow ResNets with small
+    stem, 1,200 and 3,600 training images, five seeds each) this made kNN better in 20 of 20 cases (0.3 to 6.7 points)
+    and the linear probe hardly: 0.7 points on average, between -4.0 and 4.5. Each statistic is the plain average over
+    the batches.
 
     Args:
         backbone: The backbone; without batch norm nothing happens.

@@ -134,7 +134,9 @@ class Evaluation:
         table = Table(
             title=f"top-1 in % of the test images (95 % interval): {images} images, {self.num_classes} classes",
             caption=f"k and the penalty were chosen on the validation images, on which the linear probe is best for "
-            f"{self.best_representation}; {self.seconds:,.0f} s\n{self.verdict()}",
+            f"{self.best_representation}; {self.seconds:,.0f} s\n"
+            "intervals: the choice of the test images alone; other seeds of the weights vary on top of that\n"
+            f"{self.verdict()}",
             box=box.SIMPLE,
             pad_edge=False,
         )

@@ -47,6 +47,9 @@ def changed(recipe, tmp_path, path, value):
         (["--data.source", "folder", "--data.path", "/nowhere/images"], "/nowhere/images"),
         (["--resume", "nowhere"], "--resume nowhere: the folder does not exist"),
         (["--data.batch_size", "500"], "500"),
+        (["--trainer.precision", "bf17"], "did you mean 'bf16'?"),
+        (["--tracker", "wandbb"], "expected wandb, none, or settings of W&B"),
+        (["--trainer.devices", "0"], "is not a valid input"),
     ],
 )
 def test_wrong_options(capsys, recipe, tmp_path, options, expected):
@@ -86,6 +89,14 @@ def test_missing_and_broken_recipes(capsys, tmp_path):
     broken = tmp_path / "broken.yaml"
     broken.write_text("a: [1,\n b: {")
     assert "Problems parsing config" in answer(capsys, "pretrain", "-c", str(broken))[1]
+
+
+def test_what_a_task_refuses_stands_alone(capsys, tmp_path):
+    recipe = str(Path(__file__).parents[3] / "configs" / "transfer" / "linear_probe.yaml")
+    options = ["-c", recipe, "--data.source", "procedural", "--data.max_images", "40"]
+    assert answer(capsys, "transfer", *options)[1].startswith("what to start from?")
+    missing = answer(capsys, "transfer", *options, "--model.weights", str(tmp_path / "backbone.safetensor"))[1]
+    assert missing.startswith("there is no ")
 
 
 def test_a_run_is_never_overwritten(capsys, recipe, tmp_path):

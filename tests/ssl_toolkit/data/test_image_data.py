@@ -95,8 +95,8 @@ def test_separate_folders(folder, tmp_path):
     assert batch.labels.tolist() == [2]
     assert batch.images.pixels.flatten().unique().tolist() == [200]
     assert data.labels("test").tolist() == [1, 1, 1]
-    with pytest.raises(ValueError, match=r"data.test_fraction must be 0"):
-        ImageData(str(folder), test_fraction=0.1, test_path=paths["test_path"]).setup()
+    data = ImageData(str(folder), labels="folder", val_fraction=0.5, test_fraction=0.5, **paths)
+    assert [data.num_images(split) for split in ("train", "val", "test")] == [60, 1, 3]
     with pytest.raises(ValueError, match=r"data.val_path needs data.source: folder"):
         ImageData(source="procedural", val_path=paths["val_path"]).setup()
 

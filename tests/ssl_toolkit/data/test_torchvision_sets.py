@@ -60,8 +60,8 @@ def test_the_test_split_is_the_data_sets_own(cifar, tmp_path):
     assert sorted(data.labels("val").tolist()) == list(range(10))
     assert "10 train, 10 val, 10 test images of 10 classes" in data.summary()
     assert next(iter(data.test_dataloader())).images.pixels.shape == (4, 3, 32, 32)
-    with pytest.raises(ValueError, match=r"data.test_fraction must be 0"):
-        ImageData(str(tmp_path), "torchvision:CIFAR10", test_fraction=0.1).setup()
+    data = ImageData(str(tmp_path), "torchvision:CIFAR10", val_fraction=0.5, test_fraction=0.1, batch_size=4)
+    assert [data.num_images(split) for split in ("train", "val", "test")] == [10, 10, 10]
 
 
 def test_files_are_decoded_by_our_own_decoder(tmp_path):

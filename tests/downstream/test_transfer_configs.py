@@ -1,0 +1,40 @@
+"""The recipes in configs/transfer: each can be parsed and built as its header says."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ssl_toolkit.backbones import Backbone
+from ssl_toolkit.cli.parser import instantiate, parse, training_parser
+from ssl_toolkit.weights import save_backbone
+
+FILES = sorted((Path(__file__).parents[2] / "configs" / "transfer").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "backbone.safetensors"
+    save_backbone(path, Backbone("resnet10t", kwargs={"channels": (8, 8, 16, 16)}))
+    return path
+
+
+def test_there_are_recipes():
+    names = {file.stem for file in FILES}
+    assert names >= {"linear_probe", "mlp_head", "finetune", "sequence_lstm", "sequence_transformer"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_recipe_is_complete(file, weights):
+    header = file.read_text(encoding="utf-8").partition("\nseed:")[0]
+    assert all(line.startswith("#") for line in header.splitlines())
+    assert f"-c configs/transfer/{file.name} --data.path LABELLED" in header
+    for start in (["--model.weights", str(weights)], ["--model.backbone.name", "resnet10t"]):
+        arguments = ["-c", str(file), "--data.path", "LABELLED", *start]
+        parser = training_parser("transfer", arguments)
+        task = instantiate(parser, parse(parser, arguments)).model
+        assert (task.pretraining is None) == ("--model.weights" not in start)
+        task.num_classes = 3
+        task.setup("test")
+        assert sum(parameter.numel() for parameter in task.head.parameters()) > 0
