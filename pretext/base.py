@@ -31,14 +31,19 @@ class PretextTask(Task):
     def loss(self, views: Any) -> StepOutput:
         """Computes the loss of the views."""
 
-    @abstractmethod
     def view_pictures(self, views: Any) -> Tensor:
-        """The views as pictures: float tensor of shape ``[batch, num_views, channels, height, width]`` in [0, 1]."""
+        """The views as pictures: float tensor of shape ``[batch, num_views, channels, height, width]`` in [0, 1].
+
+        Here for views of that shape, or ``[batch, channels, height, width]``, or a tuple of the latter of equal size;
+        a task with other views defines its own.
+        """
+        stacked = views if isinstance(views, Tensor) else torch.stack(tuple(views), dim=1)
+        return stacked if stacked.ndim == 5 else stacked[:, None]
 
     @property
-    @abstractmethod
-    def image_size(self) -> int:
-        """Side in pixels of the images on which the backbone is evaluated."""
+    def image_size(self) -> int | None:
+        """Side in pixels of the images on which the backbone is evaluated; None for the data's own."""
+        return getattr(getattr(self, "view", None), "size", None)
 
     def step(self, batch: Batch, keys: Tensor) -> StepOutput:
         """Views, then loss; the labels of the batch are not touched."""

@@ -43,6 +43,9 @@ class PatchPosition(PretextTask):
         **kwargs: See `ssl_toolkit.task.Task`.
     """
 
+    pairs: Tensor
+    class_weights: Tensor
+
     def __init__(
         self,
         *,
@@ -62,8 +65,8 @@ class PatchPosition(PretextTask):
             )
         if self._side_before_last_stage(patch_size) < 2:
             raise ValueError(
-                f"model.patch_size={patch_size} is too small for {self.backbone.name}: a single pixel is left before its "
-                "last stage; expected a larger model.patch_size (and view.size), or backbone.stem: small"
+                f"model.patch_size={patch_size} is too small for {self.backbone.name}: a single pixel is left before "
+                "its last stage; expected a larger model.patch_size (and view.size), or backbone.stem: small"
             )
         self.view = view
         self.patch_size = patch_size
@@ -81,11 +84,6 @@ class PatchPosition(PretextTask):
         maps = self.backbone.feature_maps(torch.zeros(1, self.backbone.in_channels, patch_size, patch_size))
         self.backbone.train()
         return maps[self.backbone.stages[-2]].shape[-1]
-
-    @property
-    def image_size(self) -> int:
-        """Side of the image in pixels that is cut into patches."""
-        return self.view.size
 
     def make_views(self, images: Images, keys: Tensor) -> Tensor:
         """The patches of each image in reading order: ``[batch, 9, channels, patch_size, patch_size]``."""
@@ -116,10 +114,6 @@ class PatchPosition(PretextTask):
         weights = self.class_weights[targets]
         top1 = (weights * (logits.detach().argmax(dim=1) == targets)).sum() / weights.sum()
         return StepOutput(loss, features, {"position_top1": top1})
-
-    def view_pictures(self, views: Tensor) -> Tensor:
-        """The nine patches of each image, in reading order."""
-        return views
 
 
 def neighbour_pairs() -> Tensor:

@@ -15,8 +15,9 @@ from torch import Tensor
 from pretext.base import PretextTask
 from ssl_toolkit.augment import RandomView
 from ssl_toolkit.batch import Images
-from ssl_toolkit.distributed import gather, rank
+from ssl_toolkit.distributed import gather
 from ssl_toolkit.layers import full_precision, mlp
+from ssl_toolkit.processes import rank
 from ssl_toolkit.random import fold
 from ssl_toolkit.task import StepOutput
 
@@ -46,11 +47,6 @@ class SimCLR(PretextTask):
         self.temperature = temperature
         self.projector = mlp([self.backbone.num_features, *projector_widths])
 
-    @property
-    def image_size(self) -> int:
-        """Side of a view in pixels."""
-        return self.view.size
-
     def make_views(self, images: Images, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Two views of each image, each of shape ``[batch, channels, size, size]``."""
         return self.view(images, fold(keys, 0)), self.view(images, fold(keys, 1))
@@ -62,10 +58,6 @@ class SimCLR(PretextTask):
         # a validation batch may differ in size between processes: there each process contrasts its own images
         loss, pair_top1 = nt_xent(first, second, self.temperature, gathered=self.training)
         return StepOutput(loss, features, {"pair_top1": pair_top1})
-
-    def view_pictures(self, views: tuple[Tensor, Tensor]) -> Tensor:
-        """The two views of each image, side by side."""
-        return torch.stack(views, dim=1)
 
 
 def nt_xent(first: Tensor, second: Tensor, temperature: float, gathered: bool = True) -> tuple[Tensor, Tensor]:

@@ -14,17 +14,9 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ssl_toolkit.processes import rank, world_size
+
 _MAX_NDIM = 7
-
-
-def rank() -> int:
-    """The number of this process, 0 where there is one."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-
-
-def world_size() -> int:
-    """The number of processes, 1 where ``torch.distributed`` is not initialised."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def gather(x: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ssl_toolkit.backbones import Backbone
 from ssl_toolkit.errors import nearest
-from ssl_toolkit.weights import load_backbone, write_atomically
+from ssl_toolkit.files import write_atomically
+from ssl_toolkit.weights import load_backbone
 
 # Networks that torchvision builds with the same layers and the same names of weights as timm does.
 TORCHVISION_NETWORKS = (
@@ -95,7 +96,7 @@ def _export_timm(backbone: Backbone, path: Path) -> None:
         "pretrained_cfg": {"mean": backbone.mean, "std": backbone.std, "num_classes": 0},
         "stem": backbone.stem,
     }
-    write_atomically(path.with_suffix(".json"), json.dumps(description, indent=2).encode())
+    write_atomically(path.with_suffix(".json"), json.dumps(description, indent=2))
     write_atomically(path, safetensors.torch.save(_tensors(backbone)))
 
 

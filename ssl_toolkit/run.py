@@ -14,16 +14,12 @@ from typing import Any
 import yaml
 
 from ssl_toolkit.errors import nearest
+from ssl_toolkit.files import write_atomically
+from ssl_toolkit.processes import is_first_process
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
 WEIGHTS = "backbone.safetensors"
-
-
-def is_first_process() -> bool:
-    """Whether this process writes the run's files (rank 0, whoever launched it)."""
-    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
-    return int(next((rank for rank in ranks if rank is not None), "0")) == 0
 
 
 def new_run(path: str | None, task_name: str) -> Path:
@@ -67,13 +63,6 @@ def open_run(path: str) -> Path:
 def newest_checkpoint(run: Path) -> Path | None:
     """The checkpoint of a run with the most steps, or None if it was stopped before the first."""
     return max((run / CHECKPOINTS).glob("step-*.ckpt"), default=None)
-
-
-def write_atomically(file: Path, text: str) -> None:
-    """Writes a text file that is there whole or not at all."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
 
 
 def write_config(run: Path, config: dict[str, Any]) -> None:

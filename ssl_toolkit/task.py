@@ -12,9 +12,10 @@ from torch import Tensor
 
 from ssl_toolkit.backbones import Backbone
 from ssl_toolkit.data import ImageData
-from ssl_toolkit.distributed import convert_sync_batchnorm, rank, world_size
+from ssl_toolkit.distributed import convert_sync_batchnorm
 from ssl_toolkit.init import Initializer
 from ssl_toolkit.optim import OptimizerSpec, parameter_groups
+from ssl_toolkit.processes import rank, world_size
 from ssl_toolkit.random import number, sample_keys
 from ssl_toolkit.regularization import Regularizer
 from ssl_toolkit.schedule import Schedule

@@ -12,7 +12,6 @@ import pytest
 import torch
 from processes import run_processes as _run_processes
 
-
 # tests compute on tiny tensors, where a second thread is in the way; it is worse where the cores are shared
 torch.set_num_threads(1)
 

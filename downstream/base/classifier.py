@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from downstream.base.task import DownstreamTask
-from ssl_toolkit.distributed import world_size
+from ssl_toolkit.processes import world_size
 from ssl_toolkit.random import sample_keys
 from ssl_toolkit.task import StepOutput
 

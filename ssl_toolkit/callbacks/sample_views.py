@@ -10,8 +10,8 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
 from ssl_toolkit.batch import Batch, Images
+from ssl_toolkit.files import write_atomically
 from ssl_toolkit.report.tiles import tile, to_png
-from ssl_toolkit.weights import write_atomically
 
 FILE = "views.png"
 

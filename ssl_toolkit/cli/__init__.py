@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from ssl_toolkit.errors import nearest
+from ssl_toolkit.memory import keep_freed_memory
 
 # the module that holds the verb, as a function of the remaining arguments, and a line of help
 VERBS = {
@@ -62,6 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if verb not in VERBS:
         return fail(f"unknown verb {verb!r}{nearest(verb, VERBS)} (ssl-toolkit --help lists them)")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)  # a task in a file of the user's own is found by its class path
+    keep_freed_memory()
     try:
         getattr(importlib.import_module(VERBS[verb][0]), verb)(rest)
     except ValueError as error:

@@ -62,7 +62,7 @@ def report(arguments: Sequence[str]) -> None:
     print(f"report: {write_report(**vars(config))}")
 
 
-def _parser(verb: str, function: Callable, skip: set[str] | None = None) -> ArgumentParser:
+def _parser(verb: str, function: Callable, skip: set[str | int] | None = None) -> ArgumentParser:
     """A parser whose options are a function's arguments."""
     description = (function.__doc__ or "").partition("\n")[0]
     parser = ArgumentParser(prog=f"ssl-toolkit {verb}", description=description, exit_on_error=False)

@@ -19,7 +19,7 @@ from ssl_toolkit.task import Task
 from ssl_toolkit.tracking import Tracker
 
 # what the run folder, the tracker and the project's own callbacks decide
-OWN_TRAINER_ARGUMENTS = {
+OWN_TRAINER_ARGUMENTS: set[str | int] = {
     "logger", "default_root_dir", "enable_checkpointing", "enable_progress_bar", "enable_model_summary",
     "use_distributed_sampler", "reload_dataloaders_every_n_epochs", "sync_batchnorm",
 }  # fmt: skip

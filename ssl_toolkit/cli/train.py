@@ -17,12 +17,12 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from ssl_toolkit.callbacks import ExportWeights, LearningRate, ProgressBar, ResumeMetrics, SampleViews, Throughput
 from ssl_toolkit.checkpoint import AtomicCheckpointIO
 from ssl_toolkit.cli.parser import instantiate, options, parse, plain, training_parser
+from ssl_toolkit.processes import is_first_process
 from ssl_toolkit.random import number
 from ssl_toolkit.report import write_report
 from ssl_toolkit.run import (
     CONFIG,
     WEIGHTS,
-    is_first_process,
     new_run,
     newest_checkpoint,
     open_run,

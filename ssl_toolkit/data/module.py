@@ -17,9 +17,9 @@ from ssl_toolkit.data.division import Division, Shares, Split
 from ssl_toolkit.data.image_set import ImageSet, ReadOptions
 from ssl_toolkit.data.loader import BatchLoader
 from ssl_toolkit.data.opening import Origin, open_sets
-from ssl_toolkit.data.processes import num_cores, rank_and_world_size
 from ssl_toolkit.data.reading import OnError
 from ssl_toolkit.data.sources import LabelKind
+from ssl_toolkit.processes import num_cores, rank, world_size
 
 
 class ImageData(LightningDataModule):
@@ -127,7 +127,7 @@ class ImageData(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Lets the first process download and build the disk cache while the others wait for it."""
-        if rank_and_world_size()[1] > 1:
+        if world_size() > 1:
             self.setup()
 
     def setup(self, stage: str | None = None) -> None:
@@ -165,7 +165,6 @@ class ImageData(LightningDataModule):
         if not len(members):
             advice = "" if split == "train" else f"; set data.{split}_fraction or data.{split}_path"
             raise ValueError(f"the {split} split has no images{advice}")
-        rank, world_size = rank_and_world_size()
         return self.loader_class(
             images.store,
             images.labels,
@@ -174,8 +173,8 @@ class ImageData(LightningDataModule):
             seed=self.seed,
             shuffle=shuffle,
             drop_last=drop_last,
-            rank=rank,
-            world_size=world_size,
+            rank=rank(),
+            world_size=world_size(),
             what=split,
         )
 

@@ -8,11 +8,11 @@ import numpy as np
 
 from ssl_toolkit.data.cache import default_cache_dir
 from ssl_toolkit.data.image_set import ImageSet, ReadOptions
-from ssl_toolkit.data.processes import is_first_process
 from ssl_toolkit.data.sources import FolderSource, LabelKind, Source, SubsetSource
 from ssl_toolkit.data.splits import stratified_order
 from ssl_toolkit.data.torchvision_sets import TorchvisionSource, has_test_split
 from ssl_toolkit.errors import nearest
+from ssl_toolkit.processes import is_first_process
 
 
 class Origin(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -19,7 +19,7 @@ from ssl_toolkit.evaluation.knn import knn_predict
 from ssl_toolkit.evaluation.linear_probe import linear_probe
 from ssl_toolkit.evaluation.random_weights import calibrate_batch_norm, random_backbone
 from ssl_toolkit.evaluation.representation import rank_me, spread
-from ssl_toolkit.evaluation.results import Difference, Evaluation, Row
+from ssl_toolkit.evaluation.results import Difference, Evaluation, Row, best_representation
 from ssl_toolkit.weights import load_backbone
 
 # rank and spread settle long before; the singular values of more images only take time
@@ -54,7 +54,8 @@ def evaluate(
         data: Labelled images with the splits train, val and test.
         image_size: Side in pixels of what the backbone sees; None for the data's own.
         ks: Numbers of neighbours; those above the number of training images count as that number.
-        stages: Measure the averaged map of each stage too: the best features are often not the last.
+        stages: Measure the averaged map of each stage too, unless it is what the backbone returns: the best features
+            are often not the last.
         random_weights: Measure the same architecture from random weights too.
         seed: Of the random weights and of the bootstrap.
         precision: As in `extract_features`.
@@ -95,12 +96,19 @@ def evaluate(
             paired_difference(given[representation].linear_correct, other.linear_correct, seed=seed),
         )
         for representation, other in measured.get("random", {}).items()
+        if representation in given
     ]
+    best_difference = None
+    if random_weights:
+        best = {name: results[_best(results)].linear_correct for name, results in measured.items()}
+        best_difference = paired_difference(best["given"], best["random"], seed=seed)
     rows = [result.row for results in measured.values() for result in results.values()]
     num_images = {split: data.num_images(split) for split in ("train", "val", "test")}
     seconds = time.perf_counter() - start
     config = backbone.config()
-    return Evaluation(name, config, size, num_images, data.num_classes, seed, rows, differences, seconds)
+    return Evaluation(
+        name, config, size, num_images, data.num_classes, seed, rows, differences, best_difference, seconds
+    )
 
 
 class _Measured(NamedTuple):
@@ -128,6 +136,8 @@ def _measure(
     train_labels, val_labels, test_labels = (split.labels for split in splits)
     results = {}
     for name in sorted(splits[0].features, key=lambda name: name != "pooled"):
+        if name != "pooled" and _is_pooled(name, splits[-1].features):
+            continue
         train, val, test = (split.features[name] for split in splits)
         knn_val = _accuracies(knn_predict(train, train_labels, val, ks), val_labels)
         k = max(knn_val, key=lambda number: (knn_val[number], -number))
@@ -154,6 +164,18 @@ def _measure(
         )
         results[name] = _Measured(row, knn_correct, probe.correct)
     return results
+
+
+def _is_pooled(stage: str, features: Mapping[str, Tensor]) -> bool:
+    """Whether the averaged map of a stage is what the backbone returns, to the rounding of bfloat16."""
+    averaged, pooled = features[stage], features["pooled"]
+    return averaged.shape == pooled.shape and torch.allclose(
+        averaged, pooled, rtol=0.02, atol=0.02 * float(pooled.std())
+    )
+
+
+def _best(results: dict[str, _Measured]) -> str:
+    return best_representation([result.row for result in results.values()])
 
 
 def _accuracies(predictions: dict[int, Tensor], labels: Tensor) -> dict[int, float]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ssl_toolkit.evaluation.intervals import Interval
-from ssl_toolkit.weights import write_atomically
+from ssl_toolkit.files import write_atomically
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -48,6 +49,11 @@ class Row:
     rank_me: float
 
 
+def best_representation(rows: Sequence[Row]) -> str:
+    """The representation whose linear probe is the best on the validation images; of equals the first."""
+    return max(rows, key=lambda row: row.linear_val).representation
+
+
 @dataclass(frozen=True)
 class Difference:
     """Accuracy with the given weights minus that with random weights, on the same test images, with 95 % intervals.
@@ -76,6 +82,8 @@ class Evaluation:
         seed: Of the random weights and of the bootstrap.
         rows: One for each representation with the given weights, then with random weights.
         differences: One for each representation; empty without random weights.
+        best_difference: Of the linear probes at the best representation of the given weights and at that of the random
+            weights, which may be another one; None without random weights.
         seconds: Wall-clock time of all of it.
     """
 
@@ -87,6 +95,7 @@ class Evaluation:
     seed: int
     rows: list[Row]
     differences: list[Difference]
+    best_difference: Interval | None
     seconds: float
 
     def row(self, representation: str = "pooled", weights: Literal["given", "random"] = "given") -> Row:
@@ -100,33 +109,38 @@ class Evaluation:
                 return row
         raise KeyError(f"{representation} with {weights} weights")
 
-    @property
-    def best_representation(self) -> str:
+    def best_representation(self, weights: Literal["given", "random"] = "given") -> str:
         """The representation with the best linear probe on the validation images; often not the last stage."""
-        given = [row for row in self.rows if row.weights == "given"]
-        return max(given, key=lambda row: row.linear_val).representation
+        return best_representation([row for row in self.rows if row.weights == weights])
 
     def verdict(self) -> str:
-        """One sentence on the linear probe of the pooled features."""
+        """One sentence on the linear probe of the pooled features, and on that of the best stages if they differ."""
         for difference in self.differences:
             if difference.representation == "pooled":
-                return _sentence(difference.linear)
+                return _sentence(difference.linear) + self._best_stages()
         top1 = self.row().linear
         return (
             f"linear probe on pooled features: {_percent(top1.value)} % (95 % interval {_percent(top1.low)} to "
             f"{_percent(top1.high)}); random weights were not measured"
         )
 
+    def _best_stages(self) -> str:
+        """What to add where random weights, or the given ones, have better features than the pooled ones."""
+        given, random = self.best_representation("given"), self.best_representation("random")
+        if self.best_difference is None or (given == random == "pooled"):
+            return ""
+        return f"; the best of each, {given} against {random} of the random weights: {_signed(self.best_difference)}"
+
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries, lists, strings and numbers, with the verdict; intervals as value, low and high."""
-        return _plain({**asdict(self), "best_representation": self.best_representation, "verdict": self.verdict()})
+        return _plain({**asdict(self), "best_representation": self.best_representation(), "verdict": self.verdict()})
 
     def save(self, path: str | Path) -> None:
         """Writes `to_json` to a file, which appears whole or not at all; an older one is replaced."""
-        write_atomically(path, (json.dumps(self.to_json(), indent=2) + "\n").encode())
+        write_atomically(path, json.dumps(self.to_json(), indent=2) + "\n")
 
     def table(self) -> Table:
-        """A rich table that fits 100 columns: for each representation a row of the given and one of random weights."""
+        """A rich table, 80 columns wide as a rule: each representation with the given and with random weights."""
         from rich import box
         from rich.table import Table
 
@@ -134,14 +148,15 @@ class Evaluation:
         table = Table(
             title=f"top-1 in % of the test images (95 % interval): {images} images, {self.num_classes} classes",
             caption=f"k and the penalty were chosen on the validation images, on which the linear probe is best for "
-            f"{self.best_representation}; {self.seconds:,.0f} s\n"
+            f"{self.best_representation()}; {self.seconds:,.0f} s\n"
             "intervals: the choice of the test images alone; other seeds of the weights vary on top of that\n"
             f"{self.verdict()}",
             box=box.SIMPLE,
-            pad_edge=False,
+            padding=(0, 1, 0, 0),
+            show_edge=False,
         )
         table.add_column("features", no_wrap=True)
-        for name in ("dim", "kNN", "k", "linear probe", "difference"):
+        for name in ("kNN", "k", "linear probe", "difference"):
             table.add_column(name, justify="right", no_wrap=True)
         differences = {difference.representation: difference.linear for difference in self.differences}
         for name in dict.fromkeys(row.representation for row in self.rows):
@@ -150,7 +165,6 @@ class Evaluation:
                 given = row.weights == "given"
                 table.add_row(
                     name if given else "  random",
-                    str(row.num_features) if given else "",
                     _with_interval(row.knn),
                     str(row.knn_k),
                     _with_interval(row.linear),
@@ -171,10 +185,12 @@ def _sentence(difference: Interval) -> str:
         return f"pretrained features beat random weights by {points} {interval}"
     if difference.high < 0:
         return f"pretrained features are worse than random weights by {points} {interval}"
-    return (
-        f"no difference to random weights that the test images can show: {100 * difference.value:+.1f} points "
-        f"(95 % interval {100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
-    )
+    return f"no difference to random weights that the test images can show: {_signed(difference)}"
+
+
+def _signed(difference: Interval) -> str:
+    value, low, high = (f"{100 * share:+.1f}" for share in difference)
+    return f"{value} points (95 % interval {low} to {high})"
 
 
 def _percent(share: float) -> str:

@@ -117,4 +117,9 @@ class LARS(OptimizerSpec):
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Builds timm's LARS."""
-        return Lars(groups, lr=self.lr, momentum=self.momentum, trust_coeff=self.trust_coefficient)
+        return Lars(
+            groups,
+            lr=self.lr,
+            momentum=self.momentum,  # pyright: ignore[reportArgumentType] - typed by its default, the int 0
+            trust_coeff=self.trust_coefficient,
+        )

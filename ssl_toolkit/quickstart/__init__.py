@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 
@@ -47,9 +49,7 @@ def quickstart(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--out", type=str, default="runs/quickstart", help="Folder of the runs and of the page.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the pretraining runs and of the labelled sets.")
-    parser.add_argument(
-        "--num_images", type=int, default=6000, help="Built-in images, a third of them for testing."
-    )
+    parser.add_argument("--num_images", type=int, default=6000, help="Built-in images, a third of them for testing.")
     parser.add_argument("--labels_per_class", type=int, default=10, help="Size of the small labelled sets.")
     parser.add_argument("--max_epochs", type=int | None, default=None, help="Shorter or longer pretraining.")
     config = parse(parser, arguments)
@@ -98,6 +98,7 @@ def quickstart(arguments: Sequence[str]) -> None:
     results.append(Result("supervised", "everything trained from random weights", draws, spent, speed))
 
     total = (time.monotonic() - start) / 60
+    (out / "comparison.json").write_text(json.dumps([asdict(result) for result in results], indent=2), encoding="utf-8")
     page = write_comparison(out, results, data, features, list(PRETEXT_TASKS), config.labels_per_class, total)
     _print(results, config.labels_per_class, data.num_images("test"))
     print(
@@ -111,8 +112,11 @@ def quickstart(arguments: Sequence[str]) -> None:
 
 
 def _print(results: list[Result], labels_per_class: int, num_test: int) -> None:
-    table = Table(title=f"top-1 of {num_test:,} held-out images, from {labels_per_class} labelled images a class")
-    for header in ("weights", "transfer", f"top-1 (mean ± spread of {NUM_DRAWS} draws)", "minutes", "images/s"):
+    table = Table(
+        title=f"top-1 of {num_test:,} held-out images, from {labels_per_class} labelled images a class: "
+        f"mean ± spread of {NUM_DRAWS} draws"
+    )
+    for header in ("weights", "transfer", "top-1", "minutes", "images/s"):
         table.add_column(header, justify="left" if header in ("weights", "transfer") else "right")
     for result in results:
         table.add_row(*result.cells())

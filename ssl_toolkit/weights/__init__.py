@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ssl_toolkit.backbones import Backbone
+from ssl_toolkit.files import write_atomically
 from ssl_toolkit.weights.fit import check_fit
 from ssl_toolkit.weights.reading import FORMAT, METADATA_KEY, WeightsError, read
 
@@ -35,7 +35,6 @@ __all__ = [
     "load_into",
     "read_header",
     "save_backbone",
-    "write_atomically",
 ]
 
 
@@ -140,21 +139,6 @@ def load_into(backbone: Backbone, path: str | Path) -> LoadReport:
     check_fit(path, header, tensors, backbone)
     _fill(backbone, header, tensors)
     return LoadReport(len(tensors), len(backbone.model.state_dict()), path)
-
-
-def write_atomically(path: str | Path, content: bytes) -> None:
-    """Writes a file whole or not at all: beside its place first, flushed to the disk, then moved there."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _read_whole(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""The recipes in configs/transfer: each can be parsed and built as its header says."""
+"""The recipes in configs/transfer for any data: each starts from a weights file and from random weights."""
 
 from pathlib import Path
 
@@ -9,7 +9,8 @@ from ssl_toolkit.backbones import Backbone
 from ssl_toolkit.cli.parser import instantiate, parse, training_parser
 from ssl_toolkit.weights import save_backbone
 
-FILES = sorted((Path(__file__).parents[2] / "configs" / "transfer").glob("*.yaml"))
+FOLDER = Path(__file__).parents[2] / "configs" / "transfer"
+FILES = [file for file in sorted(FOLDER.glob("*.yaml")) if "LABELLED" in file.read_text(encoding="utf-8")]
 
 
 @pytest.fixture(scope="module")

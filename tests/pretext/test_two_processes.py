@@ -8,8 +8,9 @@ from pretext.patch_position import PatchPosition
 from pretext.simclr import SimCLR
 from ssl_toolkit.augment import RandomView
 from ssl_toolkit.backbones import Backbone
-from ssl_toolkit.distributed import convert_sync_batchnorm, rank, world_size
+from ssl_toolkit.distributed import convert_sync_batchnorm
 from ssl_toolkit.optim import SGD
+from ssl_toolkit.processes import rank, world_size
 from ssl_toolkit.schedule import Constant
 
 BATCH = 8

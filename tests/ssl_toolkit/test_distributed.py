@@ -12,7 +12,8 @@ import torch.distributed as dist
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from ssl_toolkit.distributed import SyncBatchNorm, all_reduce_mean, convert_sync_batchnorm, gather, rank, world_size
+from ssl_toolkit.distributed import SyncBatchNorm, all_reduce_mean, convert_sync_batchnorm, gather
+from ssl_toolkit.processes import rank, world_size
 
 
 def close(actual, expected, tolerance=1e-10):

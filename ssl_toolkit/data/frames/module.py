@@ -10,7 +10,7 @@ from ssl_toolkit.data.frames.source import SequenceSource
 from ssl_toolkit.data.image_set import ImageSet
 from ssl_toolkit.data.loader import BatchLoader
 from ssl_toolkit.data.module import ImageData
-from ssl_toolkit.data.processes import is_first_process
+from ssl_toolkit.processes import is_first_process
 
 Sampling = Literal["uniform", "clip"]
 

@@ -50,8 +50,8 @@ def evaluation(folder, backbone):
 
 def test_every_representation_with_both_weights(evaluation, backbone):
     assert [(row.weights, row.representation) for row in evaluation.rows] == [
-        (weights, name) for weights in ("given", "random") for name in ("pooled", *backbone.stages)
-    ]
+        (weights, name) for weights in ("given", "random") for name in ("pooled", *backbone.stages[:-1])
+    ], "the last stage of a ResNet, averaged, is the pooled feature"
     assert evaluation.row("layer2").num_features == 8
     assert evaluation.row("pooled", "random").num_features == 16
     assert evaluation.num_images == {"train": 24, "val": 12, "test": 12}
@@ -69,7 +69,7 @@ def test_what_was_chosen_was_chosen_on_the_validation_images(evaluation):
         assert row.knn.low <= row.knn.value <= row.knn.high
         assert row.linear.low <= row.linear.value <= row.linear.high
     given = [row for row in evaluation.rows if row.weights == "given"]
-    assert evaluation.row(evaluation.best_representation).linear_val == max(row.linear_val for row in given)
+    assert evaluation.row(evaluation.best_representation()).linear_val == max(row.linear_val for row in given)
 
 
 def test_differences_are_those_of_the_rows(evaluation):
@@ -77,6 +77,15 @@ def test_differences_are_those_of_the_rows(evaluation):
         given, random = (evaluation.row(difference.representation, weights) for weights in ("given", "random"))
         assert difference.linear.value == pytest.approx(given.linear.value - random.linear.value)
         assert difference.knn.value == pytest.approx(given.knn.value - random.knn.value)
+
+
+def test_the_best_of_each_are_compared(evaluation):
+    given = evaluation.row(evaluation.best_representation("given"), "given")
+    random = evaluation.row(evaluation.best_representation("random"), "random")
+    assert evaluation.best_difference.value == pytest.approx(given.linear.value - random.linear.value)
+    assert evaluation.best_difference.low <= evaluation.best_difference.value <= evaluation.best_difference.high
+    if random.representation != "pooled":
+        assert f"{random.representation} of the random weights" in evaluation.verdict()
 
 
 def test_colour_classes_are_found_by_the_first_stage(evaluation, backbone):
@@ -106,7 +115,7 @@ def test_json_holds_plain_data_and_the_verdict(evaluation, tmp_path):
     evaluation.save(path)
     loaded = json.loads(path.read_text())
     assert loaded["verdict"] == evaluation.verdict()
-    assert loaded["best_representation"] == evaluation.best_representation
+    assert loaded["best_representation"] == evaluation.best_representation()
     assert loaded["rows"][0]["linear"] == evaluation.rows[0].linear._asdict()
     assert loaded["rows"][0]["knn_test"] == {str(k): value for k, value in evaluation.rows[0].knn_test.items()}
     assert loaded["backbone"]["name"] == "resnet18"
@@ -140,26 +149,36 @@ def test_errors_name_the_option(folder, tmp_path, backbone):
         evaluate(tmp_path / "missing.safetensors", image_data(folder))
 
 
-def render(evaluation):
-    console = Console(width=100, file=io.StringIO())
+def render(evaluation, width=80):
+    console = Console(width=width, file=io.StringIO())
     console.print(evaluation.table())
     return console.file.getvalue()
 
 
-def made_up(difference):
+FULL = Interval(1.0, 0.9996, 1.0)
+
+
+def made_up(difference, linear=FULL):
     def row(weights, name, linear):
         knn = Interval(0.9996, 0.9991, 1.0)
         return Row(weights, name, 2048, knn, 200, {200: 0.8}, {200: 0.8}, linear, 0.7, 1e-3, 0.9, 100.0)
 
-    full = Interval(1.0, 0.9996, 1.0)
-    rows = [row(weights, name, full) for weights in ("given", "random") for name in ("pooled", "layer4.act3")]
+    rows = [row(weights, name, linear) for weights in ("given", "random") for name in ("pooled", "layer4.act3")]
     differences = [Difference(name, difference, difference) for name in ("pooled", "layer4.act3")]
     images = {"train": 1_281_167, "val": 50_000, "test": 100_000}
-    return Evaluation("w", {}, 224, images, 1000, 0, rows, differences, 12345.6)
+    return Evaluation("w", {}, 224, images, 1000, 0, rows, differences, None, 12345.6)
+
+
+def test_the_table_fits_80_columns():
+    text = render(made_up(Interval(0.1234, 0.1111, 0.1357), Interval(0.5, 0.4567, 0.5432)))
+    assert "…" not in text
+    assert "50.0 (45.7-54.3)" in text
+    assert "+12.3 (+11.1 to +13.6)" in text
+    assert max(len(line) for line in text.splitlines()) <= 80
 
 
 def test_the_table_fits_100_columns_at_its_widest():
-    text = render(made_up(Interval(-1.0, -1.0, -0.999)))
+    text = render(made_up(Interval(-1.0, -1.0, -0.999)), width=100)
     assert "…" not in text
     assert max(len(line) for line in text.splitlines()) <= 100
     assert "100.0 (100.0-100.0)" in text
