@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from pretext.base import PretextTask
 from ssl_toolkit.augment import RandomView
@@ -20,6 +21,9 @@ from ssl_toolkit.layers import full_precision, mlp
 from ssl_toolkit.processes import rank
 from ssl_toolkit.random import fold
 from ssl_toolkit.task import StepOutput
+
+# similarities held at a time: 2^24 float32 are 64 MiB
+_MAX_SIMILARITIES = 1 << 24
 
 
 class SimCLR(PretextTask):
@@ -65,6 +69,8 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float, gathered: bool = 
 
     Each embedding picks its partner among the 2N - 1 others. Under several processes the others are those of all
     processes, and the mean of the processes' losses and gradients is that of one process with the global batch.
+    Computed in float32 at least, also under autocast. Of a large batch the matrix of all similarities is never held:
+    it is made a few rows at a time, and again for the gradient, which changes nothing about the result.
 
     Args:
         first: Embeddings of the first views, of shape ``[batch, width]``; normalised here.
@@ -82,10 +88,27 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float, gathered: bool = 
         all_first, all_second, offset = gather(first), gather(second), rank() * num
     num_all = len(all_first)
 
-    similarity = torch.cat([first, second]) @ torch.cat([all_first, all_second]).T / temperature
+    anchors, others = torch.cat([first, second]), torch.cat([all_first, all_second])
     places = torch.arange(num, device=first.device) + offset
     itself = torch.cat([places, places + num_all])
     partner = torch.cat([places + num_all, places])
-    similarity = similarity.scatter(1, itself[:, None], float("-inf"))
-    top1 = (similarity.detach().argmax(dim=1) == partner).float().mean()
-    return F.cross_entropy(similarity, partner), top1
+    rows = max(1, _MAX_SIMILARITIES // len(others))
+    parts = []
+    for chunk in zip(anchors.split(rows), itself.split(rows), partner.split(rows), strict=True):
+        if rows >= len(anchors):
+            parts.append(_pick_partner(others, temperature, *chunk))
+        else:
+            parts.append(checkpoint(_pick_partner, others, temperature, *chunk, use_reentrant=False))
+    losses, hits = zip(*parts, strict=True)
+    return torch.stack(losses).sum() / len(anchors), torch.stack(hits).sum() / len(anchors)
+
+
+def _pick_partner(
+    others: Tensor, temperature: float, anchors: Tensor, itself: Tensor, partner: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The summed cross entropy of some of the embeddings, and how many of them have their partner the nearest."""
+    with torch.autocast(anchors.device.type, enabled=False):
+        similarity = anchors @ others.T / temperature
+        similarity = similarity.scatter(1, itself[:, None], float("-inf"))
+        hits = (similarity.detach().argmax(dim=1) == partner).sum()
+        return F.cross_entropy(similarity, partner, reduction="sum"), hits

@@ -81,6 +81,23 @@ class OnlineEvaluation(Callback):
                 sync_dist=trainer.world_size > 1,
             )
 
+    def estimate_seconds(self, trainer: Trainer, pl_module: LightningModule, data: ImageData) -> float:
+        """What one evaluation will take, from the features of a few images; what follows takes little beside them."""
+        if not data.num_images("val"):
+            return 0.0
+        labelled = not ((data.labels("train") < 0).all() or (data.labels("val") < 0).all())
+        num_images = min(self.max_val, data.num_images("val"))
+        num_images += min(self.max_train, data.num_images("train")) if labelled else 0
+        few = min(2 * data.batch_size, data.num_images("train"))
+        view = self._view(pl_module, data)
+        for _ in range(2):  # the first pass is slower
+            start = time.perf_counter()
+            features, _ = self._features(trainer, pl_module, data, view, "train", few)
+        return (time.perf_counter() - start) * num_images / len(features)
+
+    def _view(self, pl_module: LightningModule, data: ImageData) -> View:
+        return CenterView(self.image_size or getattr(pl_module, "image_size", None) or data.image_size)
+
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
         """The figures, the same on every process."""
         data = getattr(trainer, "datamodule", None)
@@ -91,8 +108,7 @@ class OnlineEvaluation(Callback):
             )
         if not data.num_images("val"):
             return {}
-        size = self.image_size or getattr(pl_module, "image_size", None) or data.image_size
-        view = CenterView(size)
+        view = self._view(pl_module, data)
         val, val_labels = self._features(trainer, pl_module, data, view, "val", self.max_val)
         values = {"spread": spread(val), "rank_me": rank_me(val)}
         # every process comes to the same answer: it knows the labels of all images

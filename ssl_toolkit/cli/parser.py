@@ -24,6 +24,11 @@ OWN_TRAINER_ARGUMENTS: set[str | int] = {
     "use_distributed_sampler", "reload_dataloaders_every_n_epochs", "sync_batchnorm",
 }  # fmt: skip
 
+BUDGET = (
+    "Time for all of it (90s, 60min, 1.5h, 2d): a short trial measures the speed, then as many steps are trained as "
+    "fit, with the schedule over just these; they take the place of trainer.max_epochs."
+)
+
 
 def training_parser(verb: str, arguments: Sequence[str]) -> ArgumentParser:
     """The parser of ``pretrain`` and ``transfer``.
@@ -40,6 +45,7 @@ def training_parser(verb: str, arguments: Sequence[str]) -> ArgumentParser:
     parser.add_argument("-c", "--config", action="config", help="Recipe (YAML); several are merged, the later wins.")
     parser.add_argument("--out", type=str | None, default=None, help="Folder of the run (runs/TASK-DATE-TIME).")
     parser.add_argument("--resume", type=str | None, default=None, help="Folder of a run to continue.")
+    parser.add_argument("--budget", type=str | None, default=None, help=BUDGET)
     parser.add_argument("--seed", type=int, default=0, help="Seed of every random choice of the run.")
     parser.add_subclass_arguments(Task, "model", required=True, help="The task: class_path and init_args.")
     parser.add_class_arguments(data_class(arguments), "data")
@@ -113,6 +119,6 @@ def _task_of(file: Path) -> str | None:
 def plain(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     """The configuration as plain data, every default written out."""
     kept = config.clone()
-    for key in ("config", "out", "resume"):
+    for key in ("config", "out", "resume", "budget"):
         kept.pop(key, None)
     return yaml.safe_load(parser.dump(kept, skip_validation=True, skip_unset=False))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from ssl_toolkit.budget import measure, to_seconds
 from ssl_toolkit.callbacks import ExportWeights, LearningRate, ProgressBar, ResumeMetrics, SampleViews, Throughput
 from ssl_toolkit.checkpoint import AtomicCheckpointIO
 from ssl_toolkit.cli.parser import instantiate, options, parse, plain, training_parser
@@ -56,13 +58,16 @@ def train(verb: str, arguments: Sequence[str], quietly: bool = False) -> Path:
     Raises:
         ValueError: For whatever the user can mend, in one line.
     """
+    started = time.monotonic()
     resumed = dict(options(arguments)).get("--resume")
     if resumed is not None:
         # the run's own configuration first, so that what the command line adds wins
         arguments = ["--config", str(open_run(resumed) / CONFIG), *arguments]
     parser = training_parser(verb, arguments)
     config = parse(parser, arguments)
-    resolved = plain(parser, config)
+    if config.budget is not None and resumed is not None:
+        raise ValueError("--budget is for a new run: how long a resumed one still takes, its own steps decide")
+    seconds = None if config.budget is None else to_seconds(config.budget)
 
     if resumed is None:
         task_name = config.model.class_path.rpartition(".")[2].lower()
@@ -73,10 +78,13 @@ def train(verb: str, arguments: Sequence[str], quietly: bool = False) -> Path:
         if checkpoint is None:
             print(f"{run} was stopped before its first checkpoint: it starts again from step 0")
 
-    torch.manual_seed(number("model", config.seed))
-    objects = instantiate(parser, config)
-    objects.data.setup("fit")
-    objects.data.train_dataloader()  # what cannot work is found before the folder becomes a run
+    objects = prepare(parser, config)
+    if seconds is not None:
+        with quiet(), one_line_errors():
+            steps = steps_within(seconds, objects, started)
+        config.trainer.max_steps, config.trainer.max_epochs = steps, -1
+        objects = prepare(parser, config)
+    resolved = plain(parser, config)
     with quiet(), one_line_errors():
         trainer = make_trainer(objects, run, resolved)
         if is_first_process():
@@ -92,6 +100,27 @@ def train(verb: str, arguments: Sequence[str], quietly: bool = False) -> Path:
         if not quietly:
             say_what_next(verb, run, trainer)
     return run
+
+
+def prepare(parser: ArgumentParser, config: Namespace) -> Namespace:
+    """Builds what a configuration describes; what cannot work is found before the folder becomes a run."""
+    torch.manual_seed(number("model", config.seed))
+    objects = instantiate(parser, config)
+    objects.data.setup("fit")
+    objects.data.train_dataloader()
+    return objects
+
+
+def steps_within(seconds: float, objects: Namespace, started: float) -> int:
+    """The number of steps for what is left of a budget after the preparations and a trial, which it says."""
+    costs = measure(objects.model, objects.data, vars(objects.trainer), getattr(objects, "evaluation", None))
+    steps = costs.steps_within(seconds - (time.monotonic() - started))
+    if is_first_process():
+        print(
+            f"budget: {seconds / 60:.3g} minutes are {steps:,} steps, {steps / costs.steps_per_epoch:.3g} epochs (a "
+            f"step takes {costs.step:.2g} s, validation {costs.validation:.2g} s, evaluation {costs.evaluation:.2g} s)"
+        )
+    return steps
 
 
 def make_trainer(objects: Namespace, run: Path, resolved: dict[str, Any]) -> Trainer:
@@ -151,8 +180,10 @@ def quiet() -> Iterator[None]:
     logger.setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning.*")
-        yield
-    logger.setLevel(level)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 @contextlib.contextmanager

@@ -1,10 +1,13 @@
 """NT-Xent against a naive loop and hand values."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
 
+from pretext import simclr
 from pretext.simclr import nt_xent
 
 
@@ -46,3 +49,40 @@ def test_is_symmetric_and_ignores_lengths():
     loss = nt_xent(first, second, 0.2)[0]
     torch.testing.assert_close(nt_xent(second, first, 0.2)[0], loss)
     torch.testing.assert_close(nt_xent(3 * first, 0.1 * second, 0.2)[0], loss)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7, 13])
+def test_in_parts_it_is_the_same_with_the_same_gradients(rows, monkeypatch):
+    first, second = torch.randn(2, 7, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    results = []
+    for most in (1 << 24, rows * 14):
+        monkeypatch.setattr(simclr, "_MAX_SIMILARITIES", most)
+        leaves = first.clone().requires_grad_(), second.clone().requires_grad_()
+        loss, top1 = nt_xent(*leaves, 0.2)
+        loss.backward()
+        results.append((loss, top1, *(leaf.grad for leaf in leaves)))
+    for whole, in_parts in zip(*results, strict=True):
+        torch.testing.assert_close(in_parts, whole)
+
+
+def test_half_precision_does_not_reach_the_similarities():
+    first, second = torch.randn(2, 16, 8, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = nt_xent(first, second, 0.1)[0]
+    assert loss.item() == pytest.approx(naive_nt_xent(first, second, 0.1)[0], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_large_batch_needs_little_memory():
+    program = """
+import resource, torch
+from pretext.simclr import nt_xent
+first, second = (torch.randn(8192, 64).requires_grad_() for _ in range(2))
+nt_xent(first[:64], second[:64], 0.2)[0].backward()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+nt_xent(first, second, 0.2)[0].backward()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    said = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=250)
+    # the matrix of 16,384 x 16,384 float32 would be 1 GiB
+    assert int(said.stdout) < 0.5 * 2**20

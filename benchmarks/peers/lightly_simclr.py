@@ -1,0 +1,80 @@
+"""SimCLR as lightly's documentation builds it; run by `benchmarks/throughput.py` in an environment that has lightly.
+
+Prints one line of JSON: source images a second after a warm-up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from contextlib import nullcontext
+
+import timm
+import torch
+from lightly.data import LightlyDataset
+from lightly.loss import NTXentLoss
+from lightly.models.modules.heads import SimCLRProjectionHead
+from lightly.transforms import SimCLRTransform
+from torch import nn
+
+
+def make_backbone(stem: str) -> nn.Module:
+    backbone = timm.create_model("resnet18", num_classes=0)
+    if stem == "small":
+        backbone.conv1 = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)
+        backbone.maxpool = nn.Identity()
+    return backbone
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--images", required=True)
+    parser.add_argument("--stem", choices=["small", "standard"], required=True)
+    parser.add_argument("--size", type=int, required=True)
+    parser.add_argument("--batch", type=int, required=True)
+    parser.add_argument("--precision", choices=["32", "bf16"], required=True)
+    parser.add_argument("--channels_last", type=int, required=True)
+    parser.add_argument("--workers", type=int, required=True)
+    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--device", required=True)
+    args = parser.parse_args()
+
+    device = torch.device(args.device)
+    memory_format = torch.channels_last if args.channels_last else torch.contiguous_format
+    backbone = make_backbone(args.stem).to(device, memory_format=memory_format)
+    head = SimCLRProjectionHead(512, 512, 128).to(device)
+    criterion = NTXentLoss()
+    optimizer = torch.optim.SGD([*backbone.parameters(), *head.parameters()], lr=0.06)
+    dataset = LightlyDataset(args.images, transform=SimCLRTransform(input_size=args.size, gaussian_blur=0.0))
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        batch_size=args.batch,
+        shuffle=True,
+        drop_last=True,
+        num_workers=args.workers,
+        persistent_workers=args.workers > 0,
+    )
+    autocast = torch.autocast(device.type, torch.bfloat16) if args.precision == "bf16" else nullcontext()
+    steps, start = 0, 0.0
+    while True:
+        for batch in loader:
+            first, second = (view.to(device, memory_format=memory_format) for view in batch[0])
+            with autocast:
+                loss = criterion(head(backbone(first)), head(backbone(second)))
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            steps += 1
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            now = time.perf_counter()
+            if steps == 5:
+                start = now
+            elif steps >= 10 and now - start > args.seconds:
+                print(json.dumps({"images_per_second": (steps - 5) * args.batch / (now - start)}))
+                return
+
+
+if __name__ == "__main__":
+    main()
