@@ -55,7 +55,7 @@ def test_every_file_that_the_readme_names_is_there():
 
 
 def verbs():
-    (block,) = [block for block in blocks("sh") if "--data.path IMAGES" in block]
+    (block,) = [block for block in blocks("sh") if "pretrain -c configs" in block]
     return [line.split() for line in block.strip().splitlines()]
 
 
