@@ -14,12 +14,10 @@ import time
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 
 from ssl_toolkit.callbacks.online_evaluation import OnlineEvaluation
 from ssl_toolkit.data import ImageData
-from ssl_toolkit.processes import world_size
 from ssl_toolkit.task import Task
 
 _UNITS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
@@ -101,7 +99,7 @@ def measure(
         seconds: For how long training steps are measured, at least; ten batches at the fewest, after five to warm up.
 
     Returns:
-        The costs, the same on every process.
+        The costs, as this process saw them.
     """
     passed = {name: value for name, value in arguments.items() if name not in _OF_THE_RUN}
     stopwatch = _Stopwatch(seconds)
@@ -122,10 +120,6 @@ def measure(
     if evaluation is not None and evaluation.every_n_epochs and isinstance(data, ImageData):
         seconds = evaluation.estimate_seconds(trainer, task, data)
         costs = costs._replace(evaluation=seconds, every_n_epochs=evaluation.every_n_epochs)
-    if world_size() > 1:
-        agreed: list[Any] = [costs]
-        dist.broadcast_object_list(agreed)
-        costs = agreed[0]
     return costs
 
 
@@ -152,7 +146,9 @@ class _Stopwatch(Callback):
         if self._batches == _WARM_UP_BATCHES:
             self._start = _now()
         measured = self._batches - _WARM_UP_BATCHES
-        if measured >= _FEWEST_BATCHES and time.perf_counter() - self._start >= self.seconds:
+        enough = measured >= _FEWEST_BATCHES and time.perf_counter() - self._start >= self.seconds
+        # the processes stop together, or they would wait for each other for ever
+        if trainer.strategy.broadcast(enough):
             self.training = (_now() - self._start) / measured
             trainer.should_stop = True
 

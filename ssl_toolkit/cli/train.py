@@ -19,7 +19,7 @@ from ssl_toolkit.budget import measure, to_seconds
 from ssl_toolkit.callbacks import ExportWeights, LearningRate, ProgressBar, ResumeMetrics, SampleViews, Throughput
 from ssl_toolkit.checkpoint import AtomicCheckpointIO
 from ssl_toolkit.cli.parser import instantiate, options, parse, plain, training_parser
-from ssl_toolkit.processes import is_first_process
+from ssl_toolkit.processes import from_first_process, is_first_process
 from ssl_toolkit.random import number
 from ssl_toolkit.report import write_report
 from ssl_toolkit.run import (
@@ -114,7 +114,8 @@ def prepare(parser: ArgumentParser, config: Namespace) -> Namespace:
 def steps_within(seconds: float, objects: Namespace, started: float) -> int:
     """The number of steps for what is left of a budget after the preparations and a trial, which it says."""
     costs = measure(objects.model, objects.data, vars(objects.trainer), getattr(objects, "evaluation", None))
-    steps = costs.steps_within(seconds - (time.monotonic() - started))
+    costs, left = from_first_process((costs, seconds - (time.monotonic() - started)))
+    steps = costs.steps_within(left)
     if is_first_process():
         print(
             f"budget: {seconds / 60:.3g} minutes are {steps:,} steps, {steps / costs.steps_per_epoch:.3g} epochs (a "

@@ -7,7 +7,9 @@ import sys
 import pytest
 import safetensors.torch
 import torch
+import yaml
 
+from ssl_toolkit.run import newest_checkpoint
 from ssl_toolkit.tracking import read_metrics
 
 LAUNCHERS = {
@@ -42,3 +44,13 @@ def test_two_processes_equal_one(launcher, recipe, tmp_path):
         torch.testing.assert_close(tensor, weights[1][name], rtol=1e-4, atol=1e-5, msg=name)
     knn = [read_metrics(run)["val/knn_top1"] for run in (alone, together)]
     assert knn[0][-1] == pytest.approx(knn[1][-1], abs=0.12)  # one of nine images, at a tie
+
+
+@pytest.mark.slow
+def test_two_processes_agree_on_a_budget(recipe, tmp_path):
+    run = tmp_path / "run"
+    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "8"]
+    said = pretrain(LAUNCHERS["lightning"], "-c", recipe, *two, "--budget", "40s", "--out", str(run))
+    assert said.count("budget:") == 1
+    steps = yaml.safe_load((run / "config.yaml").read_text())["trainer"]["max_steps"]
+    assert torch.load(newest_checkpoint(run), weights_only=True)["global_step"] == steps > 10
