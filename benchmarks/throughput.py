@@ -15,31 +15,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from measuring import HERE, Window, lightly_python, undisturbed
 
 if TYPE_CHECKING:
     from pretext.simclr import SimCLR
 
-HERE = Path(__file__).parent
-PEERS = Path(os.environ.get("SSL_TOOLKIT_PEERS", Path.home() / ".cache" / "ssl-toolkit" / "peers"))
 LIGHTLY_SETTINGS = [
     {"workers": workers, "channels_last": channels_last} for workers in (0, 2) for channels_last in (0, 1)
 ]
-
-
-class Window(NamedTuple):
-    """One measurement: images a second, and how many cores other programs took meanwhile."""
-
-    images_per_second: float
-    others: float
 
 
 def make_task(args: argparse.Namespace) -> SimCLR:
@@ -95,52 +85,6 @@ def ssl_toolkit(args: argparse.Namespace) -> float:
     return args.batch / measure(make_task(args), data, arguments, seconds=args.seconds).step
 
 
-def lightly_python() -> Path | None:
-    """The interpreter of lightly's environment, which is made on first use; None where it cannot be."""
-    python = PEERS / "lightly" / "bin" / "python"
-    if python.exists():
-        return python
-    print("making an environment for lightly (once)", file=sys.stderr)
-    made = subprocess.run([sys.executable, "-m", "venv", str(PEERS / "lightly")], check=False).returncode == 0
-    install = [str(python), "-m", "pip", "install", "--quiet", "lightly", "timm", "torch", "torchvision"]
-    return python if made and subprocess.run(install, check=False).returncode == 0 else None
-
-
-def window(command: list[str]) -> Window:
-    """Runs one measurement, and notes what other programs did."""
-    busy, own, start = busy_seconds(), children_seconds(), time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=HERE.parent)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    others = (busy_seconds() - busy) - (children_seconds() - own)
-    speed = json.loads(done.stdout.strip().splitlines()[-1])["images_per_second"]
-    return Window(speed, max(0.0, others) / (time.perf_counter() - start))
-
-
-def busy_seconds() -> float:
-    """Seconds of all cores on which any program worked since the machine started; 0 where that is not known."""
-    stat = Path("/proc/stat")
-    if not stat.exists():
-        return 0.0
-    user, nice, system, _, _, interrupts, soft, *_ = (int(n) for n in stat.read_text().splitlines()[0].split()[1:])
-    return (user + nice + system + interrupts + soft) / os.sysconf("SC_CLK_TCK")
-
-
-def children_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
-
-
-def undisturbed(command: list[str], tries: int) -> Window:
-    """The first measurement that no other program disturbed, or else the one disturbed least."""
-    windows: list[Window] = []
-    for _ in range(tries):
-        windows.append(window(command))
-        if windows[-1].others < 0.1:
-            break
-    return min(windows, key=lambda each: each.others)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--images", help="a folder of images")
@@ -175,7 +119,7 @@ def measure_all(args: argparse.Namespace) -> list[dict[str, Window]]:
     shared = ["--images", args.images, "--seconds", str(args.seconds), "--device", args.device]
     for name in ("stem", "size", "batch", "precision"):
         shared += [f"--{name}", str(getattr(args, name))]
-    commands = {name: [sys.executable, __file__, "--worker", name, *shared] for name in WORKERS}
+    commands = {name: [sys.executable, str(Path(__file__).resolve()), "--worker", name, *shared] for name in WORKERS}
     python = lightly_python()
     if python is None:
         print("not measured: lightly, which could not be installed", file=sys.stderr)
@@ -190,11 +134,16 @@ def measure_all(args: argparse.Namespace) -> list[dict[str, Window]]:
         rounds.append({name: undisturbed(command, args.tries) for name, command in commands.items()})
         for name, measured in rounds[-1].items():
             print(
-                f"round {number + 1}: {name}: {measured.images_per_second:,.1f} images/s, "
+                f"round {number + 1}: {name}: {measured.figures['images_per_second']:,.1f} images/s, "
                 f"others {measured.others:.2f} cores",
                 file=sys.stderr,
             )
     return rounds
+
+
+def speed(measured: Window) -> float:
+    """Images a second."""
+    return measured.figures["images_per_second"]
 
 
 def report(args: argparse.Namespace, rounds: list[dict[str, Window]]) -> None:
@@ -205,8 +154,8 @@ def report(args: argparse.Namespace, rounds: list[dict[str, Window]]) -> None:
     table = Table("", "images/s", "ssl-toolkit / this", "most others' cores", title=title(args))
     rows = {}
     for name in rounds[0]:
-        speeds = [each[name].images_per_second for each in rounds]
-        ratios = [each["ssl-toolkit"].images_per_second / each[name].images_per_second for each in rounds]
+        speeds = [speed(each[name]) for each in rounds]
+        ratios = [speed(each["ssl-toolkit"]) / speed(each[name]) for each in rounds]
         others = max(each[name].others for each in rounds)
         rows[name] = {"images_per_second": speeds, "ratio": ratios, "others": others}
         table.add_row(

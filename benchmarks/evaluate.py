@@ -1,0 +1,164 @@
+"""Seconds for kNN beside lightly's, and for a converged linear probe beside scikit-learn's, on the same features.
+
+    python benchmarks/evaluate.py --num_train 50000 --num_test 10000 --width 512 --json evaluate.json
+
+The features are made up: ten classes that overlap, with axes of very different lengths, as a backbone's have. Each
+measurement is a process of its own; they alternate, and one that other programs disturbed is repeated. Both linear
+probes minimise the same objective (see `ssl_toolkit.evaluation.linear_probe`); what they reach is computed in float64.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from measuring import HERE, Window, lightly_python, undisturbed
+
+K = 200
+STRENGTH = 1e-3
+PAIRS = [("ssl-toolkit kNN", "lightly kNN"), ("ssl-toolkit probe", "scikit-learn probe")]
+
+
+def make_features(folder: Path, num_train: int, num_test: int, width: int) -> None:
+    """Writes train.npy and test.npy with their labels."""
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    lengths = np.logspace(0, -2.5, width)
+    turn = np.linalg.qr(generator.standard_normal((width, width)))[0]
+    means = generator.standard_normal((10, width)) * 0.35
+    for name, num in (("train", num_train), ("test", num_test)):
+        labels = generator.integers(0, 10, num)
+        features = (means[labels] + generator.standard_normal((num, width))) * lengths
+        np.save(folder / f"{name}.npy", np.maximum(features @ turn + 0.1, 0).astype(np.float32))
+        np.save(folder / f"{name}_labels.npy", labels)
+
+
+def load(folder: Path) -> list[Any]:
+    """Train features and labels, test features and labels, as tensors."""
+    import numpy as np
+    import torch
+
+    names = ("train", "train_labels", "test", "test_labels")
+    return [torch.from_numpy(np.load(folder / f"{name}.npy")) for name in names]
+
+
+def our_knn(folder: Path) -> dict[str, float]:
+    from ssl_toolkit.evaluation import knn_accuracy
+
+    arrays = load(folder)
+    start = time.perf_counter()
+    top1 = knn_accuracy(*arrays, k=[K], temperature=0.1)[K]
+    return {"seconds": time.perf_counter() - start, "top1": top1}
+
+
+def our_probe(folder: Path) -> dict[str, float]:
+    from ssl_toolkit.evaluation import linear_probe
+
+    train, train_labels, test, test_labels = load(folder)
+    tested = (test, test_labels)
+    start = time.perf_counter()
+    probe = linear_probe((train, train_labels), tested, tested, strengths=[STRENGTH])
+    seconds = time.perf_counter() - start
+    # back to standardised features, on which the penalty is defined
+    std = train.double().std(dim=0, correction=0)
+    weight = probe.weight.double() * std
+    bias = probe.bias.double() + probe.weight.double() @ train.double().mean(dim=0)
+    return {"seconds": seconds, "top1": probe.top1, "objective": objective(train, train_labels, weight, bias)}
+
+
+def sklearn_probe(folder: Path) -> dict[str, float]:
+    import torch
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    train, train_labels, test, test_labels = load(folder)
+    start = time.perf_counter()
+    scaler = StandardScaler()
+    x = scaler.fit_transform(train.numpy())
+    model = LogisticRegression(C=1 / (STRENGTH * len(x)), max_iter=2000, tol=1e-5).fit(x, train_labels.numpy())
+    top1 = float(model.score(scaler.transform(test.numpy()), test_labels.numpy()))
+    seconds = time.perf_counter() - start
+    weight, bias = torch.from_numpy(model.coef_).double(), torch.from_numpy(model.intercept_).double()
+    return {"seconds": seconds, "top1": top1, "objective": objective(train, train_labels, weight, bias)}
+
+
+def objective(train: Any, labels: Any, weight: Any, bias: Any) -> float:
+    """Mean cross entropy on standardised features plus penalty, in float64."""
+    import torch.nn.functional as F
+
+    x = train.double()
+    x = (x - x.mean(dim=0)) / x.std(dim=0, correction=0)
+    return float(F.cross_entropy(x @ weight.T + bias, labels) + STRENGTH / 2 * weight.square().sum())
+
+
+WORKERS = {"ssl-toolkit kNN": our_knn, "ssl-toolkit probe": our_probe, "scikit-learn probe": sklearn_probe}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--num_train", type=int, default=50_000, help="images in the bank, and to fit the probe")
+    parser.add_argument("--num_test", type=int, default=10_000, help="images that are classified")
+    parser.add_argument("--width", type=int, default=512, help="of the features")
+    parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured, in turns")
+    parser.add_argument("--tries", type=int, default=3, help="at most, where other programs disturb")
+    parser.add_argument("--json", type=Path, help="a file to write the figures to")
+    parser.add_argument("--worker", choices=sorted(WORKERS), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        print(json.dumps(WORKERS[args.worker](args.folder)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        make_features(Path(folder), args.num_train, args.num_test, args.width)
+        commands = {
+            name: [sys.executable, str(Path(__file__).resolve()), "--worker", name, "--folder", folder]
+            for name in WORKERS
+        }
+        if (python := lightly_python()) is None:
+            print("not measured: lightly, which could not be installed", file=sys.stderr)
+        else:
+            script = str(HERE / "peers" / "lightly_knn.py")
+            commands["lightly kNN"] = [str(python), script, "--folder", folder, "--k", str(K)]
+        rounds = [
+            {name: undisturbed(command, args.tries) for name, command in commands.items()} for _ in range(args.rounds)
+        ]
+    report(args, rounds)
+
+
+def report(args: argparse.Namespace, rounds: list[dict[str, Window]]) -> None:
+    """Prints the table and writes the file."""
+    from rich.console import Console
+    from rich.table import Table
+
+    size = f"{args.num_train:,} x {args.width}, {args.num_test:,} tested"
+    table = Table("", "seconds", "top-1", "objective", "peer / ours", title=f"evaluation of features, {size}")
+    rows = {}
+    for ours, peer in PAIRS:
+        for name in (ours, peer):
+            if name not in rounds[0]:
+                continue
+            figures = [each[name].figures for each in rounds]
+            ratios = [each[name].figures["seconds"] / each[ours].figures["seconds"] for each in rounds]
+            rows[name] = {"figures": figures, "ratios": ratios, "others": [each[name].others for each in rounds]}
+            found = figures[0].get("objective")
+            table.add_row(
+                name,
+                f"{statistics.median(each['seconds'] for each in figures):.2f}",
+                f"{100 * figures[0]['top1']:.2f} %",
+                "" if found is None else f"{found:.8f}",
+                f"{statistics.median(ratios):.1f} ({min(ratios):.1f}-{max(ratios):.1f})" if name == peer else "",
+            )
+    Console().print(table)
+    if args.json:
+        args.json.write_text(json.dumps({"size": size, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
