@@ -107,7 +107,11 @@ def prepare(parser: ArgumentParser, config: Namespace) -> Namespace:
     torch.manual_seed(number("model", config.seed))
     objects = instantiate(parser, config)
     objects.data.setup("fit")
-    objects.data.train_dataloader()
+    arguments, batches = objects.trainer, len(objects.data.train_dataloader())
+    # a short run has curves, too: a point in each epoch at least
+    steps = max(1, batches // arguments.accumulate_grad_batches)
+    steps = min(steps, arguments.max_steps) if arguments.max_steps > 0 else steps
+    arguments.log_every_n_steps = min(arguments.log_every_n_steps, steps)
     return objects
 
 
