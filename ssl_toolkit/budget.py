@@ -22,9 +22,6 @@ from ssl_toolkit.task import Task
 
 _UNITS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
-# the first batches are slower: memory is taken from the system, kernels are chosen
-_WARM_UP_BATCHES = 5
-_FEWEST_BATCHES = 10
 _VALIDATION_BATCHES = 4
 _MOST_STEPS = 10**6  # a schedule needs an end; the trial stops long before
 
@@ -101,14 +98,8 @@ def measure(
     Returns:
         The costs, as this process saw them.
     """
-    passed = {name: value for name, value in arguments.items() if name not in _OF_THE_RUN}
-    stopwatch = _Stopwatch(seconds)
-    trainer = Trainer(
-        **passed, max_epochs=-1, max_steps=_MOST_STEPS, limit_val_batches=_VALIDATION_BATCHES,
-        check_val_every_n_epoch=sys.maxsize, num_sanity_val_steps=0, callbacks=[stopwatch], logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        use_distributed_sampler=False,
-    )  # fmt: skip
+    stopwatch = Stopwatch(seconds)
+    trainer = trial_trainer(arguments, stopwatch)
     trainer.fit(task, datamodule=data)
     accumulated, batches = trainer.accumulate_grad_batches, int(trainer.num_training_batches)
     validation = 0.0
@@ -123,19 +114,35 @@ def measure(
     return costs
 
 
-class _Stopwatch(Callback):
+def trial_trainer(arguments: dict[str, Any], stopwatch: Stopwatch) -> Trainer:
+    """A Trainer with the arguments of a run's, that trains until the stopwatch stops it and leaves nothing behind."""
+    passed = {name: value for name, value in arguments.items() if name not in _OF_THE_RUN}
+    return Trainer(
+        **passed, max_epochs=-1, max_steps=_MOST_STEPS, limit_val_batches=_VALIDATION_BATCHES,
+        check_val_every_n_epoch=sys.maxsize, num_sanity_val_steps=0, callbacks=[stopwatch], logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        use_distributed_sampler=False,
+    )  # fmt: skip
+
+
+class Stopwatch(Callback):
     """Measures training batches after a warm-up and then stops; measures validation batches.
 
     Args:
         seconds: For how long training batches are measured, at least.
+        warm_up: Batches before the first that is measured: they are slower, as memory is taken from the system and
+            kernels are chosen.
+        fewest: Batches that are measured, at least.
 
     Attributes:
         training: Seconds for a training batch.
         validation: Seconds for a validation batch.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, warm_up: int = 5, fewest: int = 10) -> None:
         self.seconds = seconds
+        self.warm_up = warm_up
+        self.fewest = fewest
         self.training = self.validation = 0.0
         self._batches = 0
         self._start = 0.0
@@ -143,10 +150,10 @@ class _Stopwatch(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Counts, and stops when enough is known."""
         self._batches += 1
-        if self._batches == _WARM_UP_BATCHES:
+        if self._batches == self.warm_up:
             self._start = _now()
-        measured = self._batches - _WARM_UP_BATCHES
-        enough = measured >= _FEWEST_BATCHES and time.perf_counter() - self._start >= self.seconds
+        measured = self._batches - self.warm_up
+        enough = measured >= self.fewest and time.perf_counter() - self._start >= self.seconds
         # the processes stop together, or they would wait for each other for ever
         if trainer.strategy.broadcast(enough):
             self.training = (_now() - self._start) / measured

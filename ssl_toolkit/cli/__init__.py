@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,6 +73,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         getattr(importlib.import_module(VERBS[verb][0]), verb)(rest)
     except ValueError as error:
         return fail(str(error))
+    except BrokenPipeError:
+        # whoever read our output has had enough (| head); the interpreter would complain once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print("\nssl-toolkit: interrupted", file=sys.stderr)
         return 130

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -30,6 +30,12 @@ BUDGET = (
 )
 
 
+SPEED = (
+    "auto: precision, memory format and the like are those that a short trial finds fastest on this machine, instead "
+    "of the recipe's; what the command line sets itself stays. Kept for the next run of the kind."
+)
+
+
 def training_parser(verb: str, arguments: Sequence[str]) -> ArgumentParser:
     """The parser of ``pretrain`` and ``transfer``.
 
@@ -46,6 +52,7 @@ def training_parser(verb: str, arguments: Sequence[str]) -> ArgumentParser:
     parser.add_argument("--out", type=str | None, default=None, help="Folder of the run (runs/TASK-DATE-TIME).")
     parser.add_argument("--resume", type=str | None, default=None, help="Folder of a run to continue.")
     parser.add_argument("--budget", type=str | None, default=None, help=BUDGET)
+    parser.add_argument("--speed", type=Literal["auto"] | None, default=None, help=SPEED)
     parser.add_argument("--seed", type=int, default=0, help="Seed of every random choice of the run.")
     parser.add_subclass_arguments(Task, "model", required=True, help="The task: class_path and init_args.")
     parser.add_class_arguments(data_class(arguments), "data")
@@ -119,6 +126,6 @@ def _task_of(file: Path) -> str | None:
 def plain(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     """The configuration as plain data, every default written out."""
     kept = config.clone()
-    for key in ("config", "out", "resume", "budget"):
+    for key in ("config", "out", "resume", "budget", "speed"):
         kept.pop(key, None)
     return yaml.safe_load(parser.dump(kept, skip_validation=True, skip_unset=False))

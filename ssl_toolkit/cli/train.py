@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import time
 import warnings
@@ -15,7 +16,7 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from ssl_toolkit.budget import measure, to_seconds
+from ssl_toolkit.budget import Stopwatch, measure, to_seconds, trial_trainer
 from ssl_toolkit.callbacks import ExportWeights, LearningRate, ProgressBar, ResumeMetrics, SampleViews, Throughput
 from ssl_toolkit.checkpoint import AtomicCheckpointIO
 from ssl_toolkit.cli.parser import instantiate, options, parse, plain, training_parser
@@ -31,6 +32,7 @@ from ssl_toolkit.run import (
     write_config,
     write_environment,
 )
+from ssl_toolkit.speed import KeptChoices, fastest, machine, measure_batch, speed_candidates
 from ssl_toolkit.tracking import make_loggers, sync_command
 
 
@@ -65,8 +67,9 @@ def train(verb: str, arguments: Sequence[str], quietly: bool = False) -> Path:
         arguments = ["--config", str(open_run(resumed) / CONFIG), *arguments]
     parser = training_parser(verb, arguments)
     config = parse(parser, arguments)
-    if config.budget is not None and resumed is not None:
-        raise ValueError("--budget is for a new run: how long a resumed one still takes, its own steps decide")
+    for option in ("budget", "speed"):
+        if config[option] is not None and resumed is not None:
+            raise ValueError(f"--{option} is for a new run: a resumed one goes on as it began")
     seconds = None if config.budget is None else to_seconds(config.budget)
 
     if resumed is None:
@@ -79,6 +82,10 @@ def train(verb: str, arguments: Sequence[str], quietly: bool = False) -> Path:
             print(f"{run} was stopped before its first checkpoint: it starts again from step 0")
 
     objects = prepare(parser, config)
+    if config.speed == "auto":
+        with quiet(), one_line_errors():
+            config.update(fastest_settings(parser, config, objects, arguments))
+        objects = prepare(parser, config)
     if seconds is not None:
         with quiet(), one_line_errors():
             steps = steps_within(seconds, objects, started)
@@ -113,6 +120,44 @@ def prepare(parser: ArgumentParser, config: Namespace) -> Namespace:
     steps = min(steps, arguments.max_steps) if arguments.max_steps > 0 else steps
     arguments.log_every_n_steps = min(arguments.log_every_n_steps, steps)
     return objects
+
+
+def fastest_settings(
+    parser: ArgumentParser, config: Namespace, objects: Namespace, arguments: Sequence[str]
+) -> Namespace:
+    """The settings that a trial finds fastest, or found when it was last made, which it says.
+
+    Args:
+        parser: Builds a task for each trial.
+        config: Of the run.
+        objects: What it describes; only the data are used.
+        arguments: The command line after the verb: what it settles is not tried.
+    """
+    trainer = trial_trainer(vars(objects.trainer), Stopwatch(0))
+    fixed = {option.lstrip("-").replace("model.init_args.", "model.") for option, _ in options(arguments)}
+    candidates = speed_candidates(type(objects.model), trainer.strategy.root_device)
+    candidates = {key: each for key, each in candidates.items() if key.replace(".init_args", "") not in fixed}
+    described = plain(parser, config)
+    sizes = {name: described["data"].get(name) for name in ("batch_size", "image_size", "channels")}
+    described = {"machine": machine(trainer), "model": described["model"], "data": sizes}
+
+    def measure(settings: dict[str, Any]) -> float:
+        tried = config.clone()
+        tried.update(Namespace(settings))
+        with contextlib.redirect_stdout(io.StringIO()):
+            task = instantiate(parser, tried)
+        return measure_batch(task.model, objects.data, vars(task.trainer))
+
+    kept = KeptChoices()
+    # several processes have to measure together, whatever each may have found in its own folder
+    choice = kept.find(described, candidates) if trainer.world_size == 1 else None
+    if choice is None:
+        choice = fastest(candidates, measure)
+        if is_first_process():
+            kept.keep(described, candidates, choice)
+    if is_first_process():
+        print(choice)
+    return Namespace(choice.settings)
 
 
 def steps_within(seconds: float, objects: Namespace, started: float) -> int:

@@ -129,3 +129,11 @@ def test_print_config_is_a_recipe(capsys, recipe, tmp_path):
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["data"]["batch_size"] == 8
     assert printed["model"]["init_args"]["temperature"] == 0.5
+
+
+def test_output_that_nobody_reads_is_no_error():
+    done = subprocess.run(
+        f"{sys.executable} -m ssl_toolkit pretrain --help | head -1", shell=True, capture_output=True, text=True
+    )
+    assert done.stdout.startswith("usage: ssl-toolkit pretrain")
+    assert not done.stderr

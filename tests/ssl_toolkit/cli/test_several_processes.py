@@ -47,10 +47,12 @@ def test_two_processes_equal_one(launcher, recipe, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_agree_on_a_budget(recipe, tmp_path):
+def test_two_processes_agree_on_settings_and_on_a_budget(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     run = tmp_path / "run"
     two = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "8"]
-    said = pretrain(LAUNCHERS["lightning"], "-c", recipe, *two, "--budget", "40s", "--out", str(run))
-    assert said.count("budget:") == 1
+    trials = ["--speed", "auto", "--budget", "60s"]
+    said = pretrain(LAUNCHERS["lightning"], "-c", recipe, *two, *trials, "--out", str(run))
+    assert said.count("speed:") == said.count("budget:") == 1
     steps = yaml.safe_load((run / "config.yaml").read_text())["trainer"]["max_steps"]
     assert torch.load(newest_checkpoint(run), weights_only=True)["global_step"] == steps > 10

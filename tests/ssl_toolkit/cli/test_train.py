@@ -4,7 +4,9 @@ import csv
 
 import pytest
 
+from ssl_toolkit import speed
 from ssl_toolkit.cli import train
+from ssl_toolkit.run import read_config
 
 
 @pytest.mark.parametrize(
@@ -15,3 +17,32 @@ def test_a_short_run_has_curves_too(options, steps, recipe, tmp_path):
     train.train("pretrain", ["-c", recipe, "--out", str(tmp_path / "run"), *options], quietly=True)
     with (tmp_path / "run" / "metrics.csv").open() as file:
         assert [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]] == steps
+
+
+def test_speed_auto_settles_what_the_command_line_leaves_open(recipe, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    measured = []
+
+    def measure(task, data, arguments):
+        measured.append((arguments["precision"], task.memory_format))
+        return 1.0 + (arguments["precision"] != "32-true") + (task.memory_format == "channels_last")
+
+    monkeypatch.setattr(train, "measure_batch", measure)
+    monkeypatch.setattr(speed, "has_native_bf16", lambda device: True)
+
+    def settings(run, *options):
+        measured.clear()
+        train.train("pretrain", ["-c", recipe, "--speed", "auto", "--out", str(tmp_path / run), *options], quietly=True)
+        config = read_config(tmp_path / run)
+        assert "speed" not in config
+        return config["trainer"]["precision"], config["model"]["init_args"]["memory_format"]
+
+    assert settings("first") == ("32-true", "contiguous")
+    assert len(measured) == 3
+    assert "speed: precision 32-true, memory_format contiguous" in capsys.readouterr().out
+    assert settings("second") == ("32-true", "contiguous")
+    assert not measured  # kept
+    assert settings("third", "--model.memory_format", "channels_last") == ("32-true", "channels_last")
+    assert len(measured) == 2
+    with pytest.raises(ValueError, match="--speed is for a new run"):
+        train.train("pretrain", ["--resume", str(tmp_path / "first"), "--speed", "auto"])
