@@ -1,40 +1,29 @@
-"""Builds the store of the decoded images: decides where they go, decodes them once, writes and reads the file.
-
-The file is: the images, each ``[channels, height, width]`` as bytes; the sizes, int64 ``[num, 2]``; a JSON text with
-the bad images; the lengths of these three parts as int64; eight bytes that name the format. It is written beside its
-final place and renamed when complete, so a file under its final name is whole, and of two processes that build the
-same one the later wins.
-"""
+"""The store of the decoded images: decides where they go, and has them decoded once."""
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import hashlib
 import io
-import json
+import math
 import os
 import shutil
-import tempfile
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import numpy as np
 import PIL
-from numpy.typing import NDArray
 
+from ssl_toolkit.data.cache_file import MAGIC, read_images, write_images
 from ssl_toolkit.data.decode import BadImage
-from ssl_toolkit.data.reading import BadFiles, read_many, say, show_progress
+from ssl_toolkit.data.reading import BadFiles, Decoded
 from ssl_toolkit.data.sources import Source
 from ssl_toolkit.data.store import DecodedStore, DecodingStore, Store
 
 CacheKind = Literal["auto", "disk", "memory", "none"]
 
-_MAGIC = b"SSLTKIM1"
 _MAX_MEMORY = 1 << 30
 _MAX_DISK = 20 << 30
-_STALE_SECONDS = 3600
 
 
 def default_cache_dir() -> Path:
@@ -71,37 +60,46 @@ def open_store(
         ValueError: Too many bad images, or the file cannot be written.
     """
     folder = cache_dir or default_cache_dir()
-    key = "\n".join([_MAGIC.decode(), PIL.__version__, settings, str(channels), source.fingerprint()])
+    key = "\n".join([MAGIC.decode(), PIL.__version__, settings, str(channels), source.fingerprint()])
     path = folder / f"{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.images"
     if cache in ("auto", "disk"):
-        store = _read_file(path, channels, bad)
+        store = read_images(path, channels, bad)
         if store is not None:
             return store
+    expected = 0 if cache == "none" else _expected_bytes(source)
     if cache == "auto":
-        cache = _choose(source, folder, channels)
+        cache = _choose(expected, folder)
     if cache == "none":
         return DecodingStore(source, channels, num_threads, bad)
+    decoded = Decoded(source, channels, num_threads, f"decoding images, {_size(expected)} in {cache}", progress)
     if cache == "memory":
         buffer = io.BytesIO()
-        sizes = _decode_all(source, buffer, channels, num_threads, bad, progress)
+        sizes = np.zeros((len(source), 2), dtype=np.int64)
+        for _ in decoded.write(buffer, sizes, bad):
+            pass
         return DecodedStore(np.frombuffer(buffer.getbuffer(), dtype=np.uint8), sizes, channels, bad)
     try:
-        _write_file(path, source, channels, num_threads, bad, progress)
+        _check_room(expected, folder)
+        write_images(path, decoded, bad)
     except OSError as error:
         raise ValueError(
             f"cannot write the decoded images to '{folder}': {error.strerror}; set data.cache_dir to a folder with "
             "room for them, or data.cache: none"
         ) from error
-    store = _read_file(path, channels, bad)
+    store = read_images(path, channels, bad)
     assert store is not None
     return store
 
 
-def _choose(source: Source, folder: Path, channels: int) -> CacheKind:
-    """Where the decoded images fit, from the size of up to 32 of them."""
+def _expected_bytes(source: Source) -> int:
+    """What the decoded images will take, from up to 32 of them."""
     sample = np.linspace(0, len(source) - 1, min(32, len(source))).astype(int).tolist()
     lengths = [result.size for result in source.read_many(sample) if not isinstance(result, BadImage)]
-    expected = len(source) * (sum(lengths) / len(lengths) if lengths else 0)
+    return round(len(source) * sum(lengths) / len(lengths)) if lengths else 0
+
+
+def _choose(expected: int, folder: Path) -> CacheKind:
+    """Where so many bytes fit."""
     if expected < _MAX_MEMORY:
         return "memory"
     try:
@@ -113,72 +111,15 @@ def _choose(source: Source, folder: Path, channels: int) -> CacheKind:
     return "disk" if fits and writable else "none"
 
 
-def _decode_all(
-    source: Source, file: IO[bytes], channels: int, num_threads: int, bad: BadFiles, progress: bool
-) -> NDArray[np.int64]:
-    """Writes all images one after the other and returns their sizes."""
-    sizes = np.zeros((len(source), 2), dtype=np.int64)
-    with ThreadPoolExecutor(num_threads, thread_name_prefix="decode") as pool:
-        results = read_many(source, range(len(source)), channels, pool, chunk=32)
-        with contextlib.closing(results):
-            for index, result in enumerate(show_progress(results, len(source), "decoding images", progress)):
-                if isinstance(result, BadImage):
-                    bad.saw(index, result)
-                else:
-                    bad.saw(index)
-                    sizes[index] = result.shape[1:]
-                    file.write(result.data)
-    bad.check()
-    return sizes
+def _check_room(expected: int, folder: Path) -> None:
+    """Raises an OSError before the work if the disk cannot hold what comes of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if expected > free:
+        raise OSError(errno.ENOSPC, f"they take about {_size(expected)}, and {_size(free)} are free")
 
 
-def _write_file(path: Path, source: Source, channels: int, num_threads: int, bad: BadFiles, progress: bool) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(path.parent)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            sizes = _decode_all(source, file, channels, num_threads, bad, progress)
-            entries = [[index, error.path, error.reason] for index, error in bad.found.items()]
-            table, text = sizes.astype("<i8").tobytes(), json.dumps(entries).encode()
-            lengths = np.array([file.tell(), len(table), len(text)], dtype="<i8").tobytes()
-            file.write(table + text + lengths + _MAGIC)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _remove_stale(folder: Path) -> None:
-    """Deletes what a killed process left behind; a file that is being written has changed within the hour."""
-    for path in folder.glob("*.tmp"):
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
-                path.unlink()
-
-
-def _read_file(path: Path, channels: int, bad: BadFiles) -> DecodedStore | None:
-    """The store in a file; None if there is no file or it is damaged."""
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        total = path.stat().st_size
-        end = total - 24 - len(_MAGIC)
-        file.seek(max(0, end))
-        lengths, magic = np.frombuffer(file.read(24), dtype="<i8"), file.read()
-        if end < 0 or magic != _MAGIC or lengths.sum() != end:
-            say(f"the cache file '{path}' is damaged; decoding the images again")
-            return None
-        num_bytes, table_length, text_length = (int(length) for length in lengths)
-        file.seek(num_bytes)
-        sizes = np.frombuffer(file.read(table_length), dtype="<i8").astype(np.int64).reshape(-1, 2)
-        entries = json.loads(file.read(text_length))
-    for index in range(len(sizes)):
-        bad.saw(index)
-    for index, name, reason in entries:
-        bad.saw(index, BadImage(name, reason))
-    bad.check()
-    data = np.memmap(path, dtype=np.uint8, mode="r", shape=(num_bytes,)) if num_bytes else np.zeros(0, np.uint8)
-    return DecodedStore(data.view(np.ndarray), sizes, channels, bad)
+def _size(num_bytes: float) -> str:
+    """As ``426 MB``."""
+    step = min(4, max(0, int(math.log10(num_bytes) // 3))) if num_bytes else 0
+    return f"{num_bytes / 1000**step:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[step]}"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future
-from typing import Literal, TypeVar
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import IO, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,6 +115,51 @@ def read_many(
             future.cancel()
 
 
+class Decoded(NamedTuple):
+    """All images of a source, decoded in threads as they are asked for.
+
+    Attributes:
+        source: The images.
+        channels: How many channels each must have.
+        num_threads: Of decoding.
+        what: What the progress bar says.
+        progress: Whether to show it, if it takes long.
+    """
+
+    source: Source
+    channels: int
+    num_threads: int
+    what: str
+    progress: bool
+
+    def write(self, file: IO[bytes], sizes: NDArray[np.int64], bad: BadFiles, first: int = 0) -> Iterator[int]:
+        """Writes the images one after the other.
+
+        Args:
+            file: Where; bad images leave nothing there.
+            sizes: int64 array of shape ``[num_images, 2]``, filled in with height and width, zeros for a bad image.
+            bad: Where bad images are noted; its rules apply.
+            first: The image to begin with.
+
+        Yields:
+            The number of each image that is done.
+        """
+        indices = range(first, len(self.source))
+        with ThreadPoolExecutor(self.num_threads, thread_name_prefix="decode") as pool:
+            results = read_many(self.source, indices, self.channels, pool, chunk=32)
+            with contextlib.closing(results):
+                numbered = zip(indices, results, strict=True)
+                for index, result in show_progress(numbered, len(self.source), self.what, self.progress, first):
+                    if isinstance(result, BadImage):
+                        bad.saw(index, result)
+                    else:
+                        bad.saw(index)
+                        sizes[index] = result.shape[1:]
+                        file.write(result.data)
+                    yield index
+        bad.check()
+
+
 def _read_chunk(source: Source, indices: Sequence[int], channels: int) -> list[NDArray[np.uint8] | BadImage]:
     return [
         result if isinstance(result, BadImage) else _channels_first(result, channels)
@@ -135,14 +181,17 @@ def say(text: str) -> None:
     CONSOLE.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def show_progress(items: Iterable[T], total: int, text: str, enabled: bool = True, after: float = 2.0) -> Iterator[T]:
+def show_progress(
+    items: Iterable[T], total: int, text: str, enabled: bool = True, first: int = 0, after: float = 2.0
+) -> Iterator[T]:
     """Passes items on, with a progress bar on stderr if they take long.
 
     Args:
         items: The items.
-        total: How many there are.
+        total: How many there are with those before.
         text: What is going on.
         enabled: False for no bar at all.
+        first: How many were there before.
         after: Seconds before the bar appears.
     """
     start = time.monotonic()
@@ -150,7 +199,7 @@ def show_progress(items: Iterable[T], total: int, text: str, enabled: bool = Tru
     task = bar.add_task(text, total=total)
     shown = False
     try:
-        for count, item in enumerate(items, 1):
+        for count, item in enumerate(items, first + 1):
             yield item
             if not shown and enabled and time.monotonic() - start > after:
                 shown = True

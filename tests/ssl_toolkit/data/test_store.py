@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssl_toolkit.data import BadImage, Source
+from ssl_toolkit.data import BadImage, Source, cache_file
 from ssl_toolkit.data import cache as caching
 from ssl_toolkit.data.reading import BadFiles, show_progress
 from ssl_toolkit.data.store import DecodedStore, DecodingStore, Store
@@ -73,7 +73,7 @@ def test_every_store_gives_the_images_of_the_source(tmp_path, cache, equal, thre
 def test_the_file_is_reused_and_a_change_is_noticed(tmp_path):
     first = Noise(bad=(4,))
     open_store(first, tmp_path, "disk")
-    assert first.reads == 40
+    assert first.reads == 32 + 40  # 32 to estimate the size
     for cache in ("disk", "auto"):  # auto takes a file that is there
         again = Noise(bad=(4,))
         store = open_store(again, tmp_path, cache)
@@ -82,9 +82,9 @@ def test_the_file_is_reused_and_a_change_is_noticed(tmp_path):
         assert [str(error) for error in store.bad.found.values()] == ["4.jpg: truncated"]
     changed = Noise(41, bad=(4,))
     open_store(changed, tmp_path, "disk")
-    assert changed.reads == 41
+    assert changed.reads == 32 + 41
     assert len(list(tmp_path.glob("*.images"))) == 2
-    assert not list(tmp_path.glob("*.tmp"))
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("damage", ["cut", "longer", "empty", "other"])
@@ -95,7 +95,7 @@ def test_a_damaged_file_is_built_again(tmp_path, damage, capsys):
     path.write_bytes({"cut": data[:-9], "longer": data + b"x", "empty": b"", "other": b"x" * len(data)}[damage])
     source = Noise()
     store = open_store(source, tmp_path, "disk")
-    assert source.reads == 40
+    assert source.reads == 32 + 40
     assert store.gather(np.array([0]))[0].pixels.numel()
     assert path.read_bytes() == data
     assert "is damaged; decoding the images again" in capsys.readouterr().err
@@ -119,14 +119,60 @@ def test_two_builders_at_once(tmp_path):
     assert [path.suffix for path in tmp_path.iterdir()] == [".images"]
 
 
-def test_a_failed_build_leaves_nothing_and_old_leavings_are_removed(tmp_path):
-    old, new = tmp_path / "old.tmp", tmp_path / "new.tmp"
+def test_a_failed_build_leaves_no_images_and_old_leavings_are_removed(tmp_path):
+    old, new = tmp_path / "old.partial", tmp_path / "new.partial"
     old.touch()
     new.touch()
     os.utime(old, (1, 1))
     with pytest.raises(ValueError, match="cannot be decoded"):
         open_store(Noise(bad=tuple(range(20))), tmp_path, "disk")
-    assert list(tmp_path.iterdir()) == [new]
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".lock", ".partial"]
+    assert new.exists()
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("damage", ["none", "torn line", "lost bytes", "more bytes", "lost journal"])
+def test_a_build_that_was_killed_goes_on_and_ends_the_same(tmp_path, damage, threads, monkeypatch, capsys):
+    class Dying(Noise):
+        def read(self, index: int) -> np.ndarray:
+            if index == 99 and self.reads >= 32:  # not yet when the size is estimated
+                raise Killed
+            return super().read(index)
+
+    monkeypatch.setattr(cache_file, "_SAVE_EVERY_BYTES", 1000)
+    open_store(Noise(100, bad=(4, 30)), tmp_path / "whole", "disk")
+    with pytest.raises(Killed):
+        open_store(Dying(100, bad=(4, 30)), tmp_path / "killed", "disk", threads)
+    (images,), (journal,) = (list((tmp_path / "killed").glob(f"*.{suffix}")) for suffix in ("partial", "journal"))
+    if damage == "torn line":
+        journal.write_text(journal.read_text()[:-7])
+    elif damage == "lost bytes":
+        images.write_bytes(images.read_bytes()[:-300])
+    elif damage == "more bytes":
+        images.write_bytes(images.read_bytes() + b"x" * 300)
+    elif damage == "lost journal":
+        journal.unlink()
+    capsys.readouterr()
+    again = Noise(100, bad=(4, 30))
+    store = open_store(again, tmp_path / "killed", "disk", threads)
+    assert (again.reads - 32 < 60) == (damage != "lost journal")
+    assert ("going on from there" in capsys.readouterr().err) == (damage != "lost journal")
+    assert sorted(store.bad.found) == [4, 30]
+    (whole,), (killed,) = ((tmp_path / folder).iterdir() for folder in ("whole", "killed"))
+    assert whole.read_bytes() == killed.read_bytes()
+
+
+def test_too_little_room_is_found_before_the_work(tmp_path, monkeypatch):
+    source = Noise(equal=True)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(caching.shutil, "disk_usage", lambda _: usage(10**6, 10**6, 40 * 144 - 1))
+    with pytest.raises(ValueError, match=r"about 5.76 kB, and 5.76 kB are free; set data.cache_dir"):
+        open_store(source, tmp_path, "disk")
+    assert source.reads == 32
 
 
 def test_an_unwritable_folder(tmp_path):
@@ -137,20 +183,20 @@ def test_an_unwritable_folder(tmp_path):
 
 def test_auto_chooses_by_size(tmp_path, monkeypatch):
     source = Noise(equal=True)  # 40 x 144 bytes
-    assert caching._choose(source, tmp_path, 3) == "memory"
+    assert caching._choose(40 * 144, tmp_path) == "memory"
     monkeypatch.setattr(caching, "_MAX_MEMORY", 40 * 144)
-    assert caching._choose(source, tmp_path, 3) == "disk"
+    assert caching._choose(40 * 144, tmp_path) == "disk"
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(caching.shutil, "disk_usage", lambda _: usage(10**6, 10**6, 2 * 40 * 144))
-    assert caching._choose(source, tmp_path, 3) == "none"
+    assert caching._choose(40 * 144, tmp_path) == "none"
     monkeypatch.undo()
     monkeypatch.setattr(caching, "_MAX_MEMORY", 0)
     monkeypatch.setattr(caching, "_MAX_DISK", 40 * 144)
-    assert caching._choose(source, tmp_path, 3) == "none"
+    assert caching._choose(40 * 144, tmp_path) == "none"
     assert isinstance(open_store(source, tmp_path, "auto"), DecodingStore)
     (tmp_path / "file").touch()
     monkeypatch.setattr(caching, "_MAX_DISK", 10**9)
-    assert caching._choose(source, tmp_path / "file", 3) == "none"
+    assert caching._choose(40 * 144, tmp_path / "file") == "none"
 
 
 def test_default_folder(monkeypatch):
