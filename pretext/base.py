@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,7 +13,14 @@ from ssl_toolkit.task import StepOutput, Task
 
 
 class PretextTask(Task):
-    """A task that needs no labels. A new one defines `make_views` and `loss` and nothing else."""
+    """A task that needs no labels. A new one defines `make_views` and `loss` and nothing else.
+
+    Attributes:
+        views_may_shrink: Whether the task can do with views smaller than ``view.size`` (see
+            `ssl_toolkit.callbacks.ProgressiveSize`).
+    """
+
+    views_may_shrink: ClassVar[bool] = False
 
     @abstractmethod
     def make_views(self, images: Images, keys: Tensor) -> Any:

@@ -36,6 +36,8 @@ class SimCLR(PretextTask):
         **kwargs: See `ssl_toolkit.task.Task`.
     """
 
+    views_may_shrink = True
+
     def __init__(
         self,
         *,

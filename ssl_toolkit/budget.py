@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 
-from ssl_toolkit.callbacks.online_evaluation import OnlineEvaluation
+from ssl_toolkit.augment import RandomView
+from ssl_toolkit.callbacks import OnlineEvaluation, ProgressiveSize
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.task import Task
 
@@ -84,6 +85,7 @@ def measure(
     data: LightningDataModule,
     arguments: dict[str, Any],
     evaluation: OnlineEvaluation | None = None,
+    progressive: ProgressiveSize | None = None,
     seconds: float = 10.0,
 ) -> Costs:
     """Measures a run's costs by a trial: some steps of training and of validation, and some evaluated images.
@@ -93,6 +95,7 @@ def measure(
         data: The images, set up.
         arguments: Of Lightning's Trainer for the run.
         evaluation: Of the run, or None.
+        progressive: Likewise. The smallest and the whole views are measured, and those between them by their pixels.
         seconds: For how long training steps are measured, at least; ten batches at the fewest, after five to warm up.
 
     Returns:
@@ -107,7 +110,14 @@ def measure(
         trainer.validate(task, datamodule=data, verbose=False)
         every = arguments.get("check_val_every_n_epoch") or 1
         validation = stopwatch.validation * len(loader) / every
-    costs = Costs(stopwatch.training * accumulated, batches / accumulated, validation, 0.0, 0)
+    training = stopwatch.training
+    view = getattr(task, "view", None)
+    if progressive is not None and progressive.start < 1 and isinstance(view, RandomView):
+        view.side, small = progressive.side(view.size, 0), Stopwatch(seconds)
+        trial_trainer(arguments, small).fit(task, datamodule=data)
+        grown = (progressive.mean_area(view.size) - view.side**2) / max(1, view.size**2 - view.side**2)
+        training = small.training + (training - small.training) * grown
+    costs = Costs(training * accumulated, batches / accumulated, validation, 0.0, 0)
     if evaluation is not None and evaluation.every_n_epochs and isinstance(data, ImageData):
         seconds = evaluation.estimate_seconds(trainer, task, data)
         costs = costs._replace(evaluation=seconds, every_n_epochs=evaluation.every_n_epochs)

@@ -106,6 +106,10 @@ class RandomView(View):
         interpolation: "bilinear" or "bicubic", both antialiased.
         form: "exact": the colour steps equal torchvision's. "fused": they are one affine map a sample, and the blur
             is part of the resize: faster; clamping and hue are approximated.
+
+    Attributes:
+        side: Side in pixels of the views that are made now, at most ``size``: smaller ones show the same, and the
+            blur goes with them.
     """
 
     def __init__(
@@ -152,7 +156,7 @@ class RandomView(View):
             raise ValueError(
                 f"blur_kernel is an odd number of pixels below twice the size, got {blur_kernel} for size {size}"
             )
-        self.size = size
+        self.size = self.side = size
         self.scale = scale
         self.ratio = ratio
         self.hflip = hflip
@@ -175,11 +179,11 @@ class RandomView(View):
     def make(self, images: Images, keys: Tensor) -> Tensor:
         fused = self.form == "fused"
         sigmas = self._sigmas(keys) if self.blur else None
-        kernel = self.blur_kernel or max(3, self.size // 10 // 2 * 2 + 1)
+        kernel = self._kernel()
         views = crop_resize(
             images,
             random_resized_crop_boxes(images.sizes, fold(keys, "crop"), self.scale, self.ratio),
-            self.size,
+            self.side,
             flip=_chosen(keys, "hflip", self.hflip) if self.hflip else None,
             vertical_flip=_chosen(keys, "vflip", self.vflip) if self.vflip else None,
             blur=sigmas if fused else None,
@@ -200,7 +204,7 @@ class RandomView(View):
         if self.solarize:
             views = solarize(views, _chosen(keys, "solarize", self.solarize))
         if self.erase:
-            sizes = torch.full_like(images.sizes, self.size)
+            sizes = torch.full_like(images.sizes, self.side)
             boxes = random_erasing_boxes(sizes, fold(keys, "erase box"), self.erase_scale)
             views = erase(views, boxes * _chosen(keys, "erase", self.erase)[:, None])
         return views
@@ -212,7 +216,13 @@ class RandomView(View):
         return f"{type(self).__name__}({', '.join(changed)})"
 
     def _sigmas(self, keys: Tensor) -> Tensor:
-        return uniform(fold(keys, "blur sigma"), None, *self.blur_sigma) * _chosen(keys, "blur", self.blur)
+        sigmas = uniform(fold(keys, "blur sigma"), None, *self.blur_sigma) * _chosen(keys, "blur", self.blur)
+        return sigmas * (self.side / self.size)
+
+    def _kernel(self) -> int:
+        if self.blur_kernel is None:
+            return max(3, self.side // 10 // 2 * 2 + 1)
+        return max(0, self.blur_kernel * self.side // self.size - 1) // 2 * 2 + 1
 
 
 def _chosen(keys: Tensor, name: str, prob: float) -> Tensor:

@@ -4,6 +4,7 @@ from ssl_toolkit.callbacks.export_weights import ExportWeights
 from ssl_toolkit.callbacks.learning_rate import LearningRate
 from ssl_toolkit.callbacks.online_evaluation import OnlineEvaluation
 from ssl_toolkit.callbacks.progress import ProgressBar
+from ssl_toolkit.callbacks.progressive_size import ProgressiveSize
 from ssl_toolkit.callbacks.resume_metrics import ResumeMetrics
 from ssl_toolkit.callbacks.sample_views import SampleViews
 from ssl_toolkit.callbacks.throughput import Throughput
@@ -13,6 +14,7 @@ __all__ = [
     "LearningRate",
     "OnlineEvaluation",
     "ProgressBar",
+    "ProgressiveSize",
     "ResumeMetrics",
     "SampleViews",
     "Throughput",

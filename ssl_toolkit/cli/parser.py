@@ -11,7 +11,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from lightning.pytorch import Trainer
 
-from ssl_toolkit.callbacks.online_evaluation import OnlineEvaluation
+from ssl_toolkit.callbacks import OnlineEvaluation, ProgressiveSize
 from ssl_toolkit.checkpoint import Checkpoint
 from ssl_toolkit.cli.messages import one_line
 from ssl_toolkit.data import ImageData
@@ -60,6 +60,7 @@ def training_parser(verb: str, arguments: Sequence[str]) -> ArgumentParser:
     parser.add_class_arguments(Checkpoint, "checkpoint")
     if verb == "pretrain":
         parser.add_class_arguments(OnlineEvaluation, "evaluation")
+        parser.add_class_arguments(ProgressiveSize, "progressive")
     parser.add_argument("--tracker", type=Tracker, default="wandb", help="Where numbers go beside metrics.csv.")
     parser.link_arguments("seed", "model.init_args.seed")
     parser.link_arguments("seed", "data.seed")

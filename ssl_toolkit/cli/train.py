@@ -162,7 +162,8 @@ def fastest_settings(
 
 def steps_within(seconds: float, objects: Namespace, started: float) -> int:
     """The number of steps for what is left of a budget after the preparations and a trial, which it says."""
-    costs = measure(objects.model, objects.data, vars(objects.trainer), getattr(objects, "evaluation", None))
+    callbacks = (getattr(objects, name, None) for name in ("evaluation", "progressive"))
+    costs = measure(objects.model, objects.data, vars(objects.trainer), *callbacks)
     costs, left = from_first_process((costs, seconds - (time.monotonic() - started)))
     steps = costs.steps_within(left)
     if is_first_process():
@@ -177,14 +178,14 @@ def make_trainer(objects: Namespace, run: Path, resolved: dict[str, Any]) -> Tra
     """Lightning's Trainer for a run in a folder.
 
     Args:
-        objects: What the configuration describes: ``model``, ``tracker``, ``checkpoint``, and perhaps ``evaluation``;
-            ``trainer`` holds the arguments of Lightning's Trainer.
+        objects: What the configuration describes: ``model``, ``tracker``, ``checkpoint``, and for a pretraining
+            ``evaluation`` and ``progressive``; ``trainer`` holds the arguments of Lightning's Trainer.
         run: The run's folder.
         resolved: The configuration as plain data.
     """
     arguments = vars(objects.trainer)
     own = [ResumeMetrics(), Throughput(), LearningRate(), SampleViews(), ExportWeights(), ProgressBar()]
-    own += [objects.checkpoint, *([objects.evaluation] if "evaluation" in objects else [])]
+    own += [objects.checkpoint, *(objects[name] for name in ("evaluation", "progressive") if name in objects)]
     pretraining = getattr(objects.model, "pretraining", None)
     users, plugins = arguments.pop("callbacks"), arguments.pop("plugins")
     return Trainer(
