@@ -80,7 +80,7 @@ def speed_candidates(task: type[Task], device: torch.device, fixed: Iterable[str
         fixed: Keys of a configuration that are settled already.
     """
     half = ["bf16-mixed"] if has_native_bf16(device) else ["16-mixed"] if device.type == "cuda" else []
-    candidates = {"trainer.precision": [*half, "32-true"]}
+    candidates: dict[str, list[Any]] = {"trainer.precision": [*half, "32-true"]}
     candidates |= {f"model.init_args.{name}": list(values) for name, values in task.speed_settings.items()}
     if device.type == "cuda":
         candidates["model.init_args.compile"] = [False, True]

@@ -162,8 +162,8 @@ def fastest_settings(
 
 def steps_within(seconds: float, objects: Namespace, started: float) -> int:
     """The number of steps for what is left of a budget after the preparations and a trial, which it says."""
-    callbacks = (getattr(objects, name, None) for name in ("evaluation", "progressive"))
-    costs = measure(objects.model, objects.data, vars(objects.trainer), *callbacks)
+    evaluation, progressive = (getattr(objects, name, None) for name in ("evaluation", "progressive"))
+    costs = measure(objects.model, objects.data, vars(objects.trainer), evaluation, progressive)
     costs, left = from_first_process((costs, seconds - (time.monotonic() - started)))
     steps = costs.steps_within(left)
     if is_first_process():
