@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +17,16 @@ PEERS = Path(os.environ.get("SSL_TOOLKIT_PEERS", Path.home() / ".cache" / "ssl-t
 
 
 class Window(NamedTuple):
-    """One measurement: what its process printed as JSON, and how many cores other programs took meanwhile."""
+    """One measurement.
+
+    Attributes:
+        figures: What its process printed last, as JSON; empty if that is none.
+        seconds: How long the process took.
+        others: How many cores other programs took meanwhile.
+    """
 
     figures: dict[str, Any]
+    seconds: float
     others: float
 
 
@@ -37,14 +45,19 @@ def lightly_python() -> Path | None:
 
 
 def window(command: list[str]) -> Window:
-    """Runs one measurement, and notes what other programs did."""
+    """Runs one measurement, and notes what other programs did; the process finds its start in ``STARTED_AT``."""
     busy, own, start = busy_seconds(), children_seconds(), time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=HERE.parent)
+    environment = {**os.environ, "STARTED_AT": str(time.time())}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=HERE.parent, env=environment)
+    seconds = time.perf_counter() - start
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
     others = (busy_seconds() - busy) - (children_seconds() - own)
-    figures = json.loads(done.stdout.strip().splitlines()[-1])
-    return Window(figures, max(0.0, others) / (time.perf_counter() - start))
+    try:
+        figures = json.loads(done.stdout.strip().splitlines()[-1])
+    except (IndexError, ValueError):
+        figures = {}
+    return Window(figures, seconds, max(0.0, others) / seconds)
 
 
 def busy_seconds() -> float:
@@ -61,10 +74,17 @@ def children_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def undisturbed(command: list[str], tries: int) -> Window:
-    """The first measurement that no other program disturbed, or else the one disturbed least."""
+def undisturbed(command: list[str], tries: int, before: Callable[[], object] = lambda: None) -> Window:
+    """The first measurement that no other program disturbed, or else the one disturbed least.
+
+    Args:
+        command: What is measured.
+        tries: How often at most.
+        before: What has to be done before each.
+    """
     windows: list[Window] = []
     for _ in range(tries):
+        before()
         windows.append(window(command))
         if windows[-1].others < 0.1:
             break
