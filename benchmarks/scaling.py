@@ -1,0 +1,155 @@
+"""Images a second and memory of SimCLR against batch, image size and processes, and of opening folders of many files.
+
+    python benchmarks/scaling.py --json scaling.json --picture scaling.png
+
+Built-in images, decoded beforehand; ResNet-18 with standard stem and bf16 where the processor has it. Each figure is a
+process of its own, repeated if other programs disturbed it. Memory is the largest that the process ever had. The
+folders hold one small image under many names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from measuring import undisturbed
+
+FILES_IN_A_FOLDER = 1000
+GIB = 2**30
+
+
+def train(args: argparse.Namespace) -> dict[str, float]:
+    """A short training in this process, or in several."""
+    import torch
+    from throughput import make_task
+
+    from ssl_toolkit.budget import measure
+    from ssl_toolkit.data import ImageData
+    from ssl_toolkit.evaluation.features import has_native_bf16
+    from ssl_toolkit.memory import keep_freed_memory
+
+    keep_freed_memory()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision = "bf16-mixed" if has_native_bf16(device) else "32-true"
+    num_images = max(512, 4 * args.batch * args.processes)
+    data = ImageData(source="procedural", max_images=num_images, image_size=args.size, batch_size=args.batch)
+    data.setup("fit")
+    arguments = {"precision": precision, "devices": args.processes, "limit_val_batches": 0}
+    if args.processes > 1:
+        arguments["strategy"] = "ddp"
+    step = measure(make_task(args), data, arguments, seconds=args.seconds).step
+    return {"images_per_second": args.batch * args.processes / step, "memory": peak_memory()}
+
+
+def open_folder(args: argparse.Namespace) -> dict[str, float]:
+    """Opens a folder of many files."""
+    from PIL import Image
+
+    from ssl_toolkit.data.sources import FolderSource
+
+    with tempfile.TemporaryDirectory() as name:
+        original = Path(name) / "original.png"
+        Image.new("RGB", (8, 8)).save(original)
+        for folder in range(-(-args.files // FILES_IN_A_FOLDER)):
+            (parent := Path(name) / "images" / f"class{folder % 100:02}" / f"{folder:05}").mkdir(parents=True)
+            first = parent / "0.png"
+            first.write_bytes(original.read_bytes())
+            for number in range(1, min(FILES_IN_A_FOLDER, args.files - folder * FILES_IN_A_FOLDER)):
+                os.link(first, parent / f"{number}.png")
+        before, start = peak_memory(), time.perf_counter()
+        source = FolderSource(str(Path(name) / "images"), "folder", 32, 3)
+        assert len(source) == args.files
+        return {"seconds": time.perf_counter() - start, "memory": peak_memory() - before}
+
+
+def peak_memory() -> float:
+    """The largest resident memory of this process so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--batches", type=int, nargs="*", default=[16, 32, 64, 128, 256], help="batches at 32 px")
+    parser.add_argument("--sizes", type=int, nargs="*", default=[32, 64, 128, 224], help="sides in pixels, batch 32")
+    parser.add_argument("--process_counts", type=int, nargs="*", default=[1, 2], help="processes, batch 64 each, 32 px")
+    parser.add_argument("--file_counts", type=int, nargs="*", default=[1000, 10_000, 100_000], help="files in a folder")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each training")
+    parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured, in turns")
+    parser.add_argument("--tries", type=int, default=3, help="at most, where other programs disturb")
+    parser.add_argument("--json", type=Path, help="a file to write the figures to")
+    parser.add_argument("--picture", type=Path, help="a PNG file to draw the curves to")
+    for name, default in (("batch", 32), ("size", 32), ("processes", 1), ("files", 0)):
+        parser.add_argument(f"--{name}", type=int, default=default, help=argparse.SUPPRESS)
+    parser.add_argument("--stem", default="standard", help=argparse.SUPPRESS)
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        figures = open_folder(args) if args.files else train(args)
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(json.dumps(figures))
+        return
+
+    start = [sys.executable, str(Path(__file__).resolve()), "--worker", "--seconds", str(args.seconds)]
+    rows = {
+        "batch": {each: [*start, "--batch", str(each)] for each in args.batches},
+        "image size": {each: [*start, "--size", str(each)] for each in args.sizes},
+        "processes": {each: [*start, "--batch", "64", "--processes", str(each)] for each in args.process_counts},
+        "files": {each: [*start, "--files", str(each)] for each in args.file_counts},
+    }
+    measured: dict[str, dict[int, list[dict[str, float]]]] = {}
+    for _ in range(args.rounds):
+        for axis, commands in rows.items():
+            for value, command in commands.items():
+                window = undisturbed(command, args.tries)
+                figures = {**window.figures, "others": window.others}
+                measured.setdefault(axis, {}).setdefault(value, []).append(figures)
+    report(args, measured)
+
+
+def median(figures: list[dict[str, float]], name: str) -> float:
+    """Over the rounds."""
+    return statistics.median(each[name] for each in figures)
+
+
+def report(args: argparse.Namespace, measured: dict[str, dict[int, list[dict[str, float]]]]) -> None:
+    """Prints the tables, writes the file, draws the picture."""
+    from rich.console import Console
+    from rich.table import Table
+
+    for axis, rows in measured.items():
+        speed, unit = ("seconds", "seconds to open") if axis == "files" else ("images_per_second", "images/s")
+        table = Table(axis, unit, "memory, GiB", "most others' cores")
+        for value, figures in rows.items():
+            cells = f"{median(figures, speed):,.2f}", f"{median(figures, 'memory') / GIB:.2f}"
+            table.add_row(f"{value:,}", *cells, f"{max(each['others'] for each in figures):.2f}")
+        Console().print(table)
+    if args.json:
+        args.json.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+    if args.picture:
+        draw(args.picture, measured)
+
+
+def draw(file: Path, measured: dict[str, dict[int, list[dict[str, float]]]]) -> None:
+    """One diagram for each axis."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.2 * len(measured), 3), layout="constrained")
+    diagrams: Any = figure.subplots(1, len(measured), squeeze=False)[0]
+    for axes, (axis, rows) in zip(diagrams, measured.items(), strict=True):
+        name, unit = ("seconds", "seconds to open") if axis == "files" else ("images_per_second", "images/s")
+        axes.loglog(list(rows), [median(figures, name) for figures in rows.values()], marker="o")
+        axes.set(xlabel=axis, ylabel=unit)
+        axes.grid(alpha=0.3, which="both")
+    figure.savefig(file, dpi=150)
+
+
+if __name__ == "__main__":
+    main()
