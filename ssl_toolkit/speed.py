@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 from collections.abc import Callable, Iterable
 from datetime import date
@@ -38,7 +39,7 @@ class Trial(NamedTuple):
 
     Attributes:
         settings: By the key in a configuration.
-        seconds: For a training batch.
+        seconds: For a training batch; infinite if it failed.
     """
 
     settings: Settings
@@ -65,7 +66,7 @@ class Choice(NamedTuple):
         others = [
             f"with {_difference(trial.settings, self.settings)} {trial.seconds / chosen:.2f} times as long"
             for trial in self.trials
-            if trial.settings != self.settings
+            if trial.settings != self.settings and math.isfinite(trial.seconds)
         ]
         compared = f": a step takes {', '.join(others)}" if others else ""
         return f"speed: {settings} (measured {self.day}{compared})"
@@ -90,6 +91,8 @@ def speed_candidates(task: type[Task], device: torch.device, fixed: Iterable[str
 def fastest(candidates: dict[str, list[Any]], measure: Callable[[Settings], float]) -> Choice:
     """Tries the values of each setting in turn and keeps the best.
 
+    What fails (too little memory, a compiler that is not there) is not the best; only the first trial has to succeed.
+
     Args:
         candidates: For each setting its values; the first is where the search begins.
         measure: Seconds for a batch with given settings.
@@ -100,7 +103,10 @@ def fastest(candidates: dict[str, list[Any]], measure: Callable[[Settings], floa
     for key, values in candidates.items():
         for value in values[1:]:
             tried = {**settings, key: value}
-            seconds = measure(tried)
+            try:
+                seconds = measure(tried)
+            except RuntimeError:
+                seconds = math.inf
             trials.append(Trial(tried, seconds))
             if seconds * _LEAST_GAIN < best:
                 settings, best = tried, seconds

@@ -137,6 +137,8 @@ def fastest_settings(
     fixed = {option.lstrip("-").replace("model.init_args.", "model.") for option, _ in options(arguments)}
     candidates = speed_candidates(type(objects.model), trainer.strategy.root_device)
     candidates = {key: each for key, each in candidates.items() if key.replace(".init_args", "") not in fixed}
+    if not candidates:
+        return Namespace()
     described = plain(parser, config)
     sizes = {name: described["data"].get(name) for name in ("batch_size", "image_size", "channels")}
     described = {"machine": machine(trainer), "model": described["model"], "data": sizes}

@@ -38,6 +38,20 @@ def test_the_fastest_is_found_and_what_gains_next_to_nothing_is_left():
     assert "with fused True 0.99 times as long" in str(choice)
 
 
+def test_what_fails_is_not_chosen(tmp_path):
+    def measure(settings):
+        if settings["format"] == "contiguous":
+            raise RuntimeError("out of memory")
+        return cost(settings)
+
+    choice = fastest(CANDIDATES, measure)
+    assert choice.settings == {"precision": "bf16-mixed", "format": "channels_last", "fused": False}
+    assert "contiguous" not in str(choice)
+    kept = KeptChoices(tmp_path / "speed.json")
+    kept.keep({}, CANDIDATES, choice)
+    assert kept.find({}, CANDIDATES) == choice
+
+
 def test_a_choice_is_kept_for_the_same_question_only(tmp_path):
     kept = KeptChoices(tmp_path / "folder" / "speed.json")
     assert kept.find({"model": "a"}, CANDIDATES) is None

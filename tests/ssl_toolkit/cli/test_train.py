@@ -44,5 +44,8 @@ def test_speed_auto_settles_what_the_command_line_leaves_open(recipe, tmp_path, 
     assert not measured  # kept
     assert settings("third", "--model.memory_format", "channels_last") == ("32-true", "channels_last")
     assert len(measured) == 2
+    both = ["--model.memory_format", "contiguous", "--trainer.precision", "bf16-mixed"]
+    assert settings("fourth", *both) == ("bf16-mixed", "contiguous")
+    assert not measured  # nothing is left open
     with pytest.raises(ValueError, match="--speed is for a new run"):
         train.train("pretrain", ["--resume", str(tmp_path / "first"), "--speed", "auto"])
