@@ -54,13 +54,16 @@ class ProgressiveSize(Callback):
         """The average number of pixels of a view over the run."""
         return sum(self.side(size, step / 1000) ** 2 for step in range(1000)) / 1000
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Checks that the task can do with smaller views."""
-        if self.start < 1 and not getattr(pl_module, "views_may_shrink", False):
+    def check(self, task: LightningModule) -> None:
+        """Raises a ValueError if the task cannot do with smaller views."""
+        if self.start < 1 and not getattr(task, "views_may_shrink", False):
             raise ValueError(
-                f"progressive.start is {self.start}, but the views of {type(pl_module).__name__} have one size; "
-                "leave it out"
+                f"progressive.start is {self.start}, but the views of {type(task).__name__} have one size; leave it out"
             )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Checks the task, for those who use no command line."""
+        self.check(pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Sets the side of the views of this step."""

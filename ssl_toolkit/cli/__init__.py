@@ -77,6 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # whoever read our output has had enough (| head); the interpreter would complain once more when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return fail(f"{error.strerror}: '{error.filename}'")
     except KeyboardInterrupt:
         print("\nssl-toolkit: interrupted", file=sys.stderr)
         return 130

@@ -26,8 +26,8 @@ def evaluate(arguments: Sequence[str]) -> None:
     out = Path(config.pop("out") or Path(config.weights).parent / "evaluation.json")
     config.pop("config")
     evaluation = measure(**vars(config), say=_say)
-    evaluation.save(out)
     Console().print(evaluation.table())
+    evaluation.save(out)
     print(f"figures: {out}")
 
 

@@ -58,7 +58,9 @@ def one_line(message: str, parser: ArgumentParser) -> str:
     if "Union subtypes" in message and "typing.Literal" in message:
         choices = re.findall(r"'([\w.-]+)'", message.partition("Errors:")[0])
         value = _given(message).removeprefix("got ")
-        return f"{where} is {value}, expected one of {', '.join(dict.fromkeys(choices))}{nearest(value, choices)}"
+        choices = [choice for choice in dict.fromkeys(choices) if choice != "NoneType"]
+        expected = f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
+        return f"{where} is {value}, expected {expected}{nearest(value, choices)}"
     return " ".join(_innermost(message).split())
 
 

@@ -113,6 +113,8 @@ def prepare(parser: ArgumentParser, config: Namespace) -> Namespace:
     """Builds what a configuration describes; what cannot work is found before the folder becomes a run."""
     torch.manual_seed(number("model", config.seed))
     objects = instantiate(parser, config)
+    if "progressive" in objects:
+        objects.progressive.check(objects.model)
     objects.data.setup("fit")
     arguments, batches = objects.trainer, len(objects.data.train_dataloader())
     # a short run has curves, too: a point in each epoch at least
@@ -205,7 +207,7 @@ def finish(objects: Namespace, run: Path) -> None:
     """Writes what a finished run leaves beside its weights: the list of bad files, and the page."""
     if bad := objects.data.bad_files:
         (run / "bad_files.txt").write_text("".join(f"{file.path}\t{file.reason}\n" for file in bad), encoding="utf-8")
-        print(f"{len(bad)} unreadable files were left out, listed in {run / 'bad_files.txt'}")
+        print(f"unreadable files left out: {len(bad)}, listed in {run / 'bad_files.txt'}")
     write_report(run)
 
 

@@ -64,7 +64,7 @@ def _make(path: Path, decoded: Decoded, bad: BadFiles) -> None:
     sizes = np.zeros((len(decoded.source), 2), dtype=np.int64)
     try:
         saved, num_bytes = _go_on(images, journal, sizes, decoded.channels, bad)
-        with images.open("r+b" if saved else "wb") as file, journal.open("a" if saved else "w") as lines:
+        with images.open("r+b" if saved else "wb") as file, journal.open("a") as lines:
             file.truncate(num_bytes)
             file.seek(num_bytes)
             for index in decoded.write(file, sizes, bad, saved):
@@ -94,12 +94,15 @@ def _go_on(images: Path, journal: Path, sizes: NDArray[np.int64], channels: int,
         The number of these images, and of their bytes.
     """
     num_images = num_bytes = 0
+    kept = ""
     if images.is_file() and journal.is_file():
         available = images.stat().st_size
-        for line in journal.read_text(encoding="utf-8").splitlines():
+        for line in journal.read_text(encoding="utf-8").splitlines(keepends=True):
             try:
                 part = json.loads(line)
             except ValueError:
+                break
+            if not line.endswith("\n"):
                 break  # it was cut off while being written
             part_sizes = np.array(part["sizes"], dtype=np.int64).reshape(-1, 2)
             part_bytes = int(part_sizes.prod(axis=1).sum()) * channels
@@ -112,6 +115,8 @@ def _go_on(images: Path, journal: Path, sizes: NDArray[np.int64], channels: int,
                 bad.saw(index, BadImage(name, reason))
             num_images += len(part_sizes)
             num_bytes += part_bytes
+            kept += line
+    journal.write_text(kept, encoding="utf-8")  # without what is cut off or claims too much
     if num_images:
         say(f"{num_images:,} of {len(sizes):,} images have been decoded before; going on from there")
     return num_images, num_bytes

@@ -247,7 +247,7 @@ class ImageData(LightningDataModule):
         """One line: the images of each split, the classes, the bad files."""
         counts = ", ".join(f"{count} {split}" for split, count in self._divided().counts().items())
         classes = f" of {self.num_classes} classes" if self.num_classes else ""
-        bad = f"; {len(self.bad_files)} bad images left out" if self.bad_files else ""
+        bad = f"; bad images left out: {len(self.bad_files)}" if self.bad_files else ""
         return f"{self._origin.title}: {counts} {self.noun}{classes}{bad}"
 
     def _divided(self) -> Division:

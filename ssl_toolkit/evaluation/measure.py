@@ -71,14 +71,15 @@ def evaluate(
     """
     start = time.perf_counter()
     say = say or (lambda line: None)
-    data.prepare_data()
-    data.setup("fit")
-    _check(data)
+    # the weights first: decoding the images may take long
     if isinstance(weights, Backbone):
         backbone, name = weights, "in memory"
     else:
         backbone, name = load_backbone(weights), str(weights)
         backbone = backbone.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    data.prepare_data()
+    data.setup("fit")
+    _check(data)
     size = image_size or data.image_size
     view = CenterView(size)
 

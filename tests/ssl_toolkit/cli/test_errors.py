@@ -37,6 +37,7 @@ def changed(recipe, tmp_path, path, value):
         (["--data.pth", "x"], "unknown option --data.pth; did you mean '--data.path'?"),
         (["--model.temprature", "1"], "unknown key model.temprature; did you mean 'temperature'?"),
         (["--data.batch_size", "many"], "data.batch_size is 'many', expected int"),
+        (["--speed", "atuo"], "speed is atuo, expected auto; did you mean 'auto'?"),
         (
             ["--data.labels", "foldr"],
             "data.labels is 'foldr', expected one of ['folder', 'none']; did you mean",
@@ -137,3 +138,32 @@ def test_output_that_nobody_reads_is_no_error():
     )
     assert done.stdout.startswith("usage: ssl-toolkit pretrain")
     assert not done.stderr
+
+
+def test_what_cannot_work_leaves_no_run_behind(tmp_path, capsys):
+    recipe = str(Path(__file__).parents[3] / "configs" / "pretrain" / "patch_position.yaml")
+    options = ["--data.source", "procedural", "--data.max_images", "200", "--progressive.start", "0.5"]
+    status, said = answer(capsys, "pretrain", "-c", recipe, *options, "--out", str(tmp_path / "run"))
+    assert (status, "the views of PatchPosition have one size" in said) == (2, True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_weights_are_found_before_the_images_are_read(tmp_path, capsys):
+    (tmp_path / "text").mkdir()
+    status, said = answer(
+        capsys, "evaluate", "--weights", str(tmp_path / "none.safetensors"), "--data.path", str(tmp_path / "text")
+    )
+    assert (status, "none.safetensors" in said) == (2, True)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path, capsys, monkeypatch):
+    from ssl_toolkit.cli import features
+
+    def fail(arguments):
+        (tmp_path / "file" / "below").open("w")
+
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(features, "report", fail)
+    status, said = answer(capsys, "report")
+    assert status == 2
+    assert said == f"Not a directory: '{tmp_path / 'file' / 'below'}'"

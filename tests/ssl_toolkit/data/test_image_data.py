@@ -127,7 +127,7 @@ def test_bad_files_are_left_out_of_all_splits(folder, tmp_path, cache, capsys):
     data = ImageData(str(folder), labels="folder", cache=cache, cache_dir=str(tmp_path / "cache"), val_fraction=0.2)
     assert data.num_images("train") + data.num_images("val") == 58
     assert [file.path for file in data.bad_files] == ["ant/05.png", "cat/50.png"]
-    assert "; 2 bad images left out" in data.summary()
+    assert "; bad images left out: 2" in data.summary()
     assert capsys.readouterr().err.count("05.png") == 1
     delivered = [
         index for split in ("train", "val") for batch in data.loader(split) for index in batch.indices.tolist()
