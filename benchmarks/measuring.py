@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
+import signal
+import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 HERE = Path(__file__).parent
 PEERS = Path(os.environ.get("SSL_TOOLKIT_PEERS", Path.home() / ".cache" / "ssl-toolkit" / "peers"))
+
+# how many cores other programs may take while we measure
+_MOST_OTHERS = 0.1
 
 
 class Window(NamedTuple):
@@ -30,18 +37,41 @@ class Window(NamedTuple):
     others: float
 
 
-def lightly_python() -> Path | None:
-    """The interpreter of lightly's environment, which is made on first use; None where it cannot be."""
-    python = PEERS / "lightly" / "bin" / "python"
-    works = [str(python), "-c", "import lightly"]
+class Turn(NamedTuple):
+    """One turn of a process that trains.
+
+    Attributes:
+        steps_per_second: Its speed.
+        others: How many cores other programs took meanwhile.
+    """
+
+    steps_per_second: float
+    others: float
+
+
+def peer_python(name: str, *packages: str) -> Path | None:
+    """The interpreter of a peer's own environment, which is made on first use; None where it cannot be.
+
+    Args:
+        name: Of the peer's package, as pip knows it.
+        *packages: What its script needs besides.
+    """
+    python = PEERS / name / "bin" / "python"
+    works = [str(python), "-c", f"import {name.replace('-', '_')}"]
     if python.exists() and subprocess.run(works, capture_output=True, check=False).returncode == 0:
         return python
-    print("making an environment for lightly (once)", file=sys.stderr)
-    install = [str(python), "-m", "pip", "install", "--quiet", "lightly", "timm", "torch", "torchvision"]
-    for command in ([sys.executable, "-m", "venv", str(PEERS / "lightly")], install):
+    print(f"making an environment for {name} (once)", file=sys.stderr)
+    install = [str(python), "-m", "pip", "install", "--quiet", name, *packages]
+    for command in ([sys.executable, "-m", "venv", str(PEERS / name)], install):
         if subprocess.run(command, check=False).returncode:
+            print(f"not measured: {name}, which could not be installed", file=sys.stderr)
             return None
     return python
+
+
+def lightly_python() -> Path | None:
+    """The interpreter of lightly's environment, or None (see `peer_python`)."""
+    return peer_python("lightly", "timm", "torch", "torchvision", "kornia")
 
 
 def window(command: list[str]) -> Window:
@@ -86,6 +116,119 @@ def undisturbed(command: list[str], tries: int, before: Callable[[], object] = l
     for _ in range(tries):
         before()
         windows.append(window(command))
-        if windows[-1].others < 0.1:
+        if windows[-1].others < _MOST_OTHERS:
             break
     return min(windows, key=lambda each: each.others)
+
+
+class Trainee:
+    """A process that trains and prints ``time.monotonic()`` after each step; stopped but in its turns.
+
+    Args:
+        command: What is measured.
+        folder: For what it prints.
+        environment: Variables beside those of this process.
+    """
+
+    WARM_UP = 6
+
+    def __init__(self, command: list[str], folder: Path, environment: Mapping[str, str] | None = None) -> None:
+        self.command = command
+        self._folder = folder
+        with (folder / "steps").open("w") as steps, (folder / "errors").open("w") as errors:
+            self._process = subprocess.Popen(
+                command, stdout=steps, stderr=errors, cwd=HERE.parent, start_new_session=True,
+                env={**os.environ, **(environment or {}), "PYTHONUNBUFFERED": "1"},
+            )  # fmt: skip
+        while len(self._steps()) < self.WARM_UP:
+            time.sleep(0.2)
+            if self._process.poll() is not None:
+                said = (folder / "errors").read_text(errors="replace")
+                raise SystemExit(f"{' '.join(command)} failed:\n{said[-2000:]}")
+        self._signal(signal.SIGSTOP)
+
+    def turn(self, seconds: float) -> Turn:
+        """Lets the process go on for so long, or for three steps if these take longer."""
+        busy, own, start = busy_seconds(), self._cpu_seconds(), time.monotonic()
+        self._signal(signal.SIGCONT)
+        time.sleep(seconds)
+        while len(found := [step for step in self._steps() if step > start]) < 4:
+            if self._process.poll() is not None:
+                raise SystemExit(f"{' '.join(self.command)} ended by itself")
+            time.sleep(0.2)
+        self._signal(signal.SIGSTOP)
+        others = (busy_seconds() - busy) - (self._cpu_seconds() - own)
+        return Turn((len(found) - 1) / (found[-1] - found[0]), max(0.0, others) / (time.monotonic() - start))
+
+    def end(self) -> None:
+        """Ends the process and those that it has started."""
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
+    def _steps(self) -> list[float]:
+        """When the steps so far ended; what is no number (a library's message) is passed over."""
+        found = []
+        for line in (self._folder / "steps").read_text(errors="replace").splitlines(keepends=True):
+            with contextlib.suppress(ValueError):
+                found += [float(line)] if line.endswith("\n") else []
+        return found
+
+    def _cpu_seconds(self) -> float:
+        """What the processes of the session have worked so far."""
+        ticks = 0
+        for file in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                fields = file.read_text().rpartition(")")[2].split()
+                ticks += int(fields[11]) + int(fields[12]) if int(fields[3]) == self._process.pid else 0
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def in_turns(
+    commands: Mapping[str, list[str]], seconds: float, rounds: int, tries: int, environment: Mapping[str, str]
+) -> dict[str, list[Turn]]:
+    """Measures processes that train against each other.
+
+    All live at the same time, but only one of them runs at any moment, for some seconds: so a neighbour on the machine
+    who is busy for minutes meets them all alike. A turn in which other programs worked is made again.
+
+    Args:
+        commands: What is measured, by name.
+        seconds: Of a turn.
+        rounds: Turns of each.
+        tries: How often a turn is made at most.
+        environment: Variables for the processes.
+
+    Returns:
+        For each name its turns.
+    """
+    turns: dict[str, list[Turn]] = {name: [] for name in commands}
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        trainees = {}
+        for number, (name, command) in enumerate(commands.items()):
+            own = Path(folder) / str(number)
+            own.mkdir()
+            trainees[name] = Trainee(command, own, environment)
+            stack.callback(trainees[name].end)
+        for number in range(rounds):
+            for name, trainee in trainees.items():
+                turns[name].append(_undisturbed_turn(trainee, seconds, tries))
+                rate, others = turns[name][-1]
+                print(f"round {number + 1}: {name}: {rate:.3g} steps/s, others {others:.2f} cores", file=sys.stderr)
+    return turns
+
+
+def _undisturbed_turn(trainee: Trainee, seconds: float, tries: int) -> Turn:
+    made: list[Turn] = []
+    while len(made) < tries and not (made and made[-1].others < _MOST_OTHERS):
+        made.append(trainee.turn(seconds))
+    return min(made, key=lambda each: each.others)
+
+
+def median_and_range(values: Iterator[float] | list[float], digits: int = 2) -> str:
+    """A table's cell."""
+    values = list(values)
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"

@@ -29,12 +29,16 @@ GIB = 2**30
 def train(args: argparse.Namespace) -> dict[str, float]:
     """A short training in this process, or in several."""
     import torch
-    from throughput import make_task
 
+    from pretext.simclr import SimCLR
+    from ssl_toolkit.augment import RandomView
+    from ssl_toolkit.backbones import Backbone
     from ssl_toolkit.budget import measure
     from ssl_toolkit.data import ImageData
     from ssl_toolkit.evaluation.features import has_native_bf16
     from ssl_toolkit.memory import keep_freed_memory
+    from ssl_toolkit.optim import SGD
+    from ssl_toolkit.schedule import Constant
 
     keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -45,7 +49,10 @@ def train(args: argparse.Namespace) -> dict[str, float]:
     arguments = {"precision": precision, "devices": args.processes, "limit_val_batches": 0}
     if args.processes > 1:
         arguments["strategy"] = "ddp"
-    step = measure(make_task(args), data, arguments, seconds=args.seconds).step
+    torch.manual_seed(0)
+    view = RandomView(args.size, scale=(0.08, 1.0), blur=0.0)
+    task = SimCLR(backbone=Backbone("resnet18"), view=view, optimizer=SGD(lr=0.06), schedule=Constant())
+    step = measure(task, data, arguments, seconds=args.seconds).step
     return {"images_per_second": args.batch * args.processes / step, "memory": peak_memory()}
 
 
@@ -88,7 +95,6 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="a PNG file to draw the curves to")
     for name, default in (("batch", 32), ("size", 32), ("processes", 1), ("files", 0)):
         parser.add_argument(f"--{name}", type=int, default=default, help=argparse.SUPPRESS)
-    parser.add_argument("--stem", default="standard", help=argparse.SUPPRESS)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:

@@ -1,14 +1,18 @@
-"""Source images a second of SimCLR from end to end, beside its arithmetic alone and beside lightly.
+"""Source images a second of a pretraining from end to end, beside its arithmetic alone and beside the peers.
 
     python benchmarks/throughput.py --images cifar10/train --stem small --precision bf16 --json throughput.json
+    python benchmarks/throughput.py --images caltech101 --recipe configs/pretrain/patch_position_caltech101.yaml
 
-* arithmetic: forward, backward and optimizer on random views, nothing else: what no pipeline can exceed;
-* ssl-toolkit: the files of the folder, decoded once, through `ImageData`, `SimCLR` and Lightning's Trainer;
-* lightly: its own loader, transform, loss and head, with 0 or 2 workers, contiguous or channels last; its best counts.
+* ssl-toolkit: `ssl-toolkit pretrain` on the files of the folder, decoded once, with everything that a run does;
+* arithmetic: forward, backward and optimizer of the same recipe on one batch of views, again and again, and nothing
+  else: what no pipeline can exceed;
+* lightly: its own loader, transform, loss and head, with 0 or 2 workers, contiguous or channels last; its best counts;
+* stable-pretraining: likewise, as its CIFAR-10 example builds it.
 
-All with ResNet-18, the same batch and precision. Each measurement is a process of its own; they alternate, and one in
-which other programs took more than a tenth of a core is repeated. Figures are medians over the rounds; ratios are taken
-within a round, with their range. lightly lives in an environment of its own, which is made if uv or pip can install it.
+The peers are measured beside SimCLR, with ResNet-18, the same batch and precision. All processes live at the same time
+and take turns, so that a neighbour on the machine slows all of them; a turn in which other programs took more than a
+tenth of a core is repeated. Speeds are medians over the rounds; ratios are taken within a round, with their range.
+`--repeats` starts all of them anew. Peers live in environments of their own, made on first use.
 """
 
 from __future__ import annotations
@@ -17,163 +21,170 @@ import argparse
 import json
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from measuring import HERE, Window, lightly_python, undisturbed
+from measuring import HERE, Turn, in_turns, lightly_python, median_and_range, peer_python
 
-if TYPE_CHECKING:
-    from pretext.simclr import SimCLR
-
-LIGHTLY_SETTINGS = [
-    {"workers": workers, "channels_last": channels_last} for workers in (0, 2) for channels_last in (0, 1)
-]
+RECIPE = HERE.parent / "configs" / "pretrain" / "simclr_cifar10.yaml"
+PRECISION = {"32": "32-true", "bf16": "bf16-mixed"}
+OURS, ARITHMETIC = "ssl-toolkit", "arithmetic"
 
 
-def make_task(args: argparse.Namespace) -> SimCLR:
-    """The task; torch is imported here, because the process that measures has no use for it."""
+def options(args: argparse.Namespace, run: Path) -> list[str]:
+    """The command line of our run after the verb."""
+    accelerator = {"cpu": "cpu", "cuda": "gpu"}[args.device]
+    given = [
+        "-c", str(args.recipe), "--data.path", args.images, "--data.labels", "none", "--data.cache", "disk",
+        "--data.batch_size", str(args.batch), "--data.val_fraction", "0", "--out", str(run),
+        "--trainer.precision", PRECISION[args.precision], "--trainer.accelerator", accelerator,
+        "--trainer.devices", "1", "--trainer.max_epochs", "100000", "--tracker", "none",
+        "--evaluation.every_n_epochs", "0", "--model.backbone.stem", args.stem,
+        "--trainer.callbacks", '[{"class_path": "each_step.EachStep"}]',
+    ]  # fmt: skip
+    if args.size:
+        given += ["--data.image_size", str(args.size), "--model.view.size", str(args.size)]
+    return given + args.option
+
+
+def arithmetic(args: argparse.Namespace) -> None:
+    """One batch of views through the network and back, for ever."""
     import torch
 
-    from pretext.simclr import SimCLR
-    from ssl_toolkit.augment import RandomView
-    from ssl_toolkit.backbones import Backbone
-    from ssl_toolkit.optim import SGD
-    from ssl_toolkit.schedule import Constant
+    from ssl_toolkit.cli.parser import instantiate, parse, training_parser
+    from ssl_toolkit.memory import keep_freed_memory
+    from ssl_toolkit.optim import parameter_groups
 
-    torch.manual_seed(0)
-    view = RandomView(args.size, scale=(0.08, 1.0), blur=0.0)
-    backbone = Backbone("resnet18", stem=args.stem)
-    return SimCLR(backbone=backbone, view=view, optimizer=SGD(lr=0.06), schedule=Constant())
-
-
-def arithmetic(args: argparse.Namespace) -> float:
-    """Random views through the network and back."""
-    import torch
-
-    task = make_task(args).to(args.device)
+    keep_freed_memory()  # as the command line does
+    arguments = options(args, Path("unused"))
+    parser = training_parser("pretrain", arguments)
+    objects = instantiate(parser, parse(parser, arguments))
+    task, data = objects.model.to(args.device), objects.data
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    pixels, sizes = batch.images
+    views = task.make_views(type(batch.images)(pixels.to(args.device), sizes.to(args.device)), task.keys(batch))
     task.backbone.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(task.parameters(), lr=0.06, momentum=0.9)
-    shape = (args.batch, 3, args.size, args.size)
-    first, second = (torch.rand(shape, device=args.device).to(memory_format=torch.channels_last) for _ in range(2))
-    steps, start = 0, 0.0
-    while steps < 15 or time.perf_counter() - start < args.seconds:
+    spec = task.optimizer_spec
+    optimizer = spec.build(parameter_groups(task, spec.lr, spec.weight_decay), fused=True)
+    while True:
         with torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bf16"):
-            loss = task.loss((first, second)).loss
+            loss = task.loss(views).loss
+        optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        optimizer.zero_grad()
         if args.device == "cuda":
             torch.cuda.synchronize()
-        steps += 1
-        if steps == 5:
-            start = time.perf_counter()
-    return (steps - 5) * args.batch / (time.perf_counter() - start)
+        print(time.monotonic(), flush=True)
 
 
-def ssl_toolkit(args: argparse.Namespace) -> float:
-    """A real run, from files."""
-    from ssl_toolkit.budget import measure
-    from ssl_toolkit.data import ImageData
-
-    data = ImageData(path=args.images, image_size=args.size, batch_size=args.batch, cache="disk")
-    data.setup("fit")
-    precision = {"32": "32-true", "bf16": "bf16-mixed"}[args.precision]
-    accelerator = {"cpu": "cpu", "cuda": "gpu"}[args.device]
-    arguments = {"precision": precision, "accelerator": accelerator, "devices": 1, "limit_val_batches": 0}
-    return args.batch / measure(make_task(args), data, arguments, seconds=args.seconds).step
+def commands(args: argparse.Namespace, folder: Path) -> dict[str, list[str]]:
+    """What is measured."""
+    worker = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], "--worker", "--images", args.images]
+    found = {
+        ARITHMETIC: worker,
+        OURS: [sys.executable, "-m", "ssl_toolkit", "pretrain", *options(args, folder / "run")],
+    }
+    shared = ["--images", args.images, "--device", args.device]
+    for name in ("stem", "batch", "precision"):
+        shared += [f"--{name}", str(getattr(args, name))]
+    if "lightly" in args.peers and (python := lightly_python()):
+        script = str(HERE / "peers" / "lightly_simclr.py")
+        for workers in (0, 2):
+            for layout in ("contiguous", "channels_last"):
+                given = ["--size", str(args.size or 32), "--workers", str(workers), "--layout", layout]
+                found[f"lightly, {workers} workers, {layout}"] = [str(python), script, *shared, *given]
+    if "stable-pretraining" in args.peers and (python := peer_python("stable-pretraining")):
+        script = str(HERE / "peers" / "stable_pretraining_simclr.py")
+        for workers in (0, 2):
+            given = ["--size", str(args.size or 32), "--workers", str(workers)]
+            found[f"stable-pretraining, {workers} workers"] = [str(python), script, *shared, *given]
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--images", help="a folder of images")
-    parser.add_argument("--stem", choices=["small", "standard"], default="small", help="of the ResNet-18")
-    parser.add_argument("--size", type=int, default=32, help="side of a view in pixels")
+    parser.add_argument("--images", help="a folder of images, in sub-folders")
+    parser.add_argument("--recipe", type=Path, default=RECIPE, help="of our run")
+    parser.add_argument("--stem", choices=["small", "standard"], default="small", help="of the backbone")
+    parser.add_argument("--size", type=int, help="side of a view in pixels, instead of the recipe's")
     parser.add_argument("--batch", type=int, default=128, help="images in a batch")
-    parser.add_argument("--precision", choices=["32", "bf16"], default="bf16")
+    parser.add_argument("--precision", choices=sorted(PRECISION), default="bf16")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured, in turns")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement")
+    parser.add_argument("--option", action="append", default=[], help="of ssl-toolkit pretrain, as --option=--a=b")
+    parser.add_argument(
+        "--peers", nargs="*", choices=["lightly", "stable-pretraining"], help="all of them beside SimCLR, by default"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="how often all processes are started")
+    parser.add_argument("--rounds", type=int, default=4, help="turns of each process")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each turn")
     parser.add_argument("--tries", type=int, default=3, help="at most, where other programs disturb")
     parser.add_argument("--json", type=Path, help="a file to write the figures to")
-    parser.add_argument("--worker", choices=sorted(WORKERS), help=argparse.SUPPRESS)
+    parser.add_argument("--picture", type=Path, help="a PNG file to draw the speeds to")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if not args.images or not Path(args.images).is_dir():
         raise SystemExit(f"--images {args.images} is not a folder; give one with images, for instance CIFAR-10's")
-    args.images = str(Path(args.images).resolve())
+    args.images, args.recipe = str(Path(args.images).resolve()), args.recipe.resolve()
+    if args.peers is None:
+        args.peers = ["lightly", "stable-pretraining"] if "simclr" in args.recipe.name else []
     if args.worker:
-        from ssl_toolkit.memory import keep_freed_memory
-
-        keep_freed_memory()  # as the command line does
-        print(json.dumps({"images_per_second": WORKERS[args.worker](args)}))
+        arithmetic(args)
         return
-    report(args, measure_all(args))
+    turns: dict[str, list[Turn]] = {}
+    for _ in range(args.repeats):
+        with tempfile.TemporaryDirectory() as folder:
+            environment = {"PYTHONPATH": str(HERE), "XDG_CACHE_HOME": str(Path.home() / ".cache")}
+            found = in_turns(commands(args, Path(folder)), args.seconds, args.rounds, args.tries, environment)
+        for name, each in found.items():
+            turns.setdefault(name, []).extend(each)
+    report(args, turns)
 
 
-WORKERS: dict[str, Callable[[argparse.Namespace], float]] = {"arithmetic": arithmetic, "ssl-toolkit": ssl_toolkit}
-
-
-def measure_all(args: argparse.Namespace) -> list[dict[str, Window]]:
-    """All measurements, round by round."""
-    shared = ["--images", args.images, "--seconds", str(args.seconds), "--device", args.device]
-    for name in ("stem", "size", "batch", "precision"):
-        shared += [f"--{name}", str(getattr(args, name))]
-    commands = {name: [sys.executable, str(Path(__file__).resolve()), "--worker", name, *shared] for name in WORKERS}
-    python = lightly_python()
-    if python is None:
-        print("not measured: lightly, which could not be installed", file=sys.stderr)
-    else:
-        for setting in LIGHTLY_SETTINGS:
-            options = [word for name, value in setting.items() for word in (f"--{name}", str(value))]
-            script = str(HERE / "peers" / "lightly_simclr.py")
-            name = f"lightly, {setting['workers']} workers" + (", channels last" if setting["channels_last"] else "")
-            commands[name] = [str(python), script, *shared, *options]
-    rounds = []
-    for number in range(args.rounds):
-        rounds.append({name: undisturbed(command, args.tries) for name, command in commands.items()})
-        for name, measured in rounds[-1].items():
-            print(
-                f"round {number + 1}: {name}: {measured.figures['images_per_second']:,.1f} images/s, "
-                f"others {measured.others:.2f} cores",
-                file=sys.stderr,
-            )
-    return rounds
-
-
-def speed(measured: Window) -> float:
-    """Images a second."""
-    return measured.figures["images_per_second"]
-
-
-def report(args: argparse.Namespace, rounds: list[dict[str, Window]]) -> None:
-    """Prints the table and writes the file."""
+def report(args: argparse.Namespace, turns: dict[str, list[Turn]]) -> None:
+    """Prints the table, writes the file and draws the picture."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table("", "images/s", "ssl-toolkit / this", "most others' cores", title=title(args))
-    rows = {}
-    for name in rounds[0]:
-        speeds = [speed(each[name]) for each in rounds]
-        ratios = [speed(each["ssl-toolkit"]) / speed(each[name]) for each in rounds]
-        others = max(each[name].others for each in rounds)
+    ours = [turn.steps_per_second for turn in turns[OURS]]
+    rows: dict[str, dict[str, Any]] = {}
+    for name, each in turns.items():
+        speeds = [turn.steps_per_second * args.batch for turn in each]
+        ratios = [mine / turn.steps_per_second for mine, turn in zip(ours, each, strict=True)]
+        others = max(turn.others for turn in each)
         rows[name] = {"images_per_second": speeds, "ratio": ratios, "others": others}
-        table.add_row(
-            name,
-            f"{statistics.median(speeds):,.1f}",
-            f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})",
-            f"{others:.2f}",
-        )
+        table.add_row(name, f"{statistics.median(speeds):,.1f}", median_and_range(ratios), f"{others:.2f}")
     Console().print(table)
     if args.json:
-        settings = {name: value for name, value in vars(args).items() if name not in ("json", "worker", "images")}
+        settings = {name: str(value) for name, value in vars(args).items() if name not in ("json", "worker", "images")}
+        settings["recipe"] = args.recipe.name
         args.json.write_text(json.dumps({"settings": settings, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+    if args.picture:
+        draw(title(args), rows, args.picture)
+
+
+def draw(heading: str, rows: dict[str, dict[str, Any]], file: Path) -> None:
+    """Draws a bar for each, with its quartiles."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 0.45 * len(rows) + 1.3), layout="constrained")
+    axes: Any = figure.subplots()
+    low, middle, high = np.percentile([row["images_per_second"] for row in rows.values()], [25, 50, 75], axis=1)
+    axes.barh(list(rows), middle, xerr=[middle - low, high - middle], color="#4c72b0", capsize=3)
+    axes.invert_yaxis()
+    axes.set(xlabel="source images a second (median and quartiles)", title=heading)
+    axes.grid(axis="x", alpha=0.3)
+    figure.savefig(file, dpi=150)
 
 
 def title(args: argparse.Namespace) -> str:
     """What was measured."""
-    network = f"ResNet-18 with {args.stem} stem"
-    return f"SimCLR, {network}, {args.size} px, batch {args.batch}, {args.precision}, {args.device}"
+    size = f", {args.size} px" if args.size else ""
+    return f"{args.recipe.stem}, {args.stem} stem{size}, batch {args.batch}, {args.precision}, {args.device}"
 
 
 if __name__ == "__main__":

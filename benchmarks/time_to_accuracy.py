@@ -65,7 +65,6 @@ def make(run: Run, args: argparse.Namespace) -> list[dict[str, float]]:
         else:
             python = lightly_python()
             if python is None:
-                print("not measured: lightly, which could not be installed", file=sys.stderr)
                 return []
             marks = [f"{mark:g}" for mark in [*range(EVERY, int(run.minutes), EVERY), run.minutes]]
             script = str(HERE / "peers" / "lightly_example.py")

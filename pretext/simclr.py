@@ -55,7 +55,8 @@ class SimCLR(PretextTask):
 
     def make_views(self, images: Images, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Two views of each image, each of shape ``[batch, channels, size, size]``."""
-        return self.view(images, fold(keys, 0)), self.view(images, fold(keys, 1))
+        first, second = self.view(images, fold(keys, torch.arange(2, device=keys.device)[:, None]))
+        return first, second
 
     def loss(self, views: tuple[Tensor, Tensor]) -> StepOutput:
         """NT-Xent of the projected views; ``pair_top1`` is how often the right partner is the nearest."""

@@ -11,10 +11,12 @@ easy as 1, 2, 3", SC 2011).
     keys = sample_keys(seed=0, epoch=3, indices=batch.indices)     # one 64-bit key for each sample
     flip = uniform(fold(keys, "flip")) < 0.5                       # a stream of its own for each choice
     box = uniform(fold(keys, "crop"), 4)                           # four numbers a sample
+    zoom, turn = uniform(streams(keys, "zoom", "turn")).unbind(-1)   # one number of each of two streams
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import zlib
 
@@ -56,10 +58,34 @@ def fold(keys: Tensor, label: int | str | Tensor) -> Tensor:
         int64 tensor of the broadcast shape.
     """
     if isinstance(label, str):
-        label = zlib.crc32(label.encode())
+        label = _number_of(label)
     if isinstance(label, int):
         return _mix(_mix(keys + _GOLDEN) ^ _signed((label + 1) * 0xD1342543DE82EF95))
     return _mix(_mix(keys + _GOLDEN) ^ ((label + 1) * _signed(0xD1342543DE82EF95)))
+
+
+def streams(keys: Tensor, *names: str) -> Tensor:
+    """The keys of several streams at once, which saves most of the time where each draws little.
+
+    Args:
+        keys: int64 tensor of any shape.
+        *names: Of the streams.
+
+    Returns:
+        int64 tensor of shape ``[*keys.shape, len(names)]``; the n-th key is ``fold(keys, names[n])``.
+    """
+    return fold(keys.unsqueeze(-1), _numbers_of(names, keys.device))
+
+
+def _number_of(name: str) -> int:
+    return zlib.crc32(name.encode())
+
+
+@functools.cache
+def _numbers_of(names: tuple[str, ...], device: torch.device) -> Tensor:
+    """Kept, because a copy to a GPU would wait for it."""
+    with torch.inference_mode(False):
+        return torch.tensor([_number_of(name) for name in names], device=device)
 
 
 def sample_keys(seed: int, epoch: int, indices: Tensor) -> Tensor:

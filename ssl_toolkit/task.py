@@ -120,7 +120,8 @@ class Task(LightningModule, ABC):
         if not math.isfinite(total_steps) or total_steps < 1:
             raise ValueError("the schedule needs the run's length: set --trainer.max_epochs or --trainer.max_steps")
         spec = self.optimizer_spec
-        optimizer = spec.build(parameter_groups(self, spec.lr, spec.weight_decay, self.lr_factor))
+        groups = parameter_groups(self, spec.lr, spec.weight_decay, self.lr_factor)
+        optimizer = spec.build(groups, fused=self._may_fuse())
         steps_per_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
 
         def factor(step: int) -> float:
@@ -128,6 +129,11 @@ class Task(LightningModule, ABC):
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _may_fuse(self) -> bool:
+        """Whether the optimizer may be fused: in float16 it then unscales the gradients itself, too late to clip."""
+        clipped_late = self.trainer.precision == "16-mixed" and bool(self.trainer.gradient_clip_val)
+        return self.device.type in ("cpu", "cuda") and not clipped_late
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seeds what the model itself draws (dropout, say), so that a resumed run draws the same."""

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ssl_toolkit.random import fold, uniform
+from ssl_toolkit.random import fold, streams, uniform
 
 NUM_TRIES = 10
 
@@ -34,8 +34,9 @@ def random_resized_crop_boxes(
         float32 tensor of shape ``[batch, 4]``.
     """
     height, width = sizes.to(torch.float32).unsqueeze(-1).unbind(1)
-    area = height * width * uniform(fold(keys, "area"), NUM_TRIES, *scale)
-    shape = torch.exp(uniform(fold(keys, "ratio"), NUM_TRIES, math.log(ratio[0]), math.log(ratio[1])))
+    shares, logarithms = uniform(streams(keys, "area", "ratio"), NUM_TRIES).unbind(1)
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * shares)
+    shape = torch.exp(math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * logarithms)
     tries_width, tries_height = torch.sqrt(area * shape).round(), torch.sqrt(area / shape).round()
     fits = (tries_width >= 1) & (tries_width <= width) & (tries_height >= 1) & (tries_height <= height)
     first = fits.to(torch.uint8).argmax(1, keepdim=True)

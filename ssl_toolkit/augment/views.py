@@ -15,9 +15,11 @@ from ssl_toolkit.augment.jitter import Form, colour_jitter, draw_jitter
 from ssl_toolkit.augment.patches import erase
 from ssl_toolkit.batch import Images
 from ssl_toolkit.errors import nearest
-from ssl_toolkit.random import fold, uniform
+from ssl_toolkit.random import fold, streams, uniform
 
 _VALUES_AT_ONCE = 2**21
+# arguments of `RandomView` that are the probability of one step; each is drawn from the stream of its name
+_PROBABILITIES = ("hflip", "vflip", "grayscale", "blur", "solarize", "erase")
 
 
 class View(ABC):
@@ -29,23 +31,28 @@ class View(ABC):
 
         Args:
             images: The images.
-            keys: int64 ``[batch]``: one key of `ssl_toolkit.random` for each image. They alone decide what is drawn:
-                fold the number of the view into them to draw several.
+            keys: int64 ``[batch]``: one key of `ssl_toolkit.random` for each image, or ``[num_views, batch]`` for
+                several views at once, which is quicker than one after the other. They alone decide what is drawn.
 
         Returns:
-            float32 tensor of shape ``[batch, channels, size, size]`` with values in [0, 1] up to rounding, on the
-            images' device.
+            float32 tensor of shape ``[*keys.shape, channels, size, size]`` with values in [0, 1] up to rounding, on
+            the images' device.
         """
         pixels, sizes = images
+        num_views = 1 if keys.ndim == 1 else len(keys)
         num = len(pixels)
         if pixels.device.type == "cpu":
             # memory that stays mapped and partly in the cache: twice as fast for large images
-            num = max(1, _VALUES_AT_ONCE // pixels.shape[1:].numel())
+            num = max(1, _VALUES_AT_ONCE // (num_views * pixels.shape[1:].numel()))
+        chunks = zip(pixels.split(num), sizes.split(num), keys.reshape(num_views, -1).split(num, 1), strict=True)
         with torch.autocast(pixels.device.type, enabled=False):
-            if num >= len(pixels):
-                return self.make(images, keys)
-            chunks = zip(pixels.split(num), sizes.split(num), keys.split(num), strict=True)
-            return torch.cat([self.make(Images(*image), key) for *image, key in chunks])
+            made = [
+                self.make(Images(pixels.repeat(num_views, 1, 1, 1), sizes.repeat(num_views, 1)), keys.flatten())
+                for pixels, sizes, keys in chunks
+            ]
+        views = [each.unflatten(0, (num_views, -1)) for each in made]
+        views = views[0] if len(views) == 1 else torch.cat(views, dim=1)
+        return views.reshape(*keys.shape, *views.shape[2:])
 
     @abstractmethod
     def make(self, images: Images, keys: Tensor) -> Tensor:
@@ -178,14 +185,16 @@ class RandomView(View):
 
     def make(self, images: Images, keys: Tensor) -> Tensor:
         fused = self.form == "fused"
-        sigmas = self._sigmas(keys) if self.blur else None
+        drawn = zip(_PROBABILITIES, uniform(streams(keys, *_PROBABILITIES)).unbind(-1), strict=True)
+        chosen = {name: numbers < getattr(self, name) for name, numbers in drawn}
+        sigmas = self._sigmas(keys, chosen["blur"]) if self.blur else None
         kernel = self._kernel()
         views = crop_resize(
             images,
             random_resized_crop_boxes(images.sizes, fold(keys, "crop"), self.scale, self.ratio),
             self.side,
-            flip=_chosen(keys, "hflip", self.hflip) if self.hflip else None,
-            vertical_flip=_chosen(keys, "vflip", self.vflip) if self.vflip else None,
+            flip=chosen["hflip"] if self.hflip else None,
+            vertical_flip=chosen["vflip"] if self.vflip else None,
             blur=sigmas if fused else None,
             blur_kernel=kernel,
             interpolation=self.interpolation,
@@ -198,15 +207,15 @@ class RandomView(View):
             )
             views = colour_jitter(views, jitter, self.form)
         if self.grayscale:
-            views = grayscale(views, _chosen(keys, "grayscale", self.grayscale))
+            views = grayscale(views, chosen["grayscale"])
         if sigmas is not None and not fused:
             views = gaussian_blur(views, sigmas, kernel)
         if self.solarize:
-            views = solarize(views, _chosen(keys, "solarize", self.solarize))
+            views = solarize(views, chosen["solarize"])
         if self.erase:
             sizes = torch.full_like(images.sizes, self.side)
             boxes = random_erasing_boxes(sizes, fold(keys, "erase box"), self.erase_scale)
-            views = erase(views, boxes * _chosen(keys, "erase", self.erase)[:, None])
+            views = erase(views, boxes * chosen["erase"][:, None])
         return views
 
     def __repr__(self) -> str:
@@ -215,18 +224,13 @@ class RandomView(View):
         changed = [f"{name}={value!r}" for name, value, default in values if name == "size" or value != default]
         return f"{type(self).__name__}({', '.join(changed)})"
 
-    def _sigmas(self, keys: Tensor) -> Tensor:
-        sigmas = uniform(fold(keys, "blur sigma"), None, *self.blur_sigma) * _chosen(keys, "blur", self.blur)
-        return sigmas * (self.side / self.size)
+    def _sigmas(self, keys: Tensor, blurred: Tensor) -> Tensor:
+        return uniform(fold(keys, "blur sigma"), None, *self.blur_sigma) * blurred * (self.side / self.size)
 
     def _kernel(self) -> int:
         if self.blur_kernel is None:
             return max(3, self.side // 10 // 2 * 2 + 1)
         return max(0, self.blur_kernel * self.side // self.size - 1) // 2 * 2 + 1
-
-
-def _chosen(keys: Tensor, name: str, prob: float) -> Tensor:
-    return uniform(fold(keys, name)) < prob
 
 
 def _check_size(size: int) -> None:

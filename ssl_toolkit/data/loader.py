@@ -142,8 +142,11 @@ class BatchLoader:
         self._resuming = False
         made: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=self._ahead)
         stopped = threading.Event()
+        # the order is shuffled here: a parallel operation of torch in the thread would give the thread an OpenMP team
+        # of its own, and OpenMP, with more threads than cores, lets all of them sleep between any two operations
+        places = self._places(self._epoch)[self._batch :]
         thread = threading.Thread(
-            target=self._produce, args=(self._epoch, self._batch, made, stopped), name="batches", daemon=True
+            target=self._produce, args=(self._epoch, places, made, stopped), name="batches", daemon=True
         )
         thread.start()
         try:
@@ -168,13 +171,16 @@ class BatchLoader:
         self._batch = 0
 
     def _produce(
-        self, epoch: int, first: int, made: queue.Queue[Batch | BaseException], stopped: threading.Event
+        self,
+        epoch: int,
+        places: list[NDArray[np.int64]],
+        made: queue.Queue[Batch | BaseException],
+        stopped: threading.Event,
     ) -> None:
         """Runs in the background: puts batches, or the exception that ended them."""
         try:
-            places = self._places(epoch)
-            for number in range(first, self._num_batches):
-                if not _put(made, self._make(epoch, places[number]), stopped):
+            for each in places:
+                if not _put(made, self._make(epoch, each), stopped):
                     return
         except BaseException as error:
             _put(made, error, stopped)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# similarities held at a time: 2^24 float32 are 64 MiB
-_MAX_SIMILARITIES = 1 << 24
+from ssl_toolkit.evaluation.products import onednn_products
+
+# similarities held at a time: 2^26 float32 are 256 MiB
+_MAX_SIMILARITIES = 1 << 26
+_BLOCK = 8192
+_GROUP = 16
 
 
 def knn_predict(
@@ -52,18 +56,54 @@ def knn_predict(
         raise ValueError(f"the temperature of kNN must be above 0, got {temperature}")
     ks = sorted({min(number, len(train)) for number in k})
     num_classes = int(train_labels.max()) + 1
-    bank = F.normalize(train.float(), dim=1).T
     predictions: dict[int, list[Tensor]] = {number: [] for number in ks}
-    for chunk in F.normalize(query.float(), dim=1).split(max(1, _MAX_SIMILARITIES // len(train))):
-        similarity, neighbours = (chunk @ bank).topk(ks[-1], dim=1)
-        # one less in the exponent changes no vote's share and keeps the weights within 1
-        weights = ((similarity - 1.0) / temperature).exp()
+    for similarity, neighbours in _nearest(train, query, ks[-1]):
+        # taking the same off all of a query's exponents changes no vote's share and keeps the weights within 1
+        weights = ((similarity - similarity[:, :1]) / temperature).exp()
         classes = train_labels[neighbours]
         for number in ks:
-            votes = weights.new_zeros(len(chunk), num_classes)
+            votes = weights.new_zeros(len(classes), num_classes)
             votes.scatter_add_(1, classes[:, :number], weights[:, :number])
             predictions[number].append(votes.argmax(dim=1))
     return {number: torch.cat(parts) for number, parts in predictions.items()}
+
+
+def _nearest(train: Tensor, query: Tensor, k: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The ``k`` most similar training images of each query, some queries at a time, the most similar first.
+
+    Yields:
+        Cosine similarities up to a number that is the same for all training images, ``[queries, k]``, and the places
+        of the images.
+    """
+    bank = F.normalize(train.float(), dim=1)
+    # a part that all similarities share would only cost digits: features have large means
+    bank -= bank.mean(dim=0)
+    # blocks of the bank that stay in a processor's cache
+    blocks = [block.T.contiguous() for block in bank.split(_BLOCK)]
+    rows = max(1, min(_MAX_SIMILARITIES // len(train), len(query)))
+    held = bank.new_empty(rows, len(train))
+    # rounded factors change some 50 of 10,000 predictions on CIFAR-10, and the accuracy by less than 0.1 %
+    with onednn_products(may_round=True):
+        for chunk in F.normalize(query.float(), dim=1).split(rows):
+            similarity = held[: len(chunk)]
+            for block, place in zip(blocks, similarity.split(_BLOCK, dim=1), strict=True):
+                torch.mm(chunk, block, out=place)
+            yield _largest(similarity, k)
+
+
+def _largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """``values.topk(k, dim=1)``, on a CPU by way of the maxima of groups: only the best ``k`` groups can hold them."""
+    rows, columns = values.shape
+    width = columns // _GROUP
+    if values.device.type != "cpu" or width < 4 * k:
+        return values.topk(k, dim=1)
+    # the columns j, j + width, j + 2 * width ... are group j; the last few columns are in none
+    maxima = values[:, : width * _GROUP].unflatten(1, (_GROUP, width)).amax(dim=1)
+    groups = maxima.topk(k, dim=1, sorted=False).indices
+    candidates = (groups[:, None] + width * torch.arange(_GROUP)[:, None]).flatten(1)
+    candidates = torch.cat([candidates, torch.arange(width * _GROUP, columns).expand(rows, -1)], dim=1)
+    largest, places = values.gather(1, candidates).topk(k, dim=1)
+    return largest, candidates.gather(1, places)
 
 
 def knn_accuracy(

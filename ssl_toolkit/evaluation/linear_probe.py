@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssl_toolkit.evaluation.products import onednn_products
+
 # half decades, from strong to weak: each solution is a good start for the next weaker penalty
 STRENGTHS = tuple(10.0 ** (-half / 2) for half in range(-2, 13))
 
@@ -105,13 +107,28 @@ def linear_probe(
     """
     _check(train, val, test, strengths)
     num_classes = 1 + max(int(labels.max()) for _, labels in (train, val, test))
+    with onednn_products():
+        return _along_the_path(
+            train, val, test, sorted(strengths, reverse=True), num_classes, max_iterations, tolerance
+        )
+
+
+def _along_the_path(
+    train: Labelled,
+    val: Labelled,
+    test: Labelled,
+    strengths: Sequence[float],
+    num_classes: int,
+    max_iterations: int,
+    tolerance: float,
+) -> ProbeResult:
     axes = _PrincipalAxes(train[0])
     z, z_val = axes(train[0]), axes(val[0])
-    weight = torch.zeros(num_classes, z.shape[1], dtype=torch.float64, device=z.device)
+    weight = torch.zeros(num_classes, len(z), dtype=torch.float64, device=z.device)
     bias = weight.new_zeros(num_classes)
     path: list[PathPoint] = []
     best, best_weight, best_bias = None, weight, bias
-    for strength in sorted(strengths, reverse=True):
+    for strength in strengths:
         # the curvature of the cross-entropy at weights 0 is the variance along the axis over the number of classes
         scale = (axes.variance / num_classes + strength).rsqrt()
         weight, bias, objective, iterations, converged = _minimise(
@@ -121,8 +138,8 @@ def linear_probe(
         point = PathPoint(
             strength,
             objective,
-            float(F.cross_entropy(logits, val[1])),
-            float((logits.argmax(dim=1) == val[1]).double().mean()),
+            float(F.cross_entropy(logits.T, val[1])),
+            float((logits.argmax(dim=0) == val[1]).double().mean()),
             iterations,
             converged,
         )
@@ -145,12 +162,13 @@ class _PrincipalAxes:
     """
 
     def __init__(self, train: Tensor) -> None:
-        self.mean = train.double().mean(dim=0)
-        std = train.double().std(dim=0, correction=0)
+        self.mean = train.float().mean(dim=0)
+        x = train.float() - self.mean
+        std = torch.linalg.vector_norm(x, dim=0) / len(x) ** 0.5
         # a feature that is constant (up to rounding) tells nothing: it becomes 0
-        constant = std <= 1e-6 * train.double().abs().amax(dim=0)
+        constant = std <= 1e-6 * torch.maximum(train.amax(dim=0), -train.amin(dim=0))
         self.inverse_std = torch.where(constant, 0.0, 1.0 / torch.where(constant, 1.0, std))
-        x = self._standardise(train)
+        x *= self.inverse_std
         if len(x) < x.shape[1]:
             variance, axes = torch.linalg.eigh((x @ x.T).double() / len(x))
             axes = F.normalize(x.double().T @ axes, dim=0)
@@ -161,21 +179,19 @@ class _PrincipalAxes:
         self.variance = variance[kept]
         self.axes = axes[:, kept].float()
 
-    def _standardise(self, x: Tensor) -> Tensor:
-        return (x.float() - self.mean.float()) * self.inverse_std.float()
-
     def __call__(self, x: Tensor) -> Tensor:
-        return self._standardise(x) @ self.axes
+        """The images as columns, ``[num_axes, num_images]``: quicker to multiply than as rows."""
+        return self.axes.T @ ((x.float() - self.mean) * self.inverse_std).T
 
     def undo(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Weight ``[num_classes, d]`` and bias for features as they were given."""
-        raw = (weight @ self.axes.T.double()) * self.inverse_std
-        return raw, bias - raw @ self.mean
+        raw = (weight @ self.axes.T.double()) * self.inverse_std.double()
+        return raw, bias - raw @ self.mean.double()
 
 
 def _logits(z: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """float64 ``[num_images, num_classes]``: only the long product is in float32, its rounding averages out."""
-    return F.linear(z, weight.float()).double() + bias
+    """float64 ``[num_classes, num_images]``: only the long product is in float32, its rounding averages out."""
+    return (weight.float() @ z).double() + bias[:, None]
 
 
 def _minimise(
@@ -189,8 +205,7 @@ def _minimise(
     tolerance: float,
 ) -> tuple[Tensor, Tensor, float, int, bool]:
     """L-BFGS from the given weights: the new weights and bias, the objective, iterations, and whether it converged."""
-    scaled = (weight / scale).requires_grad_()
-    bias = bias.clone().requires_grad_()
+    scaled, bias = weight / scale, bias.clone()
     optimizer = torch.optim.LBFGS(
         [scaled, bias],
         max_iter=max_iterations,
@@ -201,20 +216,22 @@ def _minimise(
     )
 
     def closure() -> Tensor:
-        optimizer.zero_grad()
+        """The objective, with its gradient: the predicted less the true share of each class, times the features."""
         unscaled = scaled * scale
-        loss = F.cross_entropy(_logits(z, unscaled, bias), labels) + 0.5 * strength * unscaled.square().sum()
-        loss.backward()
-        return loss
+        shares = torch.log_softmax(_logits(z, unscaled, bias), dim=0)
+        of_labels = shares.gather(0, labels[None])
+        errors = shares.exp_().scatter_add_(0, labels[None], torch.full_like(of_labels, -1.0)) / len(labels)
+        scaled.grad = ((errors.float() @ z.T).double() + strength * unscaled) * scale
+        bias.grad = errors.sum(dim=1)
+        return 0.5 * strength * unscaled.square().sum() - of_labels.mean()
 
-    with torch.enable_grad():
-        optimizer.step(closure)
-        objective = float(closure().detach())
+    optimizer.step(closure)  # pyright: ignore[reportArgumentType] - typed for closures that return floats
+    objective = float(closure())
     assert scaled.grad is not None
     assert bias.grad is not None
     gradient = max(float(scaled.grad.abs().max()), float(bias.grad.abs().max()))
     iterations = optimizer.state[scaled]["n_iter"]
-    return (scaled * scale).detach(), bias.detach(), objective, iterations, gradient <= 10 * tolerance
+    return scaled * scale, bias, objective, iterations, gradient <= 10 * tolerance
 
 
 def _check(train: Labelled, val: Labelled, test: Labelled, strengths: Sequence[float]) -> None:

@@ -26,8 +26,13 @@ class OptimizerSpec(ABC):
         self.weight_decay = weight_decay
 
     @abstractmethod
-    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """Builds the optimizer for the groups of `ssl_toolkit.optim.parameter_groups`."""
+    def build(self, groups: list[dict[str, Any]], fused: bool = False) -> torch.optim.Optimizer:
+        """Builds the optimizer.
+
+        Args:
+            groups: Those of `ssl_toolkit.optim.parameter_groups`.
+            fused: Use a kernel that makes the whole step in one pass over the memory, if the optimizer has one.
+        """
 
 
 class SGD(OptimizerSpec):
@@ -47,9 +52,9 @@ class SGD(OptimizerSpec):
         self.momentum = momentum
         self.nesterov = nesterov
 
-    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    def build(self, groups: list[dict[str, Any]], fused: bool = False) -> torch.optim.Optimizer:
         """Builds torch's own SGD."""
-        return torch.optim.SGD(groups, momentum=self.momentum, nesterov=self.nesterov)
+        return torch.optim.SGD(groups, momentum=self.momentum, nesterov=self.nesterov, fused=fused)
 
 
 class Adam(OptimizerSpec):
@@ -69,9 +74,9 @@ class Adam(OptimizerSpec):
         self.betas = betas
         self.eps = eps
 
-    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    def build(self, groups: list[dict[str, Any]], fused: bool = False) -> torch.optim.Optimizer:
         """Builds torch's own Adam."""
-        return torch.optim.Adam(groups, betas=self.betas, eps=self.eps)
+        return torch.optim.Adam(groups, betas=self.betas, eps=self.eps, fused=fused)
 
 
 class AdamW(OptimizerSpec):
@@ -91,9 +96,9 @@ class AdamW(OptimizerSpec):
         self.betas = betas
         self.eps = eps
 
-    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    def build(self, groups: list[dict[str, Any]], fused: bool = False) -> torch.optim.Optimizer:
         """Builds torch's own AdamW."""
-        return torch.optim.AdamW(groups, betas=self.betas, eps=self.eps)
+        return torch.optim.AdamW(groups, betas=self.betas, eps=self.eps, fused=fused)
 
 
 class LARS(OptimizerSpec):
@@ -115,8 +120,8 @@ class LARS(OptimizerSpec):
         self.momentum = momentum
         self.trust_coefficient = trust_coefficient
 
-    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """Builds timm's LARS."""
+    def build(self, groups: list[dict[str, Any]], fused: bool = False) -> torch.optim.Optimizer:
+        """Builds timm's LARS, which has no fused kernel."""
         return Lars(
             groups,
             lr=self.lr,

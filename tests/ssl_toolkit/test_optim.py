@@ -1,5 +1,7 @@
 """Optimizers against recurrences written from the papers, and the parameter groups' laws."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -10,11 +12,16 @@ from ssl_toolkit.optim import LARS, SGD, Adam, AdamW, parameter_groups
 TARGET = np.array([[1.0, -2.0], [0.5, 3.0]])
 
 
-def run(spec, num_steps=20):
+@pytest.fixture(params=[False, True], ids=["plain", "fused"])
+def run(request):
+    return functools.partial(weights_after_each_step, fused=request.param)
+
+
+def weights_after_each_step(spec, num_steps=20, *, fused):
     """Minimises 0.5 * |w - TARGET|^2 from 0.5 everywhere; returns the weights after each step."""
     module = nn.Linear(2, 2, bias=False).double()
     nn.init.constant_(module.weight, 0.5)
-    optimizer = spec.build(parameter_groups(module, spec.lr, spec.weight_decay))
+    optimizer = spec.build(parameter_groups(module, spec.lr, spec.weight_decay), fused)
     weights = []
     for _ in range(num_steps):
         optimizer.zero_grad()
@@ -32,7 +39,7 @@ def recurrence(update, num_steps=20):
     return np.stack(weights)
 
 
-def test_sgd():
+def test_sgd(run):
     def update(weight, gradient, state, step):
         gradient = gradient + 0.01 * weight
         state["v"] = 0.9 * state.get("v", 0) + gradient
@@ -41,7 +48,7 @@ def test_sgd():
     np.testing.assert_allclose(run(SGD(lr=0.05, momentum=0.9, weight_decay=0.01)), recurrence(update), rtol=1e-12)
 
 
-def test_nesterov():
+def test_nesterov(run):
     def update(weight, gradient, state, step):
         state["v"] = 0.9 * state.get("v", 0) + gradient
         return weight - 0.05 * (gradient + 0.9 * state["v"])
@@ -51,7 +58,7 @@ def test_nesterov():
 
 
 @pytest.mark.parametrize("decoupled", [False, True])
-def test_adam_and_adamw(decoupled):
+def test_adam_and_adamw(run, decoupled):
     def update(weight, gradient, state, step):
         if decoupled:
             weight = weight - 0.1 * 0.02 * weight
@@ -66,7 +73,7 @@ def test_adam_and_adamw(decoupled):
     np.testing.assert_allclose(run(spec), recurrence(update), rtol=1e-10)
 
 
-def test_lars():
+def test_lars(run):
     def update(weight, gradient, state, step):
         norms = np.linalg.norm(weight), np.linalg.norm(gradient)
         rate = 0.02 * norms[0] / (norms[1] + 0.1 * norms[0] + 1e-8)

@@ -15,6 +15,7 @@ from ssl_toolkit.random import (
     random_bits,
     sample_keys,
     sample_order,
+    streams,
     uniform,
 )
 
@@ -76,6 +77,14 @@ def test_fold_broadcasts_a_tensor_of_labels():
     assert keys.shape == (5, 3)
     for label in range(3):
         assert torch.equal(keys[:, label], fold(KEYS[:5], label))
+
+
+def test_streams_are_the_keys_of_their_names():
+    names = ("hflip", "apply", "")
+    keys = KEYS[:6].view(2, 3)
+    expected = torch.stack([fold(keys, name) for name in names], dim=-1)
+    for _ in range(2):  # the second time with the numbers that were kept
+        assert torch.equal(streams(keys, *names), expected)
 
 
 def test_sample_keys_equal_plain_python_integers_and_known_bits():

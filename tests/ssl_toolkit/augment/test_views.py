@@ -116,6 +116,16 @@ def test_large_batches_are_made_in_pieces_without_a_trace(keys, monkeypatch):
     torch.testing.assert_close(RandomView(16)(images, keys), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("values_at_once", [2**21, 3 * 36 * 44 * 9])
+def test_several_views_at_once_are_those_made_one_after_the_other(images, keys, values_at_once, monkeypatch):
+    monkeypatch.setattr("ssl_toolkit.augment.views._VALUES_AT_ONCE", values_at_once)
+    view = RandomView(24, **FULL)
+    keys = fold(keys, torch.arange(3)[:, None])
+    expected = torch.stack([view(images, each) for each in keys])
+    # products of batches of another size are rounded otherwise
+    torch.testing.assert_close(view(images, keys), expected, rtol=0, atol=2e-6)
+
+
 def test_a_batch_of_none_and_of_one(images, keys):
     for view in (RandomView(16, **FULL), CenterView(16)):
         for num in (0, 1):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -230,6 +231,30 @@ def test_the_thread_ends_with_its_iterator():
         fail()
     gc.collect()
     assert num_threads() == 0
+
+
+THREADS_OF_A_LOADER = """
+import os, numpy as np, torch
+from ssl_toolkit.data import BatchLoader, DecodedStore
+from ssl_toolkit.data.reading import BadFiles
+
+torch.set_num_threads(4)
+num = 200_000
+store = DecodedStore(np.zeros(num, np.uint8), np.ones((num, 2), np.int64), 1, BadFiles(num, 0.5, announce=False))
+loader = BatchLoader(store, torch.zeros(num, dtype=torch.int64), np.arange(num), 8, shuffle=True, drop_last=True)
+next(iter(loader))  # the process's own team of threads is there from now on
+before = set(os.listdir("/proc/self/task"))
+batches = iter(loader)
+next(batches)
+print(len(set(os.listdir("/proc/self/task")) - before))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc")
+def test_the_thread_starts_no_others():
+    """A parallel operation of torch would: an OpenMP team, which slows every other operation of the process."""
+    said = subprocess.run([sys.executable, "-c", THREADS_OF_A_LOADER], capture_output=True, text=True, timeout=100)
+    assert said.stdout == "1\n", said.stderr
 
 
 def test_batches_are_made_ahead_but_not_without_bound():
