@@ -50,18 +50,18 @@ class Turn(NamedTuple):
 
 
 def peer_python(name: str, *packages: str) -> Path | None:
-    """The interpreter of a peer's own environment, which is made on first use; None where it cannot be.
+    """The interpreter of an environment of its own, which is made on first use; None where it cannot be.
 
     Args:
         name: Of the peer's package, as pip knows it.
-        *packages: What its script needs besides.
+        *packages: What pip is to install; the package alone by default.
     """
     python = PEERS / name / "bin" / "python"
-    works = [str(python), "-c", f"import {name.replace('-', '_')}"]
+    works = [str(python), "-c", f"import importlib.metadata as m; m.version({name!r})"]
     if python.exists() and subprocess.run(works, capture_output=True, check=False).returncode == 0:
         return python
     print(f"making an environment for {name} (once)", file=sys.stderr)
-    install = [str(python), "-m", "pip", "install", "--quiet", name, *packages]
+    install = [str(python), "-m", "pip", "install", "--quiet", *(packages or [name])]
     for command in ([sys.executable, "-m", "venv", str(PEERS / name)], install):
         if subprocess.run(command, check=False).returncode:
             print(f"not measured: {name}, which could not be installed", file=sys.stderr)
@@ -71,7 +71,7 @@ def peer_python(name: str, *packages: str) -> Path | None:
 
 def lightly_python() -> Path | None:
     """The interpreter of lightly's environment, or None (see `peer_python`)."""
-    return peer_python("lightly", "timm", "torch", "torchvision", "kornia")
+    return peer_python("lightly", "lightly", "timm", "torch", "torchvision", "kornia")
 
 
 def window(command: list[str]) -> Window:

@@ -4,7 +4,8 @@
 
 The images are 1,000 built-in ones as JPEG files of 32 px; a ResNet-18 with small stem, batch 64, float32. Everything
 runs once before it is measured, so that bytecode is compiled and our images are in the cache. The processes alternate,
-and one that other programs disturbed is repeated.
+and one that other programs disturbed is repeated. Both packages live in environments of their own, with what they
+require and nothing else (that of a developer holds libraries that others import if they find them).
 """
 
 from __future__ import annotations
@@ -14,11 +15,10 @@ import json
 import os
 import shutil
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 
-from measuring import HERE, lightly_python, undisturbed
+from measuring import HERE, lightly_python, peer_python, undisturbed
 
 BATCH = 64
 
@@ -37,13 +37,17 @@ def make_images(folder: Path, num: int) -> None:
 
 def commands(images: Path, run: Path) -> dict[str, list[str]]:
     """What is measured."""
-    start = [sys.executable, "-m", "ssl_toolkit"]
+    python = peer_python("ssl-toolkit", "--editable", str(HERE.parent))
+    if python is None:
+        raise SystemExit("an environment for ssl-toolkit could not be made")
+    start = [str(python), "-m", "ssl_toolkit"]
     recipe = str(HERE.parent / "configs" / "pretrain" / "simclr_cifar10.yaml")
     train = [*start, "pretrain", "-c", recipe, "--data.path", str(images), "--data.labels", "none", "--out", str(run)]
     train += ["--data.batch_size", str(BATCH), "--trainer.precision", "32-true"]
     train += ["--trainer.callbacks", '[{"class_path": "first_step.FirstStep"}]']
     found = {
         "ssl-toolkit --help": [*start, "--help"],
+        "ssl-toolkit report --help": [*start, "report", "--help"],
         "ssl-toolkit evaluate --help": [*start, "evaluate", "--help"],
         "first step": [*train, "--tracker", "none"],
         "first step, with W&B (offline)": train,

@@ -53,7 +53,8 @@ def arithmetic(args: argparse.Namespace) -> None:
     """One batch of views through the network and back, for ever."""
     import torch
 
-    from ssl_toolkit.cli.parser import instantiate, parse, training_parser
+    from ssl_toolkit.cli.parser import instantiate, parse
+    from ssl_toolkit.cli.training_parser import training_parser
     from ssl_toolkit.memory import keep_freed_memory
     from ssl_toolkit.optim import parameter_groups
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import sys
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -105,3 +106,18 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def sync_command(run_dir: str | Path) -> str | None:
+    """The command that sends a run recorded offline to W&B.
+
+    Args:
+        run_dir: The run's folder.
+
+    Returns:
+        One line for the shell, or None if nothing was recorded offline. Of a resumed run it names the last part, which
+        begins with all that came before.
+    """
+    parts = [part for part in Path(run_dir).glob("wandb/*run-*") if part.is_dir() and not part.is_symlink()]
+    newest = max(parts, key=lambda part: part.name.removeprefix("offline-"), default=None)
+    return shlex.join(["wandb", "sync", str(newest)]) if newest and newest.name.startswith("offline-") else None

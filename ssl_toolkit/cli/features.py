@@ -9,13 +9,13 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from ssl_toolkit.cli.parser import instantiate, parse
-from ssl_toolkit.data import ImageData
 
 
 def evaluate(arguments: Sequence[str]) -> None:
     """Measures a backbone on labelled images beside random weights, and prints the table."""
     from rich.console import Console
 
+    from ssl_toolkit.data import ImageData
     from ssl_toolkit.evaluation import evaluate as measure
 
     parser = _parser("evaluate", measure, skip={"say", "data"})
@@ -33,6 +33,7 @@ def evaluate(arguments: Sequence[str]) -> None:
 
 def embed(arguments: Sequence[str]) -> None:
     """Writes the features of every image to a table."""
+    from ssl_toolkit.data import ImageData
     from ssl_toolkit.embed import embed as write
 
     parser = _parser("embed", write, skip={"data"})

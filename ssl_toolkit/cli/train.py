@@ -19,7 +19,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from ssl_toolkit.budget import Stopwatch, measure, to_seconds, trial_trainer
 from ssl_toolkit.callbacks import ExportWeights, LearningRate, ProgressBar, ResumeMetrics, SampleViews, Throughput
 from ssl_toolkit.checkpoint import AtomicCheckpointIO
-from ssl_toolkit.cli.parser import instantiate, options, parse, plain, training_parser
+from ssl_toolkit.cli.parser import instantiate, options, parse, plain
+from ssl_toolkit.cli.training_parser import training_parser
 from ssl_toolkit.processes import from_first_process, is_first_process
 from ssl_toolkit.random import number
 from ssl_toolkit.report import write_report
@@ -29,11 +30,12 @@ from ssl_toolkit.run import (
     new_run,
     newest_checkpoint,
     open_run,
+    sync_command,
     write_config,
     write_environment,
 )
 from ssl_toolkit.speed import KeptChoices, fastest, machine, measure_batch, speed_candidates
-from ssl_toolkit.tracking import make_loggers, sync_command
+from ssl_toolkit.tracking import make_loggers
 
 
 def pretrain(arguments: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from ssl_toolkit.backbones import Backbone
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.evaluation import Features, extract_features, few_label_draws, few_label_probe, mean_and_spread
-from ssl_toolkit.tracking import read_metrics
+from ssl_toolkit.metrics_file import read_metrics
 
 # one strength of the penalty for every row, so that no further labels are needed to choose it
 STRENGTH = 0.1

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.evaluation import Features
+from ssl_toolkit.metrics_file import read_metrics
 from ssl_toolkit.quickstart.comparison import Result
 from ssl_toolkit.report import Figure, Section, Table, Text, write_page
 from ssl_toolkit.report.figures import bars, curves, neighbours
 from ssl_toolkit.run import processor
-from ssl_toolkit.tracking import read_metrics
 
 NUM_QUERIES = 5
 NUM_NEIGHBOURS = 8

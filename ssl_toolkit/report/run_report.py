@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
+from ssl_toolkit.metrics_file import read_metrics
 from ssl_toolkit.report.page import Code, Figure, Piece, Section, Table, Text, write_page
-from ssl_toolkit.run import CONFIG, WEIGHTS
-from ssl_toolkit.tracking import read_metrics, sync_command
+from ssl_toolkit.run import CONFIG, WEIGHTS, sync_command
 
 FILE = "report.html"
 MAX_BAD_FILES = 100

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import secrets
-import shlex
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from ssl_toolkit.tracking.metrics_file import MetricsLogger, read_metrics
+from ssl_toolkit.tracking.metrics_logger import MetricsLogger
 from ssl_toolkit.tracking.weights_and_biases import GuardedWandbLogger, Wandb, offline
 
 Tracker = Wandb | Literal["wandb", "none"]
@@ -65,19 +64,4 @@ def _wandb_id(run_dir: Path, run_id: str | None) -> str:
     return run_id
 
 
-def sync_command(run_dir: str | Path) -> str | None:
-    """The command that sends a run recorded offline to W&B.
-
-    Args:
-        run_dir: The run's folder.
-
-    Returns:
-        One line for the shell, or None if nothing was recorded offline. Of a resumed run it names the last part, which
-        begins with all that came before.
-    """
-    parts = [part for part in Path(run_dir).glob("wandb/*run-*") if part.is_dir() and not part.is_symlink()]
-    newest = max(parts, key=lambda part: part.name.removeprefix("offline-"), default=None)
-    return shlex.join(["wandb", "sync", str(newest)]) if newest and newest.name.startswith("offline-") else None
-
-
-__all__ = ["MetricsLogger", "Tracker", "Wandb", "make_loggers", "offline", "read_metrics", "sync_command"]
+__all__ = ["MetricsLogger", "Tracker", "Wandb", "make_loggers", "offline"]

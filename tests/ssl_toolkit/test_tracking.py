@@ -20,14 +20,14 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from ssl_toolkit.callbacks.resume_metrics import ResumeMetrics
+from ssl_toolkit.metrics_file import read_metrics
+from ssl_toolkit.run import sync_command
 from ssl_toolkit.tracking import (
     MetricsLogger,
     Tracker,
     Wandb,
     make_loggers,
     offline,
-    read_metrics,
-    sync_command,
 )
 from ssl_toolkit.tracking.weights_and_biases import GuardedWandbLogger
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from ssl_toolkit.backbones import Backbone
 from ssl_toolkit.batch import Batch, Images
 from ssl_toolkit.callbacks import ExportWeights, LearningRate, SampleViews
-from ssl_toolkit.tracking import Wandb, make_loggers, read_metrics
+from ssl_toolkit.metrics_file import read_metrics
+from ssl_toolkit.tracking import Wandb, make_loggers
 from ssl_toolkit.weights import load_backbone, read_header
 
 pytestmark = pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")

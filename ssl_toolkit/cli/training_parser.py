@@ -1,0 +1,98 @@
+"""The parser of ``pretrain`` and ``transfer``: what classes say of their arguments is what the command line offers."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from jsonargparse import ArgumentParser
+from lightning.pytorch import Trainer
+
+from ssl_toolkit.callbacks import OnlineEvaluation, ProgressiveSize
+from ssl_toolkit.checkpoint import Checkpoint
+from ssl_toolkit.cli.parser import options
+from ssl_toolkit.data import ImageData
+from ssl_toolkit.task import Task
+from ssl_toolkit.tracking import Tracker
+
+# what the run folder, the tracker and the project's own callbacks decide
+OWN_TRAINER_ARGUMENTS: set[str | int] = {
+    "logger", "default_root_dir", "enable_checkpointing", "enable_progress_bar", "enable_model_summary",
+    "use_distributed_sampler", "reload_dataloaders_every_n_epochs", "sync_batchnorm",
+}  # fmt: skip
+
+BUDGET = (
+    "Time for all of it (90s, 60min, 1.5h, 2d): a short trial measures the speed, then as many steps are trained as "
+    "fit, with the schedule over just these; they take the place of trainer.max_epochs."
+)
+
+
+SPEED = (
+    "auto: precision, memory format and the like are those that a short trial finds fastest on this machine, instead "
+    "of the recipe's; what the command line sets itself stays. Kept for the next run of the kind."
+)
+
+
+def training_parser(verb: str, arguments: Sequence[str]) -> ArgumentParser:
+    """The parser of ``pretrain`` and ``transfer``.
+
+    Args:
+        verb: The verb, for the texts.
+        arguments: The command line after the verb: the task that it names decides what data it takes.
+    """
+    parser = ArgumentParser(
+        prog=f"ssl-toolkit {verb}",
+        description=f"{verb.capitalize()}. Give a recipe with -c, then what differs from it.",
+        exit_on_error=False,
+    )
+    parser.add_argument("-c", "--config", action="config", help="Recipe (YAML); several are merged, the later wins.")
+    parser.add_argument("--out", type=str | None, default=None, help="Folder of the run (runs/TASK-DATE-TIME).")
+    parser.add_argument("--resume", type=str | None, default=None, help="Folder of a run to continue.")
+    parser.add_argument("--budget", type=str | None, default=None, help=BUDGET)
+    parser.add_argument("--speed", type=Literal["auto"] | None, default=None, help=SPEED)
+    parser.add_argument("--seed", type=int, default=0, help="Seed of every random choice of the run.")
+    parser.add_subclass_arguments(Task, "model", required=True, help="The task: class_path and init_args.")
+    parser.add_class_arguments(data_class(arguments), "data")
+    parser.add_class_arguments(Trainer, "trainer", skip=OWN_TRAINER_ARGUMENTS, instantiate=False)
+    parser.add_class_arguments(Checkpoint, "checkpoint")
+    if verb == "pretrain":
+        parser.add_class_arguments(OnlineEvaluation, "evaluation")
+        parser.add_class_arguments(ProgressiveSize, "progressive")
+    parser.add_argument("--tracker", type=Tracker, default="wandb", help="Where numbers go beside metrics.csv.")
+    parser.link_arguments("seed", "model.init_args.seed")
+    parser.link_arguments("seed", "data.seed")
+    parser.set_defaults({"trainer.num_sanity_val_steps": 0, "trainer.log_every_n_steps": 10})
+    if verb == "transfer":
+        parser.set_defaults({"data.labels": "folder", "data.test_fraction": 0.2})
+    return parser
+
+
+def data_class(arguments: Sequence[str]) -> type:
+    """The data class of the task that a command line names, itself or in its configurations; images by default."""
+    task = None
+    for option, value in options(arguments):
+        if option in ("-c", "--config") and Path(value).is_file():
+            task = _task_of(Path(value)) or task
+        elif option in ("--model", "--model.class_path"):
+            task = value
+        elif option == "--resume" and (Path(value) / "config.yaml").is_file():
+            task = _task_of(Path(value) / "config.yaml") or task
+    if not task or "." not in task:
+        return ImageData
+    module, _, name = task.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name).data_class
+    except (ImportError, AttributeError):
+        return ImageData  # the parser will say what is wrong with the name
+
+
+def _task_of(file: Path) -> str | None:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return None
+    model = content.get("model") if isinstance(content, dict) else None
+    return model.get("class_path") if isinstance(model, dict) else None
