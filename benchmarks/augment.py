@@ -1,116 +1,102 @@
-"""How many SimCLR views a second: `RandomView`, beside torchvision image by image, and kornia where it is installed.
+"""SimCLR views a second: `RandomView` beside lightly's transform, kornia and torchvision.
 
-    python benchmarks/augment.py --size 32 96 --batch 256 --json augment.json
+    python benchmarks/augment.py --json augment.json
 
-The recipe is SimCLR's for small images (crop 0.08 to 1, flip, colour jitter 0.4, 0.4, 0.4, 0.1 with probability 0.8,
-greyscale 0.2; no blur), from uint8 images of the size of the views to float views. Each row is the fastest of several
-repetitions, since other programs can only make it slower.
+Two views of each image, from images in memory: 32 px from 32 px with SimCLR's recipe for small images (colour strength
+0.5, no blur), 224 px from 256 px with that for large ones (strength 1, blur). lightly works with Pillow images in two
+worker processes; kornia on batches of tensors with parameters of its own for each sample (its resize is not
+antialiased); torchvision v2 on tensors, image by image. All processes live at the same time and take turns; a turn in
+which other programs took more than a tenth of a core is repeated. Speeds are medians over the rounds; ratios are taken
+within a round, with their range. lightly and kornia live in an environment of their own.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
+import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-import torch
-from rich.console import Console
-from rich.table import Table
-from torch import Tensor
-from torchvision.transforms import v2
+from measuring import HERE, Turn, in_turns, lightly_python, median_and_range
 
-from ssl_toolkit.augment import RandomView
-from ssl_toolkit.augment.jitter import Form
-from ssl_toolkit.batch import Images
-from ssl_toolkit.random import sample_keys
-
-JITTER = (0.4, 0.4, 0.4, 0.1)
+# side of the images and images in a batch, by side of the views
+SETTINGS = {32: (32, 256), 224: (256, 32)}
+FORMS = ("exact", "fused")
 
 
-def ours(size: int, form: Form) -> Callable[[Tensor], Tensor]:
-    brightness, contrast, saturation, hue = JITTER
-    view = RandomView(size, brightness=brightness, contrast=contrast, saturation=saturation, hue=hue, blur=0, form=form)
+def make_views(form: str, size: int, image_size: int, batch: int) -> None:
+    """Makes views for ever, and prints the time after each batch of them."""
+    import torch
 
-    def make(pixels: Tensor) -> Tensor:
-        indices = torch.arange(len(pixels), device=pixels.device)
-        return view(Images(pixels, torch.full_like(indices, size)[:, None].expand(-1, 2)), sample_keys(0, 0, indices))
+    from ssl_toolkit.augment import RandomView
+    from ssl_toolkit.batch import Images
+    from ssl_toolkit.memory import keep_freed_memory
+    from ssl_toolkit.random import fold, sample_keys
 
-    return make
-
-
-def torchvision(size: int) -> Callable[[Tensor], Tensor]:
-    transform = v2.Compose(
-        [
-            v2.RandomResizedCrop(size, antialias=True),
-            v2.RandomHorizontalFlip(),
-            v2.RandomApply([v2.ColorJitter(*JITTER)], 0.8),
-            v2.RandomGrayscale(0.2),
-            v2.ToDtype(torch.float32, scale=True),
-        ]
+    keep_freed_memory()  # as the command line does
+    strength = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "blur": 0.0} if size == 32 else {}
+    view = RandomView(size, **strength, form=form)  # pyright: ignore[reportArgumentType] - checked by RandomView
+    images = Images(
+        torch.randint(0, 256, (batch, 3, image_size, image_size), dtype=torch.uint8),
+        torch.full((batch, 2), image_size),
     )
-    return lambda pixels: torch.stack([transform(image) for image in pixels])
-
-
-def kornia(size: int) -> Callable[[Tensor], Tensor] | None:
-    """The same recipe, but for antialiasing, which kornia's crop has not; None if kornia is not installed."""
-    try:
-        from kornia import augmentation  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        return None
-    transform = torch.nn.Sequential(
-        augmentation.RandomResizedCrop((size, size)),
-        augmentation.RandomHorizontalFlip(),
-        augmentation.ColorJitter(*JITTER, p=0.8),
-        augmentation.RandomGrayscale(p=0.2),
-    )
-    return lambda pixels: transform(pixels.float() / 255)
-
-
-def views_per_second(make: Callable[[Tensor], Tensor], pixels: Tensor, seconds: float) -> float:
-    """The speed of the fastest repetition within the time, after one to warm up."""
-    make(pixels)
-    fastest, start = float("inf"), time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        begin = time.perf_counter()
-        make(pixels)
-        if pixels.device.type == "cuda":
-            torch.cuda.synchronize()
-        fastest = min(fastest, time.perf_counter() - begin)
-    return len(pixels) / fastest
+    epoch = 0
+    while True:
+        view(images, fold(sample_keys(0, epoch, torch.arange(batch)), torch.arange(2)[:, None]))
+        print(time.monotonic(), flush=True)
+        epoch += 1
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--size", type=int, nargs="+", default=[32, 96, 224], help="sides of the views in pixels")
-    parser.add_argument("--batch", type=int, default=256, help="images in a batch")
-    parser.add_argument("--seconds", type=float, default=5.0, help="time for each row and size")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
+    parser.add_argument("--sizes", type=int, nargs="+", choices=SETTINGS, default=list(SETTINGS), help="of the views")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each process")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each turn")
+    parser.add_argument("--tries", type=int, default=3, help="at most, where other programs disturb")
     parser.add_argument("--json", type=Path, help="a file to write the figures to")
+    parser.add_argument("--worker", choices=FORMS, help=argparse.SUPPRESS)
     args = parser.parse_args()
-
-    results: dict[str, dict[int, float | None]] = {}
-    for size in args.size:
-        pixels = torch.randint(0, 256, (args.batch, 3, size, size), dtype=torch.uint8, device=args.device)
-        makers = {
-            "ssl-toolkit, exact": ours(size, "exact"),
-            "ssl-toolkit, fused": ours(size, "fused"),
-            "torchvision v2, image by image": torchvision(size),
-            "kornia": kornia(size),
-        }
-        for name, make in makers.items():
-            speed = views_per_second(make, pixels, args.seconds) if make else None
-            results.setdefault(name, {})[size] = speed
-
-    title = f"views/s, batches of {args.batch} on {args.device}, {torch.get_num_threads()} threads"
-    table = Table("", *[f"{size} px" for size in args.size], title=title)
-    for name, speeds in results.items():
-        table.add_row(name, *["not installed" if speed is None else f"{speed:,.0f}" for speed in speeds.values()])
-    Console().print(table)
+    if args.worker:
+        make_views(args.worker, args.sizes[0], *SETTINGS[args.sizes[0]])
+        return
+    rows = {}
+    for size in args.sizes:
+        turns = in_turns(commands(size), args.seconds, args.rounds, args.tries, {})
+        rows[size] = report(size, turns)
     if args.json:
-        settings = {"batch": args.batch, "device": args.device, "threads": torch.get_num_threads()}
-        args.json.write_text(json.dumps({**settings, "views_per_second": results}, indent=2) + "\n")
+        args.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+
+
+def commands(size: int) -> dict[str, list[str]]:
+    """What is measured."""
+    image_size, batch = SETTINGS[size]
+    script = str(Path(__file__).resolve())
+    found = {f"ssl-toolkit, {form}": [sys.executable, script, "--worker", form, "--sizes", str(size)] for form in FORMS}
+    options = ["--size", str(size), "--image_size", str(image_size), "--batch", str(batch)]
+    if python := lightly_python():
+        for name in ("lightly", "kornia", "torchvision"):
+            found[name] = [str(python), str(HERE / "peers" / "views.py"), name, *options]
+    return found
+
+
+def report(size: int, turns: dict[str, list[Turn]]) -> dict[str, dict[str, list[float]]]:
+    """Prints the table; returns the figures."""
+    from rich.console import Console
+    from rich.table import Table
+
+    image_size, batch = SETTINGS[size]
+    table = Table("", "views/s", "exact form / this", title=f"two views of {size} px, images of {image_size} px")
+    rows = {}
+    for name, each in turns.items():
+        speeds = [turn.steps_per_second * batch * 2 for turn in each]
+        exact = turns["ssl-toolkit, exact"]
+        ratios = [mine.steps_per_second / turn.steps_per_second for mine, turn in zip(exact, each, strict=True)]
+        rows[name] = {"views_per_second": speeds, "ratio": ratios}
+        table.add_row(name, f"{statistics.median(speeds):,.0f}", median_and_range(ratios, 1))
+    Console().print(table)
+    return rows
 
 
 if __name__ == "__main__":

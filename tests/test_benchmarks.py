@@ -1,5 +1,6 @@
 """The benchmarks say what they need. Their figures are looked at by people, not by tests."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -29,3 +30,31 @@ def test_missing_images_are_named(file):
     assert said.returncode == 1
     assert said.stderr.startswith("--images /nowhere/at/all is not a folder")
     assert "Traceback" not in said.stderr
+
+
+WALK = """
+import sys, time
+while True:
+    time.sleep(float(sys.argv[1]))
+    print(time.monotonic())
+    print("no number")
+"""
+TURNS = """
+import json, sys
+from measuring import in_turns
+
+commands = {seconds: [sys.executable, "-c", sys.argv[1], seconds] for seconds in ("0.02", "0.05")}
+print(json.dumps(in_turns(commands, seconds=0.5, rounds=2, tries=1, environment={})))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="turns are measured by way of /proc")
+def test_processes_that_take_turns_are_measured_while_they_run():
+    command = [sys.executable, "-c", TURNS, WALK]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=100, env={"PYTHONPATH": str(FOLDER)})
+    assert not said.returncode, said.stderr
+    speeds = {float(seconds): [turn[0] for turn in turns] for seconds, turns in json.loads(said.stdout).items()}
+    for seconds, found in speeds.items():
+        assert len(found) == 2
+        # sleeping takes a little longer than asked for, and a busy machine makes it longer
+        assert all(0.3 / seconds < speed <= 1 / seconds for speed in found)

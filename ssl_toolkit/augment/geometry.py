@@ -7,12 +7,14 @@ matrix products, on any device.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ssl_toolkit.batch import Images
+from ssl_toolkit.products import onednn_products
 
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -113,8 +115,10 @@ def transform(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     Returns:
         Tensor of shape ``[batch, channels, new_height, new_width]``.
     """
-    batch, channels, height, _ = images.shape
-    with torch.autocast(images.device.type, enabled=False):
+    batch, channels, height, width = images.shape
+    # for small ones the choice takes longer than it saves
+    products = onednn_products() if min(height, width) >= 64 else nullcontext()
+    with torch.autocast(images.device.type, enabled=False), products:
         narrow = torch.bmm(images.flatten(1, 2), columns.transpose(1, 2)).unflatten(1, (channels, height))
         result = images.new_empty(batch, channels, rows.shape[1], columns.shape[1])
         for channel in range(channels):

@@ -44,15 +44,20 @@ class View(ABC):
         if pixels.device.type == "cpu":
             # memory that stays mapped and partly in the cache: twice as fast for large images
             num = max(1, _VALUES_AT_ONCE // (num_views * pixels.shape[1:].numel()))
-        chunks = zip(pixels.split(num), sizes.split(num), keys.reshape(num_views, -1).split(num, 1), strict=True)
+        views = None
         with torch.autocast(pixels.device.type, enabled=False):
-            made = [
-                self.make(Images(pixels.repeat(num_views, 1, 1, 1), sizes.repeat(num_views, 1)), keys.flatten())
-                for pixels, sizes, keys in chunks
-            ]
-        views = [each.unflatten(0, (num_views, -1)) for each in made]
-        views = views[0] if len(views) == 1 else torch.cat(views, dim=1)
-        return views.reshape(*keys.shape, *views.shape[2:])
+            for start in range(0, max(1, len(pixels)), num or 1):
+                part = slice(start, start + num)
+                several = Images(pixels[part].repeat(num_views, 1, 1, 1), sizes[part].repeat(num_views, 1))
+                made = self.make(several, keys[..., part].flatten()).unflatten(0, (num_views, -1))
+                if num >= len(pixels):
+                    views = made
+                    break
+                if views is None:
+                    views = made.new_empty(num_views, len(pixels), *made.shape[2:])
+                views[:, part] = made
+        assert views is not None
+        return views.view(*keys.shape, *views.shape[2:])
 
     @abstractmethod
     def make(self, images: Images, keys: Tensor) -> Tensor:

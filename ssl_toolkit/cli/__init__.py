@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
 import importlib
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
+from ssl_toolkit.cli.imports import quick_imports
 from ssl_toolkit.errors import nearest
 from ssl_toolkit.memory import keep_freed_memory
 
@@ -73,7 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.path.append(here)  # a task in a file of the user's own is found by its class path
     keep_freed_memory()
     try:
-        getattr(import_quickly(VERBS[verb][0]), verb)(rest)
+        with quick_imports():
+            module = importlib.import_module(VERBS[verb][0])
+        getattr(module, verb)(rest)
     except ValueError as error:
         return fail(str(error))
     except BrokenPipeError:
@@ -88,24 +88,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\nssl-toolkit: interrupted", file=sys.stderr)
         return 130
     return 0
-
-
-def import_quickly(name: str) -> ModuleType:
-    """Imports a module in three quarters of the time.
-
-    Libraries make a million objects that stay; looking through them for garbage again and again takes a fifth of the
-    time. And timm imports wandb where it can, only for the log of its training script.
-    """
-    gc.disable()
-    atexit.register(gc.unfreeze)  # libraries that count what is left at the end count what is frozen
-    hidden = sys.modules.setdefault("wandb", None) is None  # pyright: ignore[reportArgumentType] - what import takes
-    try:
-        return importlib.import_module(name)
-    finally:
-        if hidden:
-            del sys.modules["wandb"]
-        gc.freeze()
-        gc.enable()
 
 
 def fail(message: str) -> int:

@@ -8,15 +8,17 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
+from ssl_toolkit.cli.imports import quick_imports
 from ssl_toolkit.cli.parser import instantiate, parse
 
 
 def evaluate(arguments: Sequence[str]) -> None:
     """Measures a backbone on labelled images beside random weights, and prints the table."""
-    from rich.console import Console
+    with quick_imports():
+        from rich.console import Console
 
-    from ssl_toolkit.data import ImageData
-    from ssl_toolkit.evaluation import evaluate as measure
+        from ssl_toolkit.data import ImageData
+        from ssl_toolkit.evaluation import evaluate as measure
 
     parser = _parser("evaluate", measure, skip={"say", "data"})
     parser.add_class_arguments(ImageData, "data")
@@ -33,8 +35,9 @@ def evaluate(arguments: Sequence[str]) -> None:
 
 def embed(arguments: Sequence[str]) -> None:
     """Writes the features of every image to a table."""
-    from ssl_toolkit.data import ImageData
-    from ssl_toolkit.embed import embed as write
+    with quick_imports():
+        from ssl_toolkit.data import ImageData
+        from ssl_toolkit.embed import embed as write
 
     parser = _parser("embed", write, skip={"data"})
     parser.add_class_arguments(ImageData, "data")
@@ -45,7 +48,8 @@ def embed(arguments: Sequence[str]) -> None:
 
 def export(arguments: Sequence[str]) -> None:
     """Converts a weights file."""
-    from ssl_toolkit.export import export as convert
+    with quick_imports():
+        from ssl_toolkit.export import export as convert
 
     parser = _parser("export", convert)
     config = parse(parser, arguments)
@@ -55,7 +59,8 @@ def export(arguments: Sequence[str]) -> None:
 
 def report(arguments: Sequence[str]) -> None:
     """Writes the local page of a run."""
-    from ssl_toolkit.report import write_report
+    with quick_imports():
+        from ssl_toolkit.report import write_report
 
     parser = _parser("report", write_report)
     config = parse(parser, arguments)

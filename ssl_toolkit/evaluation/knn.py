@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_toolkit.evaluation.products import onednn_products
+from ssl_toolkit.products import onednn_products
 
-# similarities held at a time: 2^26 float32 are 256 MiB
-_MAX_SIMILARITIES = 1 << 26
+# similarities held at a time: 2^23 float32 are 32 MiB, a processor's last cache
+_MAX_SIMILARITIES = 1 << 23
 _BLOCK = 8192
 _GROUP = 16
 
@@ -75,13 +75,14 @@ def _nearest(train: Tensor, query: Tensor, k: int) -> Iterator[tuple[Tensor, Ten
         Cosine similarities up to a number that is the same for all training images, ``[queries, k]``, and the places
         of the images.
     """
-    bank = F.normalize(train.float(), dim=1)
+    inverse_norms = 1 / torch.linalg.vector_norm(train.float(), dim=1).clamp_(min=1e-12)
     # a part that all similarities share would only cost digits: features have large means
-    bank -= bank.mean(dim=0)
-    # blocks of the bank that stay in a processor's cache
-    blocks = [block.T.contiguous() for block in bank.split(_BLOCK)]
+    mean = inverse_norms @ train.float() / len(train)
+    # columns, in blocks that stay in a processor's cache
+    parts = zip(train.split(_BLOCK), inverse_norms.split(_BLOCK), strict=True)
+    blocks = [(part * norms[:, None] - mean).T.contiguous() for part, norms in parts]
     rows = max(1, min(_MAX_SIMILARITIES // len(train), len(query)))
-    held = bank.new_empty(rows, len(train))
+    held = mean.new_empty(rows, len(train))
     # rounded factors change some 50 of 10,000 predictions on CIFAR-10, and the accuracy by less than 0.1 %
     with onednn_products(may_round=True):
         for chunk in F.normalize(query.float(), dim=1).split(rows):

@@ -20,13 +20,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_toolkit.evaluation.products import onednn_products
+from ssl_toolkit.products import onednn_products
 
 # half decades, from strong to weak: each solution is a good start for the next weaker penalty
 STRENGTHS = tuple(10.0 ** (-half / 2) for half in range(-2, 13))
 
 # the path ends after so many strengths in a row that are no better: two decades of overfitting
 _PATIENCE = 4
+
+# memory that is used again stays in the cache
+_IMAGES_AT_ONCE = 8192
 
 Labelled = tuple[Tensor, Tensor]
 """Features ``[num_images, d]`` with their int64 labels ``[num_images]``."""
@@ -163,17 +166,19 @@ class _PrincipalAxes:
 
     def __init__(self, train: Tensor) -> None:
         self.mean = train.float().mean(dim=0)
-        x = train.float() - self.mean
-        std = torch.linalg.vector_norm(x, dim=0) / len(x) ** 0.5
+        squares = sum((part.float() - self.mean).square_().sum(dim=0) for part in train.split(_IMAGES_AT_ONCE))
+        std = (torch.as_tensor(squares) / len(train)).sqrt()
         # a feature that is constant (up to rounding) tells nothing: it becomes 0
         constant = std <= 1e-6 * torch.maximum(train.amax(dim=0), -train.amin(dim=0))
         self.inverse_std = torch.where(constant, 0.0, 1.0 / torch.where(constant, 1.0, std))
-        x *= self.inverse_std
-        if len(x) < x.shape[1]:
+        if len(train) < train.shape[1]:
+            x = self._standardise(train)
             variance, axes = torch.linalg.eigh((x @ x.T).double() / len(x))
             axes = F.normalize(x.double().T @ axes, dim=0)
         else:
-            variance, axes = torch.linalg.eigh((x.T @ x).double() / len(x))
+            parts = (self._standardise(part) for part in train.split(_IMAGES_AT_ONCE))
+            covariance = sum((part.T @ part).double() for part in parts)
+            variance, axes = torch.linalg.eigh(torch.as_tensor(covariance) / len(train))
         kept = variance > 1e-6 * variance[-1]
         kept[-1] = True
         self.variance = variance[kept]
@@ -181,7 +186,13 @@ class _PrincipalAxes:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The images as columns, ``[num_axes, num_images]``: quicker to multiply than as rows."""
-        return self.axes.T @ ((x.float() - self.mean) * self.inverse_std).T
+        turned = self.mean.new_empty(self.axes.shape[1], len(x))
+        for part, place in zip(x.split(_IMAGES_AT_ONCE), turned.split(_IMAGES_AT_ONCE, dim=1), strict=True):
+            torch.mm(self.axes.T, self._standardise(part).T, out=place)
+        return turned
+
+    def _standardise(self, x: Tensor) -> Tensor:
+        return (x.float() - self.mean).mul_(self.inverse_std)
 
     def undo(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Weight ``[num_classes, d]`` and bias for features as they were given."""

@@ -167,3 +167,18 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path, capsys, monkeypatch):
     status, said = answer(capsys, "report")
     assert status == 2
     assert said == f"Not a directory: '{tmp_path / 'file' / 'below'}'"
+
+
+def test_a_verb_imports_what_it_needs():
+    code = """
+import sys
+from ssl_toolkit.cli import main
+try:
+    main(["report", "--help"])
+except SystemExit:
+    pass
+print([name for name in ("torch", "lightning", "timm", "matplotlib", "wandb") if name in sys.modules], file=sys.stderr)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert said.stdout.startswith("usage: ssl-toolkit report")
+    assert said.stderr == "[]\n"

@@ -7,6 +7,8 @@ import torch
 
 from ssl_toolkit.evaluation import knn as module
 from ssl_toolkit.evaluation import knn_accuracy, knn_predict
+from ssl_toolkit.evaluation.knn import _largest
+from ssl_toolkit.products import onednn_products
 
 
 def clusters(num, num_classes=4, width=8, noise=1.0, seed=0):
@@ -87,3 +89,23 @@ def test_errors_name_what_was_given(change, message):
     arguments = {"train": torch.ones(3, 2), "train_labels": torch.tensor([0, 1, 1]), "query": torch.ones(1, 2)}
     with pytest.raises(ValueError, match=message):
         knn_predict(**{**arguments, **change})
+
+
+@pytest.mark.parametrize("columns", [40, 700, 1283])
+def test_the_largest_by_way_of_groups_are_the_largest(columns):
+    values = torch.rand(9, columns, generator=torch.Generator().manual_seed(0))
+    largest, places = _largest(values, 10)
+    expected = values.topk(10, dim=1)
+    assert torch.equal(largest, expected.values)
+    assert torch.equal(places, expected.indices)
+
+
+def test_products_are_left_as_they_were_set():
+    settings = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
+    before = settings.fp32_precision
+    with onednn_products(may_round=True):
+        assert settings.fp32_precision == "bf16"
+    assert settings.fp32_precision == before
+    a, b = torch.rand(300, 200), torch.rand(200, 400)
+    with onednn_products():
+        torch.testing.assert_close((a @ b).double(), a.double() @ b.double(), rtol=1e-5, atol=0)
