@@ -13,6 +13,7 @@ from torch import Tensor
 from ssl_toolkit.backbones import Backbone
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.distributed import convert_sync_batchnorm
+from ssl_toolkit.gradient_checkpointing import checkpoint_stages
 from ssl_toolkit.init import Initializer
 from ssl_toolkit.optim import OptimizerSpec, parameter_groups
 from ssl_toolkit.processes import rank, world_size
@@ -51,6 +52,8 @@ class Task(LightningModule, ABC):
             compute what one process would with the same global batch.
         memory_format: How the backbone's weights and feature maps lie in memory; ``channels_last`` is nearly always
             quicker.
+        gradient_checkpointing: Keep only the inputs of the backbone's stages and compute the rest again for the
+            gradient: about half of the memory for a third more arithmetic.
         compile: Compile the backbone with ``torch.compile``: quicker on a GPU after a minute at the start; on a CPU it
             needs a C++ compiler.
 
@@ -73,6 +76,7 @@ class Task(LightningModule, ABC):
         seed: int = 0,
         sync_batchnorm: bool = True,
         memory_format: MemoryFormat = "channels_last",
+        gradient_checkpointing: bool = False,
         compile: bool = False,
     ) -> None:
         super().__init__()
@@ -84,6 +88,7 @@ class Task(LightningModule, ABC):
         self.seed = seed
         self.sync_batchnorm = sync_batchnorm
         self.memory_format: MemoryFormat = memory_format
+        self.gradient_checkpointing = gradient_checkpointing
         self.compile_backbone = compile
         self.resolved_config: dict[str, Any] = {}
 
@@ -111,6 +116,8 @@ class Task(LightningModule, ABC):
             self.backbone.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if self.sync_batchnorm and self.trainer.world_size > 1:
             convert_sync_batchnorm(self)
+        if self.gradient_checkpointing:
+            checkpoint_stages(self.backbone)
         if self.compile_backbone:
             self.backbone.compile()
 

@@ -115,6 +115,20 @@ def test_the_memory_format_is_that_of_the_weights(memory_format, channels_last):
     assert weight.is_contiguous() != channels_last
 
 
+def test_two_forward_passes_are_one_where_nothing_looks_at_the_whole_batch():
+    views = (torch.rand(6, 3, 16, 16), torch.rand(6, 3, 16, 16))
+    task = tiny_task(forward_passes=2)
+    assert "model.init_args.forward_passes" in speed_candidates(SimCLR, torch.device("cpu"))
+    for training, equal in ((False, True), (True, False)):
+        outputs = []
+        for passes in (1, 2):
+            task.forward_passes = passes
+            outputs.append(task.train(training).loss(views))
+        assert outputs[0].features.shape == outputs[1].features.shape == (12, task.backbone.num_features)
+        assert torch.allclose(outputs[0].features, outputs[1].features, atol=1e-5) == equal
+        assert torch.allclose(outputs[0].loss, outputs[1].loss, atol=1e-5) == equal
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler on a CPU")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
