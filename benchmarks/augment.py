@@ -13,13 +13,12 @@ within a round, with their range. lightly and kornia live in an environment of t
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
 from pathlib import Path
 
-from measuring import HERE, Turn, in_turns, lightly_python, median_and_range
+from measuring import HERE, Turn, add_outputs, draw_bars, in_turns, lightly_python, median_and_range, write_json
 
 # side of the images and images in a batch, by side of the views
 SETTINGS = {32: (32, 256), 224: (256, 32)}
@@ -55,7 +54,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="turns of each process")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each turn")
     parser.add_argument("--tries", type=int, default=3, help="at most, where other programs disturb")
-    parser.add_argument("--json", type=Path, help="a file to write the figures to")
+    add_outputs(parser)
     parser.add_argument("--worker", choices=FORMS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
@@ -65,8 +64,11 @@ def main() -> None:
     for size in args.sizes:
         turns = in_turns(commands(size), args.seconds, args.rounds, args.tries, {})
         rows[size] = report(size, turns)
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    write_json(args.json, rows)
+    groups = {
+        f"{size} px": {name: row["views_per_second"] for name, row in group.items()} for size, group in rows.items()
+    }
+    draw_bars(args.picture, groups, "views a second")
 
 
 def commands(size: int) -> dict[str, list[str]]:

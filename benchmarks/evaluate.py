@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from measuring import HERE, Window, lightly_python, undisturbed
+from measuring import HERE, Window, add_outputs, draw_bars, lightly_python, undisturbed, write_json
 
 K = 200
 PAIRS = [("ssl-toolkit kNN", "lightly kNN"), ("ssl-toolkit probe", "scikit-learn probe")]
@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--strength", type=float, default=1e-5, help="of the probe's penalty")
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured, in turns")
     parser.add_argument("--tries", type=int, default=3, help="at most, where other programs disturb")
-    parser.add_argument("--json", type=Path, help="a file to write the figures to")
+    add_outputs(parser)
     parser.add_argument("--worker", choices=sorted(WORKERS), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -191,11 +191,9 @@ def report(args: argparse.Namespace, rounds: list[dict[str, Window]]) -> None:
                 f"{statistics.median(ratios):.1f} ({min(ratios):.1f}-{max(ratios):.1f})" if name == peer else "",
             )
     Console().print(table)
-    if args.json:
-        args.json.write_text(
-            json.dumps({"features": features, "strength": args.strength, "rows": rows}, indent=2) + "\n",
-            encoding="utf-8",
-        )
+    write_json(args.json, {"features": features, "strength": args.strength, "rows": rows})
+    seconds = {name: [each["seconds"] for each in row["figures"]] for name, row in rows.items()}
+    draw_bars(args.picture, {"kNN and linear probe": seconds}, "seconds")
 
 
 if __name__ == "__main__":

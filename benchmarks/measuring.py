@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -232,3 +233,35 @@ def median_and_range(values: Iterator[float] | list[float], digits: int = 2) -> 
     """A table's cell."""
     values = list(values)
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
+
+
+def add_outputs(parser: argparse.ArgumentParser) -> None:
+    """The options that all benchmarks share."""
+    parser.add_argument("--json", type=Path, help="a file to write the figures to")
+    parser.add_argument("--picture", type=Path, help="a PNG file to draw them to")
+
+
+def write_json(file: Path | None, figures: Any) -> None:
+    """Writes the figures, if there is a file for them."""
+    if file:
+        file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+def draw_bars(file: Path | None, groups: Mapping[str, Mapping[str, list[float]]], unit: str) -> None:
+    """Draws a diagram for each group: a bar for each name, the median with its quartiles; nothing without a file."""
+    if not file:
+        return
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    rows = max(map(len, groups.values()))
+    figure = Figure(figsize=(7 * len(groups), 0.45 * rows + 1.3), layout="constrained")
+    diagrams: Any = figure.subplots(1, len(groups), squeeze=False)[0]
+    for axes, (title, group) in zip(diagrams, groups.items(), strict=True):
+        low, middle, high = np.array([np.percentile(values, [25, 50, 75]) for values in group.values()]).T
+        colours = ["#4c72b0" if "ssl-toolkit" in name else "#b0b7c3" for name in group]
+        axes.barh(list(group), middle, xerr=[middle - low, high - middle], color=colours, capsize=3)
+        axes.invert_yaxis()
+        axes.set(xlabel=f"{unit} (median and quartiles)", title=title)
+        axes.grid(axis="x", alpha=0.3)
+    figure.savefig(file, dpi=150)

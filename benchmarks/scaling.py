@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from measuring import undisturbed
+from measuring import add_outputs, undisturbed, write_json
 
 FILES_IN_A_FOLDER = 1000
 GIB = 2**30
@@ -91,8 +91,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each training")
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured, in turns")
     parser.add_argument("--tries", type=int, default=3, help="at most, where other programs disturb")
-    parser.add_argument("--json", type=Path, help="a file to write the figures to")
-    parser.add_argument("--picture", type=Path, help="a PNG file to draw the curves to")
+    add_outputs(parser)
     for name, default in (("batch", 32), ("size", 32), ("processes", 1), ("files", 0)):
         parser.add_argument(f"--{name}", type=int, default=default, help=argparse.SUPPRESS)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
@@ -137,8 +136,7 @@ def report(args: argparse.Namespace, measured: dict[str, dict[int, list[dict[str
             cells = f"{median(figures, speed):,.2f}", f"{median(figures, 'memory') / GIB:.2f}"
             table.add_row(f"{value:,}", *cells, f"{max(each['others'] for each in figures):.2f}")
         Console().print(table)
-    if args.json:
-        args.json.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+    write_json(args.json, measured)
     if args.picture:
         draw(args.picture, measured)
 

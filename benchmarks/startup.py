@@ -11,14 +11,13 @@ require and nothing else (that of a developer holds libraries that others import
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import statistics
 import tempfile
 from pathlib import Path
 
-from measuring import HERE, lightly_python, peer_python, undisturbed
+from measuring import HERE, add_outputs, draw_bars, lightly_python, peer_python, undisturbed, write_json
 
 BATCH = 64
 
@@ -64,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="how often everything is measured, in turns")
     parser.add_argument("--tries", type=int, default=3, help="at most, where other programs disturb")
-    parser.add_argument("--json", type=Path, help="a file to write the figures to")
+    add_outputs(parser)
     args = parser.parse_args()
 
     os.environ |= {"PYTHONPATH": str(HERE), "WANDB_MODE": "offline", "WANDB_SILENT": "true"}
@@ -97,8 +96,8 @@ def report(args: argparse.Namespace, seconds: dict[str, list[float]]) -> None:
             f"{statistics.median(ratios):.2f}" if "lightly" in name else "",
         )
     Console().print(table)
-    if args.json:
-        args.json.write_text(json.dumps({"seconds": seconds}, indent=2) + "\n", encoding="utf-8")
+    write_json(args.json, {"seconds": seconds})
+    draw_bars(args.picture, {"from the command to its answer": seconds}, "seconds")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ tenth of a core is repeated. Speeds are medians over the rounds; ratios are take
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -26,7 +25,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from measuring import HERE, Turn, in_turns, lightly_python, median_and_range, peer_python
+from measuring import (
+    HERE,
+    Turn,
+    add_outputs,
+    draw_bars,
+    in_turns,
+    lightly_python,
+    median_and_range,
+    peer_python,
+    write_json,
+)
 
 RECIPE = HERE.parent / "configs" / "pretrain" / "simclr_cifar10.yaml"
 PRECISION = {"32": "32-true", "bf16": "bf16-mixed"}
@@ -122,8 +131,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4, help="turns of each process")
     parser.add_argument("--seconds", type=float, default=6.0, help="of each turn")
     parser.add_argument("--tries", type=int, default=3, help="at most, where other programs disturb")
-    parser.add_argument("--json", type=Path, help="a file to write the figures to")
-    parser.add_argument("--picture", type=Path, help="a PNG file to draw the speeds to")
+    add_outputs(parser)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if not args.images or not Path(args.images).is_dir():
@@ -159,27 +167,10 @@ def report(args: argparse.Namespace, turns: dict[str, list[Turn]]) -> None:
         rows[name] = {"images_per_second": speeds, "ratio": ratios, "others": others}
         table.add_row(name, f"{statistics.median(speeds):,.1f}", median_and_range(ratios), f"{others:.2f}")
     Console().print(table)
-    if args.json:
-        settings = {name: str(value) for name, value in vars(args).items() if name not in ("json", "worker", "images")}
-        settings["recipe"] = args.recipe.name
-        args.json.write_text(json.dumps({"settings": settings, "rows": rows}, indent=2) + "\n", encoding="utf-8")
-    if args.picture:
-        draw(title(args), rows, args.picture)
-
-
-def draw(heading: str, rows: dict[str, dict[str, Any]], file: Path) -> None:
-    """Draws a bar for each, with its quartiles."""
-    import numpy as np
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 0.45 * len(rows) + 1.3), layout="constrained")
-    axes: Any = figure.subplots()
-    low, middle, high = np.percentile([row["images_per_second"] for row in rows.values()], [25, 50, 75], axis=1)
-    axes.barh(list(rows), middle, xerr=[middle - low, high - middle], color="#4c72b0", capsize=3)
-    axes.invert_yaxis()
-    axes.set(xlabel="source images a second (median and quartiles)", title=heading)
-    axes.grid(axis="x", alpha=0.3)
-    figure.savefig(file, dpi=150)
+    settings = {name: str(value) for name, value in vars(args).items() if name not in ("json", "worker", "images")}
+    write_json(args.json, {"settings": {**settings, "recipe": args.recipe.name}, "rows": rows})
+    speeds = {name: row["images_per_second"] for name, row in rows.items()}
+    draw_bars(args.picture, {title(args): speeds}, "source images a second")
 
 
 def title(args: argparse.Namespace) -> str:

@@ -23,7 +23,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from measuring import HERE, lightly_python, window
+from measuring import HERE, add_outputs, lightly_python, window, write_json
 
 EVERY = 10
 
@@ -108,8 +108,7 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, default=recipe, help="of our runs")
     parser.add_argument("--run", type=parse_run, action="append", default=[], help="a run; may be given several times")
     parser.add_argument("--workers", type=int, default=2, help="of lightly's loader (the example has 8)")
-    parser.add_argument("--json", type=Path, help="a file with the figures, which is added to")
-    parser.add_argument("--picture", type=Path, help="a PNG file to draw the curves to")
+    add_outputs(parser)
     args = parser.parse_args()
     for name in ("images", "test"):
         folder = getattr(args, name)
@@ -123,8 +122,7 @@ def main() -> None:
     for run in args.run:
         if run.name not in curves and (points := make(run, args)):
             curves[run.name] = points
-            if args.json:
-                args.json.write_text(json.dumps(curves, indent=2) + "\n", encoding="utf-8")
+            write_json(args.json, curves)
     report(curves)
     if args.picture:
         draw(curves, args.picture)

@@ -20,6 +20,7 @@ def test_help_is_given(file):
     said = run(file, "--help")
     assert said.returncode == 0
     assert "--json" in said.stdout
+    assert "--picture" in said.stdout
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
