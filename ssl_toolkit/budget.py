@@ -118,9 +118,9 @@ def measure(
         grown = (progressive.mean_area(view.size) - view.side**2) / max(1, view.size**2 - view.side**2)
         training = small.training + (training - small.training) * grown
     costs = Costs(training * accumulated, batches / accumulated, validation, 0.0, 0)
-    if evaluation is not None and evaluation.every_n_epochs and isinstance(data, ImageData):
+    if evaluation is not None and isinstance(data, ImageData) and (every := evaluation.interval(task, data)):
         seconds = evaluation.estimate_seconds(trainer, task, data)
-        costs = costs._replace(evaluation=seconds, every_n_epochs=evaluation.every_n_epochs)
+        costs = costs._replace(evaluation=seconds, every_n_epochs=every)
     return costs
 
 

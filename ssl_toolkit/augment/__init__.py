@@ -4,12 +4,13 @@ Every operation is a pure function of images and parameters; what is random abou
 (`ssl_toolkit.random`). `RandomView` and `CenterView` put the operations together.
 """
 
+from ssl_toolkit.augment.base import View
 from ssl_toolkit.augment.boxes import centre_boxes, random_erasing_boxes, random_resized_crop_boxes
 from ssl_toolkit.augment.colour import brightness, contrast, grayscale, hue, saturation, solarize
 from ssl_toolkit.augment.geometry import crop_resize, gaussian_blur, reduce_resolution
 from ssl_toolkit.augment.jitter import Jitter, colour_jitter, draw_jitter
 from ssl_toolkit.augment.patches import drop_channels, erase, project_colour, take_patches
-from ssl_toolkit.augment.views import CenterView, RandomView, View
+from ssl_toolkit.augment.views import CenterView, RandomView
 
 __all__ = [
     "CenterView",

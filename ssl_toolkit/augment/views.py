@@ -3,65 +3,23 @@
 from __future__ import annotations
 
 import inspect
-from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ssl_toolkit.augment.base import View, in_parts
 from ssl_toolkit.augment.boxes import centre_boxes, random_erasing_boxes, random_resized_crop_boxes
 from ssl_toolkit.augment.colour import grayscale, solarize
 from ssl_toolkit.augment.geometry import Interpolation, crop_resize, gaussian_blur
-from ssl_toolkit.augment.jitter import Form, colour_jitter, draw_jitter
+from ssl_toolkit.augment.jitter import Form, Jitter, colour_jitter, draw_jitter
 from ssl_toolkit.augment.patches import erase
 from ssl_toolkit.batch import Images
 from ssl_toolkit.errors import nearest
 from ssl_toolkit.random import fold, streams, uniform
 
-_VALUES_AT_ONCE = 2**21
 # arguments of `RandomView` that are the probability of one step; each is drawn from the stream of its name
 _PROBABILITIES = ("hflip", "vflip", "grayscale", "blur", "solarize", "erase")
-
-
-class View(ABC):
-    """Makes one view of each image of a batch. To write one, give `make`."""
-
-    @torch.no_grad()
-    def __call__(self, images: Images, keys: Tensor) -> Tensor:
-        """Makes the views, without gradients and in full precision even under autocast.
-
-        Args:
-            images: The images.
-            keys: int64 ``[batch]``: one key of `ssl_toolkit.random` for each image, or ``[num_views, batch]`` for
-                several views at once, which is quicker than one after the other. They alone decide what is drawn.
-
-        Returns:
-            float32 tensor of shape ``[*keys.shape, channels, size, size]`` with values in [0, 1] up to rounding, on
-            the images' device.
-        """
-        pixels, sizes = images
-        num_views = 1 if keys.ndim == 1 else len(keys)
-        num = len(pixels)
-        if pixels.device.type == "cpu":
-            # memory that stays mapped and partly in the cache: twice as fast for large images
-            num = max(1, _VALUES_AT_ONCE // (num_views * pixels.shape[1:].numel()))
-        views = None
-        with torch.autocast(pixels.device.type, enabled=False):
-            for start in range(0, max(1, len(pixels)), num or 1):
-                part = slice(start, start + num)
-                several = Images(pixels[part].repeat(num_views, 1, 1, 1), sizes[part].repeat(num_views, 1))
-                made = self.make(several, keys[..., part].flatten()).unflatten(0, (num_views, -1))
-                if num >= len(pixels):
-                    views = made
-                    break
-                if views is None:
-                    views = made.new_empty(num_views, len(pixels), *made.shape[2:])
-                views[:, part] = made
-        assert views is not None
-        return views.view(*keys.shape, *views.shape[2:])
-
-    @abstractmethod
-    def make(self, images: Images, keys: Tensor) -> Tensor:
-        """Makes the views; arguments and result as in `__call__`."""
 
 
 class CenterView(View):
@@ -83,10 +41,24 @@ class CenterView(View):
         self.crop_fraction = crop_fraction
 
     def make(self, images: Images, keys: Tensor) -> Tensor:
-        return crop_resize(images, centre_boxes(images.sizes, self.crop_fraction), self.size)
+        boxes = centre_boxes(images.sizes, self.crop_fraction)
+        return in_parts(lambda pixels, boxes: crop_resize(pixels, boxes, self.size), images.pixels, boxes)
 
     def __repr__(self) -> str:
         return f"CenterView(size={self.size}, crop_fraction={self.crop_fraction:g})"
+
+
+class _Choices(NamedTuple):
+    """What was drawn for each image; None for a step that is left out."""
+
+    boxes: Tensor
+    hflip: Tensor | None
+    vflip: Tensor | None
+    jitter: Jitter | None
+    grayscale: Tensor | None
+    sigmas: Tensor | None
+    solarize: Tensor | None
+    erased: Tensor | None
 
 
 class RandomView(View):
@@ -189,38 +161,52 @@ class RandomView(View):
         self.form: Form = form
 
     def make(self, images: Images, keys: Tensor) -> Tensor:
-        fused = self.form == "fused"
+        return in_parts(self._render, images.pixels, self._draw(images.sizes, keys))
+
+    def _draw(self, sizes: Tensor, keys: Tensor) -> _Choices:
         drawn = zip(_PROBABILITIES, uniform(streams(keys, *_PROBABILITIES)).unbind(-1), strict=True)
-        chosen = {name: numbers < getattr(self, name) for name, numbers in drawn}
-        sigmas = self._sigmas(keys, chosen["blur"]) if self.blur else None
+        chosen = {name: numbers < getattr(self, name) if getattr(self, name) else None for name, numbers in drawn}
+        sigmas = jitter = erased = None
+        if chosen["blur"] is not None:
+            sigmas = uniform(fold(keys, "blur sigma"), None, *self.blur_sigma) * chosen["blur"]
+            sigmas = sigmas * (self.side / self.size)
+        if self.jitter_prob and (self.brightness or self.contrast or self.saturation or self.hue):
+            jitter = draw_jitter(
+                fold(keys, "jitter"), self.brightness, self.contrast, self.saturation, self.hue, self.jitter_prob
+            )
+        if chosen["erase"] is not None:
+            whole = torch.full_like(sizes, self.side)
+            erased = random_erasing_boxes(whole, fold(keys, "erase box"), self.erase_scale) * chosen["erase"][:, None]
+        boxes = random_resized_crop_boxes(sizes, fold(keys, "crop"), self.scale, self.ratio)
+        return _Choices(
+            boxes, chosen["hflip"], chosen["vflip"], jitter, chosen["grayscale"], sigmas, chosen["solarize"], erased
+        )
+
+    def _render(self, pixels: Tensor, drawn: _Choices) -> Tensor:
+        fused = self.form == "fused"
         kernel = self._kernel()
         views = crop_resize(
-            images,
-            random_resized_crop_boxes(images.sizes, fold(keys, "crop"), self.scale, self.ratio),
+            pixels,
+            drawn.boxes,
             self.side,
-            flip=chosen["hflip"] if self.hflip else None,
-            vertical_flip=chosen["vflip"] if self.vflip else None,
-            blur=sigmas if fused else None,
+            flip=drawn.hflip,
+            vertical_flip=drawn.vflip,
+            blur=drawn.sigmas if fused else None,
             blur_kernel=kernel,
             interpolation=self.interpolation,
         )
         if self.interpolation == "bicubic":
             views = views.clamp_(0, 1)
-        if self.jitter_prob and (self.brightness or self.contrast or self.saturation or self.hue):
-            jitter = draw_jitter(
-                fold(keys, "jitter"), self.brightness, self.contrast, self.saturation, self.hue, self.jitter_prob
-            )
-            views = colour_jitter(views, jitter, self.form)
-        if self.grayscale:
-            views = grayscale(views, chosen["grayscale"])
-        if sigmas is not None and not fused:
-            views = gaussian_blur(views, sigmas, kernel)
-        if self.solarize:
-            views = solarize(views, chosen["solarize"])
-        if self.erase:
-            sizes = torch.full_like(images.sizes, self.side)
-            boxes = random_erasing_boxes(sizes, fold(keys, "erase box"), self.erase_scale)
-            views = erase(views, boxes * chosen["erase"][:, None])
+        if drawn.jitter is not None:
+            views = colour_jitter(views, drawn.jitter, self.form)
+        if drawn.grayscale is not None:
+            views = grayscale(views, drawn.grayscale)
+        if drawn.sigmas is not None and not fused:
+            views = gaussian_blur(views, drawn.sigmas, kernel)
+        if drawn.solarize is not None:
+            views = solarize(views, drawn.solarize)
+        if drawn.erased is not None:
+            views = erase(views, drawn.erased)
         return views
 
     def __repr__(self) -> str:
@@ -228,9 +214,6 @@ class RandomView(View):
         values = [(each.name, getattr(self, each.name), each.default) for each in parameters]
         changed = [f"{name}={value!r}" for name, value, default in values if name == "size" or value != default]
         return f"{type(self).__name__}({', '.join(changed)})"
-
-    def _sigmas(self, keys: Tensor, blurred: Tensor) -> Tensor:
-        return uniform(fold(keys, "blur sigma"), None, *self.blur_sigma) * blurred * (self.side / self.size)
 
     def _kernel(self) -> int:
         if self.blur_kernel is None:

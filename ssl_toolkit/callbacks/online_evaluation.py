@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import cast
+from typing import Any, cast
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -18,6 +18,10 @@ from ssl_toolkit.evaluation.knn import knn_accuracy
 from ssl_toolkit.evaluation.linear_probe import linear_probe
 from ssl_toolkit.evaluation.representation import rank_me, spread
 from ssl_toolkit.random import sample_order
+from ssl_toolkit.task import Task
+
+# of the training's arithmetic, for all evaluations but the last
+_SHARE = 0.02
 
 
 class OnlineEvaluation(Callback):
@@ -29,7 +33,8 @@ class OnlineEvaluation(Callback):
     bit, with and without it. Under several processes each one extracts the features of its share of the images.
 
     Args:
-        every_n_epochs: Evaluate after each so many epochs; 0 for never.
+        every_n_epochs: Evaluate after each so many epochs; 0 for never. By default as often as takes about 2 % of the
+            training's arithmetic (see `interval`).
         max_train: Most training images in the bank, chosen once by the seed.
         max_val: Most validation images, chosen likewise.
         k: Number of neighbours that vote (all of the bank if it has fewer).
@@ -41,7 +46,7 @@ class OnlineEvaluation(Callback):
 
     def __init__(
         self,
-        every_n_epochs: int = 1,
+        every_n_epochs: int | None = None,
         max_train: int = 10_000,
         max_val: int = 5_000,
         k: int = 20,
@@ -49,7 +54,7 @@ class OnlineEvaluation(Callback):
         image_size: int | None = None,
         seed: int = 0,
     ) -> None:
-        if every_n_epochs < 0:
+        if every_n_epochs is not None and every_n_epochs < 0:
             raise ValueError(f"OnlineEvaluation: every_n_epochs is {every_n_epochs}, expected at least 0 (never)")
         for name, value in (("max_train", max_train), ("max_val", max_val), ("k", k), ("image_size", image_size)):
             if value is not None and value < 1:
@@ -61,12 +66,32 @@ class OnlineEvaluation(Callback):
         self.linear_probe = linear_probe
         self.image_size = image_size
         self.seed = seed
+        self._every = every_n_epochs
+
+    def interval(self, task: LightningModule, data: ImageData) -> int:
+        """Epochs from one evaluation to the next; 0 for never.
+
+        Args:
+            task: Its views tell how many pixels of an image pass the network; three times that is a training step's
+                arithmetic, where an evaluation passes the image once.
+            data: The images, set up.
+        """
+        if self.every_n_epochs is not None:
+            return self.every_n_epochs
+        side = self._view(task, data).size
+        seen = 3 * data.num_images("train") * _pixels_of_views(task, data) / side**2
+        return max(1, math.ceil(self._num_images(data) / (_SHARE * seen)))
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Settles when to evaluate."""
+        data = getattr(trainer, "datamodule", None)
+        self._every = self.interval(pl_module, data) if isinstance(data, ImageData) else self.every_n_epochs or 1
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluates if it is time to."""
-        if not self.every_n_epochs:
+        if not self._every:
             return
-        due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        due = (trainer.current_epoch + 1) % self._every == 0
         if not (due or _is_last_epoch(trainer)):
             return
         start = time.perf_counter()
@@ -85,17 +110,22 @@ class OnlineEvaluation(Callback):
         """What one evaluation will take, from the features of a few images; what follows takes little beside them."""
         if not data.num_images("val"):
             return 0.0
-        labelled = not ((data.labels("train") < 0).all() or (data.labels("val") < 0).all())
-        num_images = min(self.max_val, data.num_images("val"))
-        num_images += min(self.max_train, data.num_images("train")) if labelled else 0
         few = min(2 * data.batch_size, data.num_images("train"))
         view = self._view(pl_module, data)
         for _ in range(2):  # the first pass is slower
             start = time.perf_counter()
             features, _ = self._features(trainer, pl_module, data, view, "train", few)
-        return (time.perf_counter() - start) * num_images / len(features)
+        return (time.perf_counter() - start) * self._num_images(data) / len(features)
 
-    def _view(self, pl_module: LightningModule, data: ImageData) -> View:
+    def _num_images(self, data: ImageData) -> int:
+        """How many images an evaluation looks at."""
+        if not data.num_images("val"):
+            return 0
+        labelled = not ((data.labels("train") < 0).all() or (data.labels("val") < 0).all())
+        num_train = min(self.max_train, data.num_images("train")) if labelled else 0
+        return num_train + min(self.max_val, data.num_images("val"))
+
+    def _view(self, pl_module: LightningModule, data: ImageData) -> CenterView:
         return CenterView(self.image_size or getattr(pl_module, "image_size", None) or data.image_size)
 
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
@@ -144,6 +174,19 @@ class OnlineEvaluation(Callback):
         parts: list[tuple[Tensor, Tensor]] = [part] * trainer.world_size
         torch.distributed.all_gather_object(parts, part)
         return torch.cat([features for features, _ in parts]), torch.cat([labels for _, labels in parts])
+
+
+@torch.no_grad()
+def _pixels_of_views(task: LightningModule, data: ImageData) -> float:
+    """How many pixels of an image the network sees in a step, all views together."""
+    make_views: Any = getattr(task, "make_views", None)
+    if not isinstance(task, Task) or make_views is None:
+        return float(data.image_size**2)
+    batch = next(iter(data.loader("train", batch_size=1)))
+    images = type(batch.images)(*(tensor.to(task.device) for tensor in batch.images))
+    views = make_views(images, task.keys(batch).to(task.device))
+    tensors = [views] if isinstance(views, Tensor) else [view for view in views if isinstance(view, Tensor)]
+    return sum(view.numel() for view in tensors) / data.channels
 
 
 def _is_last_epoch(trainer: Trainer) -> bool:

@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_toolkit.batch import Batch, Images
+from ssl_toolkit.data.device_copies import DeviceCopies, Sent
 from ssl_toolkit.data.store import Store
 from ssl_toolkit.random import sample_order
 
@@ -49,6 +51,7 @@ class BatchLoader:
         rank: Number of this process.
         world_size: Number of processes.
         ahead: How many batches the background thread makes ahead.
+        device: A GPU to which the thread copies them ahead, too; None to leave them on the CPU.
         what: What to call these images in messages.
 
     Attributes:
@@ -71,6 +74,7 @@ class BatchLoader:
         rank: int = 0,
         world_size: int = 1,
         ahead: int = 2,
+        device: torch.device | None = None,
         what: str = "loader",
     ) -> None:
         global_batch = batch_size * world_size
@@ -94,6 +98,7 @@ class BatchLoader:
         self._rank = rank
         self._world_size = world_size
         self._ahead = ahead
+        self._copies = DeviceCopies(device) if device is not None else None
         # every process makes as many batches as the one with the fewest images needs
         self._num_batches = num // global_batch if drop_last else max(1, -(-(num // world_size) // batch_size))
         self._epoch_batches = self._num_batches
@@ -140,7 +145,7 @@ class BatchLoader:
         if not self._resuming and self._batch > 0:
             self._advance_epoch()
         self._resuming = False
-        made: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=self._ahead)
+        made: queue.Queue[Any] = queue.Queue(maxsize=self._ahead)
         stopped = threading.Event()
         # the order is shuffled here: a parallel operation of torch in the thread would give the thread an OpenMP team
         # of its own, and OpenMP, with more threads than cores, lets all of them sleep between any two operations
@@ -159,7 +164,7 @@ class BatchLoader:
                 self._batch += 1
                 if self._batch == self._epoch_batches:
                     self._advance_epoch()
-                yield batch
+                yield self._copies.receive(batch) if self._copies and isinstance(batch, Sent) else batch
         finally:
             stopped.set()
             # bounded, because garbage collection may run this in a thread that the producer itself waits for
@@ -174,13 +179,14 @@ class BatchLoader:
         self,
         epoch: int,
         places: list[NDArray[np.int64]],
-        made: queue.Queue[Batch | BaseException],
+        made: queue.Queue[Any],
         stopped: threading.Event,
     ) -> None:
         """Runs in the background: puts batches, or the exception that ended them."""
         try:
             for each in places:
-                if not _put(made, self._make(epoch, each), stopped):
+                batch = self._make(epoch, each)
+                if not _put(made, self._copies.send(batch) if self._copies else batch, stopped):
                     return
         except BaseException as error:
             _put(made, error, stopped)
@@ -225,7 +231,7 @@ class BatchLoader:
         raise ValueError("no image of this split can be decoded")
 
 
-def _put(made: queue.Queue[Batch | BaseException], item: Batch | BaseException, stopped: threading.Event) -> bool:
+def _put(made: queue.Queue[Any], item: Any, stopped: threading.Event) -> bool:
     """Waits for room; returns False if nobody takes batches any more."""
     while not stopped.is_set():
         try:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import ClassVar, get_args
 
 import numpy as np
+import torch
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor
@@ -175,8 +176,14 @@ class ImageData(LightningDataModule):
             drop_last=drop_last,
             rank=rank(),
             world_size=world_size(),
+            device=self._gpu(),
             what=split,
         )
+
+    def _gpu(self) -> torch.device | None:
+        """Where the trainer wants the batches, if that is a GPU."""
+        device = self.trainer.strategy.root_device if self.trainer is not None else None
+        return device if device is not None and device.type == "cuda" else None
 
     def train_dataloader(self) -> BatchLoader:
         """The training split in a new order in each epoch, in whole batches; goes on where a checkpoint was taken."""

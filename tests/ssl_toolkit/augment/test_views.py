@@ -112,13 +112,13 @@ def test_the_size_of_the_canvas_changes_nothing(images, keys):
 def test_large_batches_are_made_in_pieces_without_a_trace(keys, monkeypatch):
     images = Images(torch.randint(0, 256, (NUM, 3, 32, 32), dtype=torch.uint8), torch.full((NUM, 2), 32))
     expected = RandomView(16)(images, keys)
-    monkeypatch.setattr("ssl_toolkit.augment.views._VALUES_AT_ONCE", 7 * 3 * 32 * 32)
+    monkeypatch.setattr("ssl_toolkit.augment.base._VALUES_AT_ONCE", 7 * 3 * 32 * 32)
     torch.testing.assert_close(RandomView(16)(images, keys), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("values_at_once", [2**21, 3 * 36 * 44 * 9])
 def test_several_views_at_once_are_those_made_one_after_the_other(images, keys, values_at_once, monkeypatch):
-    monkeypatch.setattr("ssl_toolkit.augment.views._VALUES_AT_ONCE", values_at_once)
+    monkeypatch.setattr("ssl_toolkit.augment.base._VALUES_AT_ONCE", values_at_once)
     view = RandomView(24, **FULL)
     keys = fold(keys, torch.arange(3)[:, None])
     expected = torch.stack([view(images, each) for each in keys])

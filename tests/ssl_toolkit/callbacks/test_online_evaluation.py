@@ -8,7 +8,8 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.loggers import CSVLogger
 
-from ssl_toolkit.augment import CenterView
+from pretext.simclr import SimCLR
+from ssl_toolkit.augment import CenterView, RandomView
 from ssl_toolkit.backbones import Backbone
 from ssl_toolkit.callbacks.online_evaluation import OnlineEvaluation
 from ssl_toolkit.data import ImageData
@@ -65,8 +66,23 @@ def logged(folder, key):
         return {int(row["epoch"]): float(row[key]) for row in csv.DictReader(file) if row.get(key)}
 
 
+def test_it_takes_a_fiftieth_of_the_training_unless_it_is_told_when():
+    # of 900 images 810 train in two views of half the side; an evaluation looks at 500 + 90 of them
+    data = image_data(max_images=900, val_fraction=0.1, batch_size=64)
+    data.setup("fit")
+    torch.manual_seed(0)
+    backbone = Backbone("resnet10t", kwargs={"channels": (8, 8, 8, 8)})
+    task = SimCLR(backbone=backbone, view=RandomView(16), optimizer=SGD(lr=0.1), schedule=Constant())
+    small, whole = OnlineEvaluation(max_train=500), OnlineEvaluation(max_train=500, image_size=32)
+    assert small.interval(task, data) == math.ceil(590 / (0.02 * 3 * 2 * 810))
+    assert whole.interval(task, data) == math.ceil(590 / (0.02 * 3 * 2 * 810 / 4))
+    assert OnlineEvaluation(every_n_epochs=3).interval(task, data) == 3
+    assert OnlineEvaluation(max_train=1, max_val=1).interval(task, data) == 1
+    assert OnlineEvaluation(every_n_epochs=0).interval(task, data) == 0
+
+
 def test_the_training_is_the_same_bit_for_bit(tmp_path):
-    evaluation = OnlineEvaluation(linear_probe=True, max_train=20)
+    evaluation = OnlineEvaluation(every_n_epochs=1, linear_probe=True, max_train=20)
     plain, _, _ = fit(tmp_path / "plain")
     watched, _, _ = fit(tmp_path / "watched", evaluation)
     assert set(logged(tmp_path / "watched", "val/knn_top1")) == {0, 1}
@@ -133,7 +149,7 @@ def test_the_chosen_images_are_few_seeded_and_spread_over_the_split(tmp_path, mo
         return original(self, split, indices=indices, **arguments)
 
     monkeypatch.setattr(ImageData, "loader", loader)
-    _, data, _ = fit(tmp_path, OnlineEvaluation(max_train=12, max_val=4, seed=1))
+    _, data, _ = fit(tmp_path, OnlineEvaluation(every_n_epochs=1, max_train=12, max_val=4, seed=1))
     (_, val), (_, train), *again = seen
     assert again == [("val", val), ("train", train)], "the same images in every epoch"
     assert len(val) == 4
