@@ -7,6 +7,7 @@ matrix products, on any device.
 
 from __future__ import annotations
 
+import functools
 from contextlib import nullcontext
 from typing import Literal
 
@@ -197,11 +198,21 @@ def blur_matrices(sigmas: Tensor, kernel_size: int, length: int) -> Tensor:
     distance = torch.arange(reach + 1, device=sigmas.device)
     half = torch.exp(-0.5 * (distance / sigmas.to(torch.float32).clamp(min=1e-6)[:, None]) ** 2)
     half = half / (2 * half.sum(1, keepdim=True) - half[:, :1])
-    # which outputs and inputs lie at each distance: directly, around the first pixel, around the last pixel
-    output, place = torch.arange(length, device=sigmas.device)[:, None], torch.arange(length, device=sigmas.device)
-    distance = distance[:, None, None]
-    pattern = ((output - place).abs() == distance).to(torch.float32)
-    pattern += (output + place == distance) & (place > 0)
-    pattern += (2 * (length - 1) - output - place == distance) & (place < length - 1)
     with torch.autocast(sigmas.device.type, enabled=False):
-        return (half @ pattern.flatten(1)).view(-1, length, length)
+        return (half @ _at_each_distance(reach, length, sigmas.device)).view(-1, length, length)
+
+
+@functools.lru_cache(maxsize=8)
+def _at_each_distance(reach: int, length: int, device: torch.device) -> Tensor:
+    """Which outputs and inputs of a blur lie at each distance: directly, around the first pixel, around the last.
+
+    Returns:
+        float32 tensor of shape ``[reach + 1, length * length]``, kept because it takes longer than the blur itself.
+    """
+    with torch.inference_mode(False):
+        output, place = torch.arange(length, device=device)[:, None], torch.arange(length, device=device)
+        distance = torch.arange(reach + 1, device=device)[:, None, None]
+        pattern = ((output - place).abs() == distance).to(torch.float32)
+        pattern += (output + place == distance) & (place > 0)
+        pattern += (2 * (length - 1) - output - place == distance) & (place < length - 1)
+        return pattern.flatten(1)

@@ -24,7 +24,7 @@ def test_speed_auto_settles_what_the_command_line_leaves_open(recipe, tmp_path, 
     measured = []
 
     def measure(task, data, arguments):
-        measured.append((arguments["precision"], task.memory_format))
+        measured.append((arguments["precision"], task.memory_format, task.forward_passes))
         return 1.0 + (arguments["precision"] != "32-true") + (task.memory_format == "channels_last")
 
     monkeypatch.setattr(train, "measure_batch", measure)
@@ -38,14 +38,14 @@ def test_speed_auto_settles_what_the_command_line_leaves_open(recipe, tmp_path, 
         return config["trainer"]["precision"], config["model"]["init_args"]["memory_format"]
 
     assert settings("first") == ("32-true", "contiguous")
-    assert len(measured) == 3
-    assert "speed: precision 32-true, memory_format contiguous" in capsys.readouterr().out
+    assert len(measured) == 4
+    assert "speed: precision 32-true, memory_format contiguous, forward_passes 1" in capsys.readouterr().out
     assert settings("second") == ("32-true", "contiguous")
     assert not measured  # kept
     assert settings("third", "--model.memory_format", "channels_last") == ("32-true", "channels_last")
-    assert len(measured) == 2
-    both = ["--model.memory_format", "contiguous", "--trainer.precision", "bf16-mixed"]
-    assert settings("fourth", *both) == ("bf16-mixed", "contiguous")
+    assert len(measured) == 3
+    rest = ["--model.memory_format", "contiguous", "--trainer.precision", "bf16-mixed", "--model.forward_passes", "1"]
+    assert settings("fourth", *rest) == ("bf16-mixed", "contiguous")
     assert not measured  # nothing is left open
     with pytest.raises(ValueError, match="--speed is for a new run"):
         train.train("pretrain", ["--resume", str(tmp_path / "first"), "--speed", "auto"])
