@@ -4,11 +4,10 @@
         --json evaluate.json
 
 The features are those of a pretrained backbone (``backbone.safetensors`` of a run, such as
-`configs/pretrain/simclr_cifar10.yaml`), pooled and of each stage; without images they are made up, which shows less.
+`configs/pretrain/simclr_cifar10.yaml`); without images they are made up, which shows less.
 Each measurement is a process of its own; they alternate, and one that other programs disturbed is repeated. Both linear
 probes minimise the same objective (see `ssl_toolkit.evaluation.linear_probe`) to the same tolerance of the gradient;
-what they reach is computed in float64. `--strength` is that of the L2 penalty, 1e-5 as weak as the probe's path goes
-down to on such features.
+what they reach is computed in float64.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from measuring import HERE, Window, add_outputs, draw_bars, lightly_python, undisturbed, write_json
+from measuring import HERE, Window, add_outputs, draw_bars, lightly_python, median_and_range, undisturbed, write_json
 
 K = 200
 PAIRS = [("ssl-toolkit kNN", "lightly kNN"), ("ssl-toolkit probe", "scikit-learn probe")]
@@ -188,7 +187,7 @@ def report(args: argparse.Namespace, rounds: list[dict[str, Window]]) -> None:
                 f"{statistics.median(each['seconds'] for each in figures):.2f}",
                 f"{100 * figures[0]['top1']:.2f} %",
                 "" if found is None else f"{found:.8f}",
-                f"{statistics.median(ratios):.1f} ({min(ratios):.1f}-{max(ratios):.1f})" if name == peer else "",
+                median_and_range(ratios, 1) if name == peer else "",
             )
     Console().print(table)
     write_json(args.json, {"features": features, "strength": args.strength, "rows": rows})

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,11 +141,15 @@ class Trainee:
                 command, stdout=steps, stderr=errors, cwd=HERE.parent, start_new_session=True,
                 env={**os.environ, **(environment or {}), "PYTHONUNBUFFERED": "1"},
             )  # fmt: skip
-        while len(self._steps()) < self.WARM_UP:
-            time.sleep(0.2)
-            if self._process.poll() is not None:
-                said = (folder / "errors").read_text(errors="replace")
-                raise SystemExit(f"{' '.join(command)} failed:\n{said[-2000:]}")
+        try:
+            while len(self._steps()) < self.WARM_UP:
+                time.sleep(0.2)
+                if self._process.poll() is not None:
+                    said = (folder / "errors").read_text(errors="replace")
+                    raise SystemExit(f"{' '.join(command)} failed:\n{said[-2000:]}")
+        except BaseException:
+            self.end()
+            raise
         self._signal(signal.SIGSTOP)
 
     def turn(self, seconds: float) -> Turn:
@@ -207,6 +211,8 @@ def in_turns(
         For each name its turns.
     """
     turns: dict[str, list[Turn]] = {name: [] for name in commands}
+    # stopped processes would stay for ever
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         trainees = {}
         for number, (name, command) in enumerate(commands.items()):
@@ -229,9 +235,8 @@ def _undisturbed_turn(trainee: Trainee, seconds: float, tries: int) -> Turn:
     return min(made, key=lambda each: each.others)
 
 
-def median_and_range(values: Iterator[float] | list[float], digits: int = 2) -> str:
+def median_and_range(values: list[float], digits: int = 2) -> str:
     """A table's cell."""
-    values = list(values)
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
 
 

@@ -73,8 +73,9 @@ def main() -> None:
         os.environ["XDG_CACHE_HOME"] = folder
         images, run = Path(folder) / "images", Path(folder) / "run"
         make_images(images, 1000)
+        measured_commands = commands(images, run)
         for number in range(args.rounds + 1):
-            for name, command in commands(images, run).items():
+            for name, command in measured_commands.items():
                 measured = undisturbed(command, args.tries if number else 1, before=lambda: shutil.rmtree(run, True))
                 if number:
                     seconds.setdefault(name, []).append(measured.figures.get("seconds", measured.seconds))

@@ -92,7 +92,8 @@ def arithmetic(args: argparse.Namespace) -> None:
 
 def commands(args: argparse.Namespace, folder: Path) -> dict[str, list[str]]:
     """What is measured."""
-    worker = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], "--worker", "--images", args.images]
+    worker = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], "--worker"]
+    worker += ["--images", args.images, "--recipe", str(args.recipe)]
     found = {
         ARITHMETIC: worker,
         OURS: [sys.executable, "-m", "ssl_toolkit", "pretrain", *options(args, folder / "run")],
@@ -145,7 +146,7 @@ def main() -> None:
     turns: dict[str, list[Turn]] = {}
     for _ in range(args.repeats):
         with tempfile.TemporaryDirectory() as folder:
-            environment = {"PYTHONPATH": str(HERE), "XDG_CACHE_HOME": str(Path.home() / ".cache")}
+            environment = {"PYTHONPATH": str(HERE)}
             found = in_turns(commands(args, Path(folder)), args.seconds, args.rounds, args.tries, environment)
         for name, each in found.items():
             turns.setdefault(name, []).extend(each)

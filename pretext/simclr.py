@@ -53,9 +53,9 @@ class SimCLR(PretextTask):
         super().__init__(**kwargs)
         if temperature <= 0:
             raise ValueError(f"model.temperature is {temperature}, expected a number above 0")
-        self.view = view
         if forward_passes not in (1, 2):
             raise ValueError(f"model.forward_passes is {forward_passes}, expected 1 or 2")
+        self.view = view
         self.temperature = temperature
         self.forward_passes = forward_passes
         self.projector = mlp([self.backbone.num_features, *projector_widths])

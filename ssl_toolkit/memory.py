@@ -8,6 +8,7 @@ import sys
 
 # parameters of glibc's mallopt (malloc.h), and what they are set to
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+# -1: nothing is given back (the largest number that it takes, 2 GiB, is less than a large batch needs)
 _SETTINGS = {_M_TRIM_THRESHOLD: -1, _M_TOP_PAD: 2**28, _M_MMAP_MAX: 0}
 
 

@@ -41,8 +41,17 @@ while True:
     print("no number")
 """
 TURNS = """
-import json, sys
-from measuring import in_turns
+import json, sys, tempfile, time
+from pathlib import Path
+from measuring import Trainee, in_turns
+
+with tempfile.TemporaryDirectory() as folder:
+    trainee = Trainee([sys.executable, "-c", sys.argv[1], "0.02"], Path(folder))
+    trainee.turn(0.2)
+    steps = len(trainee._steps())
+    time.sleep(0.3)
+    assert len(trainee._steps()) == steps, "it does not run between its turns"
+    trainee.end()
 
 commands = {seconds: [sys.executable, "-c", sys.argv[1], seconds] for seconds in ("0.02", "0.05")}
 print(json.dumps(in_turns(commands, seconds=0.5, rounds=2, tries=1, environment={})))

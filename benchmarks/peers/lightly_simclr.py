@@ -5,7 +5,6 @@ Prints the time after each step, for ever.
 
 from __future__ import annotations
 
-import argparse
 import time
 from contextlib import nullcontext
 
@@ -15,6 +14,7 @@ from lightly.data import LightlyDataset
 from lightly.loss import NTXentLoss
 from lightly.models.modules.heads import SimCLRProjectionHead
 from lightly.transforms import SimCLRTransform
+from options import training_parser
 from torch import nn
 
 
@@ -27,15 +27,8 @@ def make_backbone(stem: str) -> nn.Module:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--images", required=True)
-    parser.add_argument("--stem", choices=["small", "standard"], required=True)
-    parser.add_argument("--size", type=int, required=True)
-    parser.add_argument("--batch", type=int, required=True)
-    parser.add_argument("--precision", choices=["32", "bf16"], required=True)
+    parser = training_parser()
     parser.add_argument("--layout", choices=["contiguous", "channels_last"], required=True)
-    parser.add_argument("--workers", type=int, required=True)
-    parser.add_argument("--device", required=True)
     args = parser.parse_args()
 
     device = torch.device(args.device)

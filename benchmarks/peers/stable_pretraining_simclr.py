@@ -5,13 +5,13 @@ Prints the time after each step, for ever.
 
 from __future__ import annotations
 
-import argparse
 import time
 
 import lightning as pl
 import stable_pretraining as spt
 import torch
 import torchvision
+from options import training_parser
 from stable_pretraining.data import transforms
 from stable_pretraining.forward import simclr
 
@@ -33,15 +33,7 @@ def make_view(size: int) -> transforms.Compose:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--images", required=True)
-    parser.add_argument("--stem", choices=["small", "standard"], required=True)
-    parser.add_argument("--size", type=int, required=True)
-    parser.add_argument("--batch", type=int, required=True)
-    parser.add_argument("--precision", choices=["32", "bf16"], required=True)
-    parser.add_argument("--workers", type=int, required=True)
-    parser.add_argument("--device", required=True)
-    args = parser.parse_args()
+    args = training_parser().parse_args()
 
     files = torchvision.datasets.ImageFolder(args.images)
     views = transforms.MultiViewTransform([make_view(args.size), make_view(args.size)])

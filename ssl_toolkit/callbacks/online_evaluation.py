@@ -66,7 +66,7 @@ class OnlineEvaluation(Callback):
         self.linear_probe = linear_probe
         self.image_size = image_size
         self.seed = seed
-        self._every = every_n_epochs
+        self._every = 1 if every_n_epochs is None else every_n_epochs
 
     def interval(self, task: LightningModule, data: ImageData) -> int:
         """Epochs from one evaluation to the next; 0 for never.
@@ -85,7 +85,8 @@ class OnlineEvaluation(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Settles when to evaluate."""
         data = getattr(trainer, "datamodule", None)
-        self._every = self.interval(pl_module, data) if isinstance(data, ImageData) else self.every_n_epochs or 1
+        if isinstance(data, ImageData):
+            self._every = self.interval(pl_module, data)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluates if it is time to."""

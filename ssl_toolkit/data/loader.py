@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_toolkit.batch import Batch, Images
-from ssl_toolkit.data.device_copies import DeviceCopies, Sent
+from ssl_toolkit.data.device_copies import DeviceCopies
 from ssl_toolkit.data.store import Store
 from ssl_toolkit.random import sample_order
 
@@ -164,7 +164,7 @@ class BatchLoader:
                 self._batch += 1
                 if self._batch == self._epoch_batches:
                     self._advance_epoch()
-                yield self._copies.receive(batch) if self._copies and isinstance(batch, Sent) else batch
+                yield self._copies.receive(batch) if self._copies else batch
         finally:
             stopped.set()
             # bounded, because garbage collection may run this in a thread that the producer itself waits for
