@@ -14,8 +14,8 @@ from ssl_toolkit.backbones import Backbone
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.distributed import convert_sync_batchnorm
 from ssl_toolkit.gradient_checkpointing import checkpoint_stages
-from ssl_toolkit.init import Initializer
-from ssl_toolkit.optim import OptimizerSpec, parameter_groups
+from ssl_toolkit.init import Initializer, check_covered
+from ssl_toolkit.optim import LRScaling, OptimizerSpec, parameter_groups, scaled_lr
 from ssl_toolkit.processes import rank, world_size
 from ssl_toolkit.random import number, sample_keys
 from ssl_toolkit.regularization import Regularizer
@@ -45,7 +45,12 @@ class Task(LightningModule, ABC):
         backbone: The network whose weights travel.
         optimizer: The optimizer.
         schedule: The learning rate's course over the run.
-        init: Initialisations of parameters by name, applied in this order; None keeps each layer's own.
+        lr_scaling: How the optimizer's rate follows the batch of one step, over all processes and accumulated batches:
+            ``linear`` (twice the batch, twice the rate; for SGD, LARS), ``sqrt`` (its root; for Adam and its kin), or
+            ``none``.
+        reference_batch_size: The batch size that the optimizer's rate is for, if it is scaled.
+        init: Initialisations of parameters by name, applied in this order; each trainable parameter must have one.
+            None keeps each layer's own.
         regularizers: Penalties added to the loss.
         seed: Seed of every random choice of the task.
         sync_batchnorm: Under several processes, BatchNorm uses the statistics of all of them, so that W processes
@@ -71,6 +76,8 @@ class Task(LightningModule, ABC):
         backbone: Backbone,
         optimizer: OptimizerSpec,
         schedule: Schedule,
+        lr_scaling: LRScaling = "none",
+        reference_batch_size: int = 256,
         init: list[Initializer] | None = None,
         regularizers: list[Regularizer] | None = None,
         seed: int = 0,
@@ -80,9 +87,12 @@ class Task(LightningModule, ABC):
         compile: bool = False,
     ) -> None:
         super().__init__()
+        scaled_lr(optimizer.lr, lr_scaling, reference_batch_size, reference_batch_size)  # a wrong name is found now
         self.backbone = backbone
         self.optimizer_spec = optimizer
         self.schedule = schedule
+        self.lr_scaling: LRScaling = lr_scaling
+        self.reference_batch_size = reference_batch_size
         self.initializers = init or []
         self.regularizers = regularizers or []
         self.seed = seed
@@ -109,6 +119,8 @@ class Task(LightningModule, ABC):
         """Prepares the modules once the trainer and the data are known."""
         if stage != "fit":
             return
+        if self.initializers:
+            check_covered(self.initializers, self)
         for initialize in self.initializers:
             torch.manual_seed(number("init", self.seed))
             initialize(self)
@@ -121,11 +133,29 @@ class Task(LightningModule, ABC):
         if self.compile_backbone:
             self.backbone.compile()
 
+    def settle_lr(self, batch_size: int) -> float:
+        """Scales the learning rate, once, to the batch of a step.
+
+        Args:
+            batch_size: Images of one optimizer step, over all processes and accumulated batches.
+
+        Returns:
+            The rate from now on.
+        """
+        spec = self.optimizer_spec
+        spec.lr = scaled_lr(spec.lr, self.lr_scaling, batch_size, self.reference_batch_size)
+        self.lr_scaling = "none"
+        return spec.lr
+
     def configure_optimizers(self) -> dict[str, Any]:
         """Builds the optimizer and a scheduler that steps with it."""
         total_steps = self.trainer.estimated_stepping_batches
         if not math.isfinite(total_steps) or total_steps < 1:
             raise ValueError("the schedule needs the run's length: set --trainer.max_epochs or --trainer.max_steps")
+        if self.lr_scaling != "none":
+            accumulated = self.trainer.world_size * self.trainer.accumulate_grad_batches
+            loader: Any = self.trainer.train_dataloader
+            self.settle_lr(loader.batch_size * accumulated)
         spec = self.optimizer_spec
         groups = parameter_groups(self, spec.lr, spec.weight_decay, self.lr_factor)
         optimizer = spec.build(groups, fused=self._may_fuse())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import abstractmethod
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +15,7 @@ from downstream.base.standardize import Standardize
 from ssl_toolkit.augment import CenterView, View
 from ssl_toolkit.backbones import Backbone
 from ssl_toolkit.batch import Images
+from ssl_toolkit.init import Keep
 from ssl_toolkit.processes import is_first_process
 from ssl_toolkit.random import number
 from ssl_toolkit.task import StepOutput, Task
@@ -176,8 +176,10 @@ class DownstreamTask(Task):
     def _check_initializers(self) -> None:
         """Refuses initialisations that would overwrite what was loaded."""
         for initializer in self.initializers:
-            for name, _ in self.named_parameters():
-                if name.startswith("backbone.") and re.search(initializer.pattern, name):
+            if isinstance(initializer, Keep):
+                continue
+            for name in initializer.names(self):
+                if name.startswith("backbone."):
                     raise ValueError(
                         f"init: the pattern {initializer.pattern!r} matches {name}, which the weights file has set; "
                         "let the pattern begin with ^head, or leave out the weights"

@@ -21,6 +21,7 @@ from ssl_toolkit.callbacks import ExportWeights, LearningRate, ProgressBar, Resu
 from ssl_toolkit.checkpoint import AtomicCheckpointIO
 from ssl_toolkit.cli.parser import instantiate, options, parse, plain
 from ssl_toolkit.cli.training_parser import training_parser
+from ssl_toolkit.optim import large_batch_remark
 from ssl_toolkit.processes import from_first_process, is_first_process
 from ssl_toolkit.random import number
 from ssl_toolkit.report import write_report
@@ -96,6 +97,7 @@ def train(verb: str, arguments: Sequence[str], quietly: bool = False) -> Path:
     resolved = plain(parser, config)
     with quiet(), one_line_errors():
         trainer = make_trainer(objects, run, resolved)
+        settle_lr(objects, trainer, resolved)
         if is_first_process():
             write_config(run, resolved)
             write_environment(run)
@@ -203,6 +205,31 @@ def make_trainer(objects: Namespace, run: Path, resolved: dict[str, Any]) -> Tra
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
+
+
+def settle_lr(objects: Namespace, trainer: Trainer, resolved: dict[str, Any]) -> None:
+    """Scales the learning rate to the batch of a step, says so, and writes it into the resolved configuration.
+
+    Args:
+        objects: What the configuration describes.
+        trainer: Of the run.
+        resolved: The configuration as plain data; its rate becomes the one in use, which needs no scaling.
+    """
+    task, num, accumulated = objects.model, trainer.world_size, trainer.accumulate_grad_batches
+    batch_size = objects.data.batch_size * num * accumulated
+    lines = [large_batch_remark(task.optimizer_spec, batch_size)]
+    if (scaling := task.lr_scaling) != "none":
+        before, reference = task.optimizer_spec.lr, task.reference_batch_size
+        lr = task.settle_lr(batch_size)
+        arguments = resolved["model"]["init_args"]
+        arguments["optimizer"]["init_args"]["lr"], arguments["lr_scaling"] = lr, "none"
+        lines.append(
+            f"lr {lr:.6g}: {before:.6g} for {reference:,} images, {scaling} to {batch_size:,} (batches of "
+            f"{objects.data.batch_size:,} x {num} processes x {accumulated} accumulated)"
+        )
+    if is_first_process():
+        for line in filter(None, lines):
+            print(line)
 
 
 def finish(objects: Namespace, run: Path) -> None:

@@ -91,7 +91,7 @@ class BatchLoader:
         self._store = store
         self._labels = labels
         self._indices = indices
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._seed = seed
         self._shuffle = shuffle
         self._drop_last = drop_last
@@ -193,7 +193,7 @@ class BatchLoader:
 
     def _places(self, epoch: int) -> list[NDArray[np.int64]]:
         """For each batch of this process, the places of its images in the split."""
-        num, size = len(self._indices), self._batch_size
+        num, size = len(self._indices), self.batch_size
         order = sample_order(self._seed, epoch, num).numpy() if self._shuffle else np.arange(num)
         if self._drop_last:
             step = size * self._world_size

@@ -1,6 +1,14 @@
 """Optimizers as components of a configuration, and the parameter groups they are given."""
 
+from ssl_toolkit.optim.adagrad import Adadelta, Adagrad, RMSprop
+from ssl_toolkit.optim.adam import LAMB, Adam, AdamP, AdamW, NAdam, RAdam
+from ssl_toolkit.optim.base import OptimizerSpec
 from ssl_toolkit.optim.groups import parameter_groups
-from ssl_toolkit.optim.optimizers import LARS, SGD, Adam, AdamW, OptimizerSpec
+from ssl_toolkit.optim.muon import Muon
+from ssl_toolkit.optim.scaling import LRScaling, large_batch_remark, scaled_lr
+from ssl_toolkit.optim.sgd import LARS, SGD, SGDP, Lion
 
-__all__ = ["LARS", "SGD", "Adam", "AdamW", "OptimizerSpec", "parameter_groups"]
+__all__ = [
+    "LAMB", "LARS", "SGD", "SGDP", "Adadelta", "Adagrad", "Adam", "AdamP", "AdamW", "LRScaling", "Lion", "Muon",
+    "NAdam", "OptimizerSpec", "RAdam", "RMSprop", "large_batch_remark", "parameter_groups", "scaled_lr",
+]  # fmt: skip

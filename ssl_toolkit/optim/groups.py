@@ -23,7 +23,8 @@ def parameter_groups(
         lr_factor: The factor on the learning rate of a parameter, by its name; 0 or more.
 
     Returns:
-        Groups with the keys ``params``, ``lr``, ``weight_decay`` and ``name``, in the order of the module's parameters.
+        Groups with the keys ``params``, ``lr``, ``weight_decay``, ``decayed`` (whether they may be: they are matrices)
+        and ``name``, in the order of the module's parameters.
     """
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for name, parameter in module.named_parameters():
@@ -31,7 +32,8 @@ def parameter_groups(
             continue
         factor, decayed = lr_factor(name), parameter.ndim > 1
         label = f"{'decay' if decayed else 'no_decay'}_x{factor:.3g}"
-        group = {"params": [], "lr": lr * factor, "weight_decay": weight_decay if decayed else 0.0, "name": label}
+        decay = weight_decay if decayed else 0.0
+        group = {"params": [], "lr": lr * factor, "weight_decay": decay, "decayed": decayed, "name": label}
         groups.setdefault((factor, decayed), group)["params"].append(parameter)
 
     grouped = [id(parameter) for group in groups.values() for parameter in group["params"]]

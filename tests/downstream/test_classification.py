@@ -14,7 +14,7 @@ from ssl_toolkit.augment import RandomView
 from ssl_toolkit.backbones import Backbone
 from ssl_toolkit.batch import Batch, Images
 from ssl_toolkit.data import ImageData
-from ssl_toolkit.init import Normal
+from ssl_toolkit.init import Keep, Normal
 from ssl_toolkit.optim import SGD, AdamW
 from ssl_toolkit.schedule import Constant, Cosine
 from ssl_toolkit.weights import WeightsError, save_backbone
@@ -261,7 +261,7 @@ def test_an_initialisation_may_not_overwrite_the_weights(folder, weights):
     task = make_task(weights=weights, init=[Normal(pattern="weight")])
     with pytest.raises(ValueError, match=r"matches backbone\.model\.conv1.*begin with \^head"):
         make_trainer(max_steps=1).fit(task, datamodule=make_data(folder))
-    task = make_task(weights=weights, init=[Normal(pattern=r"^head.*weight", std=0.1)])
+    task = make_task(weights=weights, init=[Keep("^backbone|bias$"), Normal(pattern=r"^head.*weight", std=0.1)])
     make_trainer(max_steps=1, limit_val_batches=0).fit(task, datamodule=make_data(folder))
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from ssl_toolkit.backbones import Backbone
 from ssl_toolkit.data import ImageData
-from ssl_toolkit.init import Normal, Zeros
+from ssl_toolkit.init import Keep, Normal, Zeros
 from ssl_toolkit.optim import SGD
 from ssl_toolkit.random import sample_keys
 from ssl_toolkit.regularization import L1
@@ -73,6 +73,27 @@ def test_accumulation_does_not_stretch_the_schedule():
     assert record.lrs == pytest.approx([0.1 * (1 - (batch // 2) / 6) for batch in range(1, 13)])
 
 
+def test_a_parameter_without_initialisation_is_an_error():
+    with pytest.raises(ValueError, match=r"nothing is said of head\.1\.bias; give an initialisation"):
+        fit(make_task(init=[Keep("^backbone"), Zeros(r"^head.*weight")]))
+
+
+@pytest.mark.parametrize(("scaling", "expected"), [("none", 0.1), ("linear", 0.3), ("sqrt", 0.1 * 3**0.5)])
+def test_the_rate_follows_the_batch_of_a_step(scaling, expected):
+    """Batches of 6, two accumulated: 12 images a step, three times the reference of 4."""
+    task = make_task(lr_scaling=scaling, reference_batch_size=4)
+    record, _ = fit(task, accumulate_grad_batches=2)
+    assert record.lrs[0] == pytest.approx(expected)
+    assert task.settle_lr(1000) == pytest.approx(expected), "scaled once only"
+
+
+def test_a_wrong_scaling_is_refused():
+    with pytest.raises(ValueError, match="did you mean 'linear'"):
+        make_task(lr_scaling="liner")
+    with pytest.raises(ValueError, match="reference_batch_size is 0"):
+        make_task(reference_batch_size=0)
+
+
 def test_max_steps_sets_the_length():
     record, _ = fit(make_task(), max_steps=5, max_epochs=-1)
     assert record.lrs == pytest.approx([0.1 * (1 - step / 5) for step in range(1, 6)])
@@ -107,7 +128,9 @@ def test_penalties_and_initialisations_are_applied():
     weight = make_task().head[1].weight
     assert penalised.losses[0] - plain.losses[0] == pytest.approx(0.5 * weight.abs().sum().item(), rel=1e-4)
 
-    task = make_task(init=[Normal(r"^head.*weight", std=2.0), Zeros(r"^head.*weight")], optimizer=SGD(lr=1e-9))
+    task = make_task(
+        init=[Keep(""), Normal(r"^head.*weight", std=2.0), Zeros(r"^head.*weight")], optimizer=SGD(lr=1e-9)
+    )
     fit(task, max_steps=1)
     assert task.head[1].weight.abs().max() < 1e-6
 

@@ -19,6 +19,16 @@ def test_a_short_run_has_curves_too(options, steps, recipe, tmp_path):
         assert [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]] == steps
 
 
+def test_a_scaled_rate_is_said_and_written_into_the_resolved_configuration(recipe, tmp_path, capsys):
+    options = ["--data.batch_size", "8", "--model.lr_scaling", "linear", "--model.reference_batch_size", "4"]
+    options += ["--trainer.accumulate_grad_batches", "2", "--model.optimizer.lr", "0.01", "--trainer.max_steps", "1"]
+    run = train.train("pretrain", ["-c", recipe, "--out", str(tmp_path / "run"), *options], quietly=True)
+    said = "lr 0.04: 0.01 for 4 images, linear to 16 (batches of 8 x 1 processes x 2 accumulated)"
+    assert said in capsys.readouterr().out
+    written = read_config(run)["model"]["init_args"]
+    assert (written["optimizer"]["init_args"]["lr"], written["lr_scaling"]) == (0.04, "none")
+
+
 def test_speed_auto_settles_what_the_command_line_leaves_open(recipe, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     measured = []

@@ -1,0 +1,55 @@
+"""What every optimizer of a configuration is: a description that waits for the parameters."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+
+
+class OptimizerSpec(ABC):
+    """An optimizer that waits for its parameters.
+
+    Attributes:
+        lr: Learning rate, before the schedule's factor.
+        weight_decay: Weight decay of the parameters that are decayed.
+    """
+
+    def __init__(self, lr: float, weight_decay: float) -> None:
+        if lr <= 0:
+            raise ValueError(f"optimizer.lr is {lr}, expected a number above 0")
+        if weight_decay < 0:
+            raise ValueError(f"optimizer.weight_decay is {weight_decay}, expected 0 or more")
+        self.lr = lr
+        self.weight_decay = weight_decay
+
+    @abstractmethod
+    def build(self, groups: list[dict[str, Any]], fused: bool = False) -> torch.optim.Optimizer:
+        """Builds the optimizer.
+
+        Args:
+            groups: Those of `ssl_toolkit.optim.parameter_groups`.
+            fused: Use a kernel that makes the whole step in one pass over the memory, if the optimizer has one.
+        """
+
+
+def check_share(**values: float) -> None:
+    """Raises a ValueError for a number that is not at least 0 and below 1, such as the decay of a running mean."""
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"optimizer.{name} is {value}, expected at least 0 and less than 1")
+
+
+def check_betas(betas: tuple[float, float]) -> None:
+    """Raises a ValueError for decays of the running means that are not at least 0 and below 1."""
+    if not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"optimizer.betas is {betas}, expected two numbers of at least 0 and less than 1")
+
+
+def adapt_matrices(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Groups for timm's layer-wise optimizers: the parameters that are decayed are adapted, and no others.
+
+    timm itself adapts where the decay is not 0, so that without any decay LARS would silently be plain SGD.
+    """
+    return [{**group, "always_adapt": group["decayed"]} for group in groups]

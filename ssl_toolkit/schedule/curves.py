@@ -1,0 +1,266 @@
+"""The curves: one half of a cosine, a straight line, steps, and others."""
+
+from __future__ import annotations
+
+import math
+
+from ssl_toolkit.schedule.base import Schedule, check_factor
+
+
+class Constant(Schedule):
+    """The same rate throughout, after the warm-up."""
+
+    def curve(self, progress: float) -> float:
+        """Returns 1."""
+        return 1.0
+
+
+class Cosine(Schedule):
+    """Half a period of a cosine (Loshchilov and Hutter 2017, arXiv 1608.03983, equation 5).
+
+    With restarts the rate jumps back to its start, or to a share of it, and falls again, each time over as long or
+    longer.
+
+    Args:
+        final_factor: The factor at the end of each cycle, 0 to 1.
+        num_cycles: How often the rate falls; 1 for no restart.
+        cycle_growth: Length of a cycle over that of the one before it (the paper's T_mult), above 0.
+        restart_factor: The start of a cycle over the start of the one before it, 0 to 1.
+        warmup_steps: Length of the warm-up in optimizer steps.
+        warmup_epochs: The same in epochs.
+        warmup_percent: The same in percent of the run. At most one of the three may be given.
+    """
+
+    def __init__(
+        self,
+        final_factor: float = 0.0,
+        num_cycles: int = 1,
+        cycle_growth: float = 1.0,
+        restart_factor: float = 1.0,
+        warmup_steps: int | None = None,
+        warmup_epochs: float | None = None,
+        warmup_percent: float | None = None,
+    ) -> None:
+        super().__init__(warmup_steps, warmup_epochs, warmup_percent)
+        check_factor(final_factor=final_factor, restart_factor=restart_factor)
+        if num_cycles < 1 or cycle_growth <= 0:
+            raise ValueError(
+                f"schedule.num_cycles is {num_cycles} and cycle_growth {cycle_growth}, expected at least 1 and above 0"
+            )
+        self.final_factor = final_factor
+        self.restart_factor = restart_factor
+        lengths = [cycle_growth**cycle for cycle in range(num_cycles)]
+        self._ends = [sum(lengths[: cycle + 1]) / sum(lengths) for cycle in range(num_cycles)]
+
+    def curve(self, progress: float) -> float:
+        """Falls from 1 to ``final_factor``, in each cycle."""
+        cycle = next((number for number, end in enumerate(self._ends) if progress < end), len(self._ends) - 1)
+        start = self._ends[cycle - 1] if cycle else 0.0
+        share = min(1.0, (progress - start) / (self._ends[cycle] - start))
+        top = max(self.restart_factor**cycle, self.final_factor)
+        return self.final_factor + (top - self.final_factor) * 0.5 * (1 + math.cos(math.pi * share))
+
+
+class Linear(Schedule):
+    """A straight line after the warm-up.
+
+    Args:
+        final_factor: The factor at the end, 0 to 1.
+        warmup_steps: Length of the warm-up in optimizer steps.
+        warmup_epochs: The same in epochs.
+        warmup_percent: The same in percent of the run. At most one of the three may be given.
+    """
+
+    def __init__(
+        self,
+        final_factor: float = 0.0,
+        warmup_steps: int | None = None,
+        warmup_epochs: float | None = None,
+        warmup_percent: float | None = None,
+    ) -> None:
+        super().__init__(warmup_steps, warmup_epochs, warmup_percent)
+        check_factor(final_factor=final_factor)
+        self.final_factor = final_factor
+
+    def curve(self, progress: float) -> float:
+        """Falls from 1 to ``final_factor``."""
+        return 1 - (1 - self.final_factor) * progress
+
+
+class Polynomial(Schedule):
+    """A power of what is left of the run.
+
+    Args:
+        power: The exponent, above 0; 1 is a straight line.
+        final_factor: The factor at the end, 0 to 1.
+        warmup_steps: Length of the warm-up in optimizer steps.
+        warmup_epochs: The same in epochs.
+        warmup_percent: The same in percent of the run. At most one of the three may be given.
+    """
+
+    def __init__(
+        self,
+        power: float = 2.0,
+        final_factor: float = 0.0,
+        warmup_steps: int | None = None,
+        warmup_epochs: float | None = None,
+        warmup_percent: float | None = None,
+    ) -> None:
+        super().__init__(warmup_steps, warmup_epochs, warmup_percent)
+        check_factor(final_factor=final_factor)
+        if power <= 0:
+            raise ValueError(f"schedule.power is {power}, expected a number above 0")
+        self.power = power
+        self.final_factor = final_factor
+
+    def curve(self, progress: float) -> float:
+        """Falls from 1 to ``final_factor``."""
+        return self.final_factor + (1 - self.final_factor) * (1 - progress) ** self.power
+
+
+class Exponential(Schedule):
+    """Falls by the same share in each step.
+
+    Args:
+        final_factor: The factor at the end, above 0 and at most 1.
+        warmup_steps: Length of the warm-up in optimizer steps.
+        warmup_epochs: The same in epochs.
+        warmup_percent: The same in percent of the run. At most one of the three may be given.
+    """
+
+    def __init__(
+        self,
+        final_factor: float = 0.01,
+        warmup_steps: int | None = None,
+        warmup_epochs: float | None = None,
+        warmup_percent: float | None = None,
+    ) -> None:
+        super().__init__(warmup_steps, warmup_epochs, warmup_percent)
+        check_factor(final_factor=final_factor)
+        if final_factor == 0:
+            raise ValueError("schedule.final_factor is 0, which an exponential never reaches; give one above 0")
+        self.final_factor = final_factor
+
+    def curve(self, progress: float) -> float:
+        """Falls from 1 to ``final_factor``."""
+        return self.final_factor**progress
+
+
+class Step(Schedule):
+    """Multiplies the rate by a factor again and again.
+
+    Args:
+        every: Share of the run after the warm-up from one step to the next, above 0 and at most 1.
+        gamma: The factor of each step, 0 to 1.
+        warmup_steps: Length of the warm-up in optimizer steps.
+        warmup_epochs: The same in epochs.
+        warmup_percent: The same in percent of the run. At most one of the three may be given.
+    """
+
+    def __init__(
+        self,
+        every: float = 0.3,
+        gamma: float = 0.1,
+        warmup_steps: int | None = None,
+        warmup_epochs: float | None = None,
+        warmup_percent: float | None = None,
+    ) -> None:
+        super().__init__(warmup_steps, warmup_epochs, warmup_percent)
+        check_factor(gamma=gamma)
+        if not 0 < every <= 1:
+            raise ValueError(f"schedule.every is {every}, expected a share of the run above 0 and at most 1")
+        self.every = every
+        self.gamma = gamma
+
+    def curve(self, progress: float) -> float:
+        """``gamma`` to the number of steps passed."""
+        # the small number is for shares such as 0.3 / 0.1, which are a little less than they should be
+        return self.gamma ** math.floor(progress / self.every + 1e-9)
+
+
+class MultiStep(Schedule):
+    """Multiplies the rate by a factor at chosen shares of the run.
+
+    Args:
+        milestones: Shares of the run after the warm-up, rising, each between 0 and 1.
+        gamma: The factor at each milestone, 0 to 1.
+        warmup_steps: Length of the warm-up in optimizer steps.
+        warmup_epochs: The same in epochs.
+        warmup_percent: The same in percent of the run. At most one of the three may be given.
+    """
+
+    def __init__(
+        self,
+        milestones: tuple[float, ...] = (0.6, 0.8),
+        gamma: float = 0.1,
+        warmup_steps: int | None = None,
+        warmup_epochs: float | None = None,
+        warmup_percent: float | None = None,
+    ) -> None:
+        super().__init__(warmup_steps, warmup_epochs, warmup_percent)
+        check_factor(gamma=gamma)
+        if list(milestones) != sorted(milestones) or not all(0 < share < 1 for share in milestones):
+            raise ValueError(f"schedule.milestones is {milestones}, expected rising shares between 0 and 1")
+        self.milestones = milestones
+        self.gamma = gamma
+
+    def curve(self, progress: float) -> float:
+        """``gamma`` to the number of milestones passed."""
+        return self.gamma ** sum(progress >= share for share in self.milestones)
+
+
+class InverseSqrt(Schedule):
+    """One over the root of the time, which needs no end of the run (Zhai et al. 2022, arXiv 2106.04560, section 3.5).
+
+    Args:
+        timescale: The share of the run after the warm-up at which the rate has fallen to 0.71, above 0. With a warm-up
+            of a share w of the run, w / (1 - w) is the schedule of Vaswani et al. 2017 (arXiv 1706.03762, equation 3).
+        warmup_steps: Length of the warm-up in optimizer steps.
+        warmup_epochs: The same in epochs.
+        warmup_percent: The same in percent of the run. At most one of the three may be given.
+    """
+
+    def __init__(
+        self,
+        timescale: float = 0.1,
+        warmup_steps: int | None = None,
+        warmup_epochs: float | None = None,
+        warmup_percent: float | None = None,
+    ) -> None:
+        super().__init__(warmup_steps, warmup_epochs, warmup_percent)
+        if timescale <= 0:
+            raise ValueError(f"schedule.timescale is {timescale}, expected a share of the run above 0")
+        self.timescale = timescale
+
+    def curve(self, progress: float) -> float:
+        """Falls from 1, ever more slowly."""
+        return (1 + progress / self.timescale) ** -0.5
+
+
+class OneCycle(Schedule):
+    """Up to the rate and down to almost nothing (Smith and Topin 2018, arXiv 1708.07120, section 3), both as cosines.
+
+    It is its own warm-up. The momentum stays as it is.
+
+    Args:
+        peak: The share of the run at which the rate is reached, above 0 and below 1.
+        initial_factor: The factor at the start, 0 to 1.
+        final_factor: The factor at the end, 0 to 1.
+    """
+
+    def __init__(self, peak: float = 0.3, initial_factor: float = 0.04, final_factor: float = 4e-6) -> None:
+        super().__init__()
+        check_factor(initial_factor=initial_factor, final_factor=final_factor)
+        if not 0 < peak < 1:
+            raise ValueError(f"schedule.peak is {peak}, expected a share of the run above 0 and below 1")
+        self.peak = peak
+        self.initial_factor = initial_factor
+        self.final_factor = final_factor
+
+    def curve(self, progress: float) -> float:
+        """Rises from ``initial_factor`` to 1, and falls to ``final_factor``."""
+        if progress < self.peak:
+            low, share = self.initial_factor, 1 - progress / self.peak
+        else:
+            low, share = self.final_factor, (progress - self.peak) / (1 - self.peak)
+        return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * share))
