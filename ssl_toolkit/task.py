@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -51,7 +53,7 @@ class Task(LightningModule, ABC):
         reference_batch_size: The batch size that the optimizer's rate is for, if it is scaled.
         init: Initialisations of parameters by name, applied in this order; each trainable parameter must have one.
             None keeps each layer's own.
-        regularizers: Penalties added to the loss.
+        regularizers: Penalties added to the loss, noise, dropout, and what else a step is done under.
         seed: Seed of every random choice of the task.
         sync_batchnorm: Under several processes, BatchNorm uses the statistics of all of them, so that W processes
             compute what one process would with the same global batch.
@@ -95,6 +97,8 @@ class Task(LightningModule, ABC):
         self.reference_batch_size = reference_batch_size
         self.initializers = init or []
         self.regularizers = regularizers or []
+        self._regularizers_are_prepared = False
+        self._undo: list[Callable[[], None]] = []
         self.seed = seed
         self.sync_batchnorm = sync_batchnorm
         self.memory_format: MemoryFormat = memory_format
@@ -130,6 +134,10 @@ class Task(LightningModule, ABC):
             convert_sync_batchnorm(self)
         if self.gradient_checkpointing:
             checkpoint_stages(self.backbone)
+        if not self._regularizers_are_prepared:
+            for regularizer in self.regularizers:
+                regularizer.prepare(self)
+            self._regularizers_are_prepared = True
         if self.compile_backbone:
             self.backbone.compile()
 
@@ -168,9 +176,10 @@ class Task(LightningModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _may_fuse(self) -> bool:
-        """Whether the optimizer may be fused: in float16 it then unscales the gradients itself, too late to clip."""
-        clipped_late = self.trainer.precision == "16-mixed" and bool(self.trainer.gradient_clip_val)
-        return self.device.type in ("cpu", "cuda") and not clipped_late
+        """Whether the optimizer may be fused: in float16 it then unscales the gradients itself, too late to change."""
+        changed = bool(self.trainer.gradient_clip_val) or any(each.changes_gradients for each in self.regularizers)
+        changed_late = self.trainer.precision == "16-mixed" and changed
+        return self.device.type in ("cpu", "cuda") and not changed_late
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seeds what the model itself draws (dropout, say), so that a resumed run draws the same."""
@@ -182,12 +191,31 @@ class Task(LightningModule, ABC):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss of a batch with its penalties, logged."""
-        output = self.step(batch, self.keys(batch))
-        loss = output.loss
+
+        def compute() -> tuple[Tensor, StepOutput]:
+            output = self.step(batch, self.keys(batch))
+            penalties = [regularizer.penalty(self, output.features) for regularizer in self.regularizers]
+            return sum((each for each in penalties if each is not None), start=output.loss), output
+
         for regularizer in self.regularizers:
-            loss = loss + regularizer.penalty(self, output.features)
+            compute = partial(regularizer.around, self, compute)
+        loss, output = compute()
         self._log("train", output, len(batch.indices))
         return loss
+
+    def undo_after_backward(self, undo: Callable[[], None]) -> None:
+        """Has something called when the gradient of this batch is known; what was given last comes first."""
+        self._undo.append(undo)
+
+    def on_after_backward(self) -> None:
+        """Undoes what the regularizers did to the network."""
+        while self._undo:
+            self._undo.pop()()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Lets the regularizers change the gradients."""
+        for regularizer in self.regularizers:
+            regularizer.before_optimizer_step(self)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """The loss of a validation batch, logged; its random choices are the same in every epoch."""

@@ -55,7 +55,7 @@ class Xavier(_Scaled):
     ) -> None:
         super().__init__(pattern, distribution)
         _check_choice("activation", activation, get_args(XavierActivation))
-        self.activation = activation
+        self.activation: XavierActivation = activation
 
     def variance(self, fan_in: int, fan_out: int) -> float:
         """Keeps the variance of activations and gradients, as far as both can be kept."""

@@ -71,7 +71,8 @@ class SGDP(OptimizerSpec):
 
     def build(self, groups: list[dict[str, Any]], fused: bool = False) -> torch.optim.Optimizer:
         """Builds timm's SGDP, which has no fused kernel."""
-        return TimmSGDP(groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, delta=self.delta)
+        momentum: Any = self.momentum  # typed by its default, the int 0
+        return TimmSGDP(groups, lr=self.lr, momentum=momentum, nesterov=self.nesterov, delta=self.delta)
 
 
 class LARS(OptimizerSpec):
@@ -96,12 +97,8 @@ class LARS(OptimizerSpec):
 
     def build(self, groups: list[dict[str, Any]], fused: bool = False) -> torch.optim.Optimizer:
         """Builds timm's LARS, which has no fused kernel."""
-        return Lars(
-            adapt_matrices(groups),
-            lr=self.lr,
-            momentum=self.momentum,  # pyright: ignore[reportArgumentType] - typed by its default, the int 0
-            trust_coeff=self.trust_coefficient,
-        )
+        momentum: Any = self.momentum  # typed by its default, the int 0
+        return Lars(adapt_matrices(groups), lr=self.lr, momentum=momentum, trust_coeff=self.trust_coefficient)
 
 
 class Lion(OptimizerSpec):

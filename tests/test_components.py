@@ -1,0 +1,131 @@
+"""Every optimizer, schedule and regularizer, found by looking, on both sides: from YAML, saved, and resumed exactly."""
+
+import inspect
+import shutil
+
+import pytest
+import torch
+import yaml
+
+from ssl_toolkit import optim, regularization, schedule
+from ssl_toolkit.cli.train import train
+from ssl_toolkit.optim import OptimizerSpec
+from ssl_toolkit.regularization import Penalty, Regularizer
+from ssl_toolkit.run import newest_checkpoint
+from ssl_toolkit.schedule import Schedule
+
+SIDES = {"pretrain": "pretext.simclr.SimCLR", "transfer": "downstream.classification.Classification"}
+SIDE_ARGUMENTS = {
+    "pretrain": {"view": {"size": 16}, "projector_widths": [16, 8]},
+    "transfer": {"head": "mlp", "hidden": 8, "dropout": 0.2},
+}
+BACKBONE = {"name": "resnet10t", "kwargs": {"stem_width": 8, "channels": [8, 8, 8, 8], "drop_path_rate": 0.1}}
+
+# what has no default, and where the default would do nothing in a network as small as this
+ARGUMENTS = {
+    "L1": {"strength": 0.01},
+    "L2": {"strength": 0.01},
+    "ElasticNet": {"strength": 0.01},
+    "L2SP": {"strength": 1.0},
+    "Orthogonality": {"strength": 0.01},
+    "FeatureNorm": {"strength": 0.1},
+    "VarianceCovariance": {"strength": 0.1},
+    "InputNoise": {"std": 0.2},
+    "ActivationNoise": {"std": 0.2, "pattern": r"^backbone\.model\.layer2$"},
+    "WeightNoise": {"std": 0.2},
+    "Dropout": {"probability": 0.2, "pattern": "^backbone$"},
+    "SpatialDropout": {"probability": 0.2, "pattern": r"^backbone\.model\.layer2$"},
+    "DropBlock": {"probability": 0.2, "pattern": r"^backbone\.model\.layer2$", "block_size": 1},
+}
+
+
+def found_in(package, base):
+    classes = (getattr(package, name) for name in package.__all__)
+    kinds = (each for each in classes if inspect.isclass(each) and issubclass(each, base))
+    return [each.__name__ for each in kinds if each not in (base, Penalty)]
+
+
+OPTIMIZERS = found_in(optim, OptimizerSpec)
+SCHEDULES = found_in(schedule, Schedule)
+REGULARIZERS = found_in(regularization, Regularizer)
+
+
+def run(tmp_path, verb, optimizer="AdamW", scheduled="Constant", regularizers=(), name="run"):
+    """Three steps from a YAML file; the run's folder."""
+    recipe = {
+        "model": {
+            "class_path": SIDES[verb],
+            "init_args": {
+                "backbone": BACKBONE,
+                **SIDE_ARGUMENTS[verb],
+                "optimizer": {"class_path": f"ssl_toolkit.optim.{optimizer}"},
+                "schedule": {"class_path": f"ssl_toolkit.schedule.{scheduled}"},
+                "regularizers": [
+                    {"class_path": f"ssl_toolkit.regularization.{each}", "init_args": ARGUMENTS.get(each, {})}
+                    for each in regularizers
+                ],
+            },
+        },
+        "data": {"source": "procedural", "max_images": 40, "image_size": 16, "batch_size": 8, "cache": "memory"},
+        "trainer": {"max_steps": 3, "max_epochs": -1, "accelerator": "cpu", "limit_val_batches": 0},
+        "checkpoint": {"every_n_steps": 1, "keep": 3},
+        "tracker": "none",
+    }
+    if verb == "pretrain":
+        recipe["evaluation"] = {"every_n_epochs": 0}
+    file = tmp_path / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(recipe))
+    return train(verb, ["-c", str(file), "--out", str(tmp_path / name)], quietly=True)
+
+
+def state(folder):
+    return torch.load(newest_checkpoint(folder), weights_only=True)
+
+
+def assert_resumes_exactly(folder, verb):
+    """As if it had been stopped after its first step."""
+    broken = folder.with_name(folder.name + "-resumed")
+    shutil.copytree(folder, broken)
+    for step in (2, 3):
+        (broken / "checkpoints" / f"step-{step:010d}.ckpt").unlink()
+    train(verb, ["--resume", str(broken)], quietly=True)
+    whole, resumed = state(folder), state(broken)
+    assert (whole["global_step"], resumed["global_step"]) == (3, 3)
+    for name, tensor in whole["state_dict"].items():
+        assert torch.equal(tensor, resumed["state_dict"][name]), name
+        assert tensor.isfinite().all(), name
+    for first, second in zip(whole["optimizer_states"], resumed["optimizer_states"], strict=True):
+        assert first["param_groups"] == second["param_groups"]
+        torch.testing.assert_close(first["state"], second["state"], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("number", range(max(len(OPTIMIZERS), len(SCHEDULES))))
+def test_each_optimizer_and_each_schedule_resume_exactly(number, tmp_path):
+    verb = list(SIDES)[number % 2]
+    optimizer, scheduled = OPTIMIZERS[number % len(OPTIMIZERS)], SCHEDULES[number % len(SCHEDULES)]
+    assert_resumes_exactly(run(tmp_path, verb, optimizer, scheduled), verb)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("verb", SIDES)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer_with_every_schedule_resumes_exactly(optimizer, verb, tmp_path):
+    for scheduled in SCHEDULES:
+        assert_resumes_exactly(run(tmp_path, verb, optimizer, scheduled, name=scheduled), verb)
+
+
+@pytest.mark.parametrize("regularizer", REGULARIZERS)
+def test_each_regularizer_changes_what_is_learned_on_both_sides_and_resumes_exactly(regularizer, tmp_path):
+    for verb in SIDES:
+        plain, changed = (
+            run(tmp_path, verb, regularizers=given, name=f"{verb}-{len(given)}") for given in ((), (regularizer,))
+        )
+        weights = [state(each)["state_dict"] for each in (plain, changed)]
+        assert weights[0].keys() == weights[1].keys()
+        assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+        assert_resumes_exactly(changed, verb)
+
+
+def test_all_regularizers_together(tmp_path):
+    assert_resumes_exactly(run(tmp_path, "transfer", "SGD", regularizers=REGULARIZERS), "transfer")
