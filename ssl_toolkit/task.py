@@ -119,12 +119,16 @@ class Task(LightningModule, ABC):
         """The factor on the learning rate of a parameter, by its name; 1 unless a task says otherwise."""
         return 1.0
 
+    def check(self) -> None:
+        """Raises a ValueError for what cannot work, as far as it can be told before the data are known."""
+        if self.initializers:
+            check_covered(self.initializers, self)
+
     def setup(self, stage: str) -> None:
         """Prepares the modules once the trainer and the data are known."""
         if stage != "fit":
             return
-        if self.initializers:
-            check_covered(self.initializers, self)
+        self.check()
         for initialize in self.initializers:
             torch.manual_seed(number("init", self.seed))
             initialize(self)

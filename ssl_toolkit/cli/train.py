@@ -117,6 +117,7 @@ def prepare(parser: ArgumentParser, config: Namespace) -> Namespace:
     """Builds what a configuration describes; what cannot work is found before the folder becomes a run."""
     torch.manual_seed(number("model", config.seed))
     objects = instantiate(parser, config)
+    objects.model.check()
     if "progressive" in objects:
         objects.progressive.check(objects.model)
     objects.data.setup("fit")
@@ -225,7 +226,7 @@ def settle_lr(objects: Namespace, trainer: Trainer, resolved: dict[str, Any]) ->
         arguments["optimizer"]["init_args"]["lr"], arguments["lr_scaling"] = lr, "none"
         lines.append(
             f"lr {lr:.6g}: {before:.6g} for {reference:,} images, {scaling} to {batch_size:,} (batches of "
-            f"{objects.data.batch_size:,} x {num} processes x {accumulated} accumulated)"
+            f"{objects.data.batch_size:,}, {num} process{'es' if num > 1 else ''}, {accumulated} accumulated)"
         )
     if is_first_process():
         for line in filter(None, lines):

@@ -57,10 +57,12 @@ class Initializer(ABC):
 def check_covered(initializers: Iterable[Initializer], module: nn.Module) -> None:
     """Raises a ValueError for a trainable parameter that no initializer sets: none is forgotten."""
     covered = {name for initializer in initializers for name in initializer.names(module)}
-    left = [name for name, parameter in module.named_parameters() if parameter.requires_grad and name not in covered]
-    if left:
+    trainable = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    if left := [name for name in trainable if name not in covered]:
         more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        only_vectors = all(trainable[name].ndim < 2 for name in left)
+        dimension = " (of one dimension, for which few are made)" if only_vectors else ""
         raise ValueError(
-            f"init: nothing is said of {', '.join(left[:3])}{more}; give an initialisation for each parameter, "
-            "ssl_toolkit.init.Keep for those that shall stay as their layers made them"
+            f"init: nothing is said of {', '.join(left[:3])}{more}{dimension}; give an initialisation for each "
+            "parameter, ssl_toolkit.init.Keep for those that shall stay as their layers made them"
         )

@@ -74,7 +74,7 @@ def test_accumulation_does_not_stretch_the_schedule():
 
 
 def test_a_parameter_without_initialisation_is_an_error():
-    with pytest.raises(ValueError, match=r"nothing is said of head\.1\.bias; give an initialisation"):
+    with pytest.raises(ValueError, match=r"nothing is said of head\.1\.bias \(of one dimension"):
         fit(make_task(init=[Keep("^backbone"), Zeros(r"^head.*weight")]))
 
 

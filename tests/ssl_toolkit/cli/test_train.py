@@ -23,10 +23,18 @@ def test_a_scaled_rate_is_said_and_written_into_the_resolved_configuration(recip
     options = ["--data.batch_size", "8", "--model.lr_scaling", "linear", "--model.reference_batch_size", "4"]
     options += ["--trainer.accumulate_grad_batches", "2", "--model.optimizer.lr", "0.01", "--trainer.max_steps", "1"]
     run = train.train("pretrain", ["-c", recipe, "--out", str(tmp_path / "run"), *options], quietly=True)
-    said = "lr 0.04: 0.01 for 4 images, linear to 16 (batches of 8 x 1 processes x 2 accumulated)"
+    said = "lr 0.04: 0.01 for 4 images, linear to 16 (batches of 8, 1 process, 2 accumulated)"
     assert said in capsys.readouterr().out
     written = read_config(run)["model"]["init_args"]
     assert (written["optimizer"]["init_args"]["lr"], written["lr_scaling"]) == (0.04, "none")
+
+
+def test_a_forgotten_initialisation_is_found_before_the_folder_is_made(recipe, tmp_path):
+    file = tmp_path / "init.yaml"
+    file.write_text("model: {init_args: {init: [{class_path: ssl_toolkit.init.Kaiming, init_args: {pattern: ''}}]}}")
+    with pytest.raises(ValueError, match=r"nothing is said of .* and \d+ more \(of one dimension"):
+        train.train("pretrain", ["-c", recipe, "-c", str(file), "--out", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
 
 
 def test_speed_auto_settles_what_the_command_line_leaves_open(recipe, tmp_path, monkeypatch, capsys):
