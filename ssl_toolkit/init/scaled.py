@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Literal, get_args
 
 import torch
@@ -28,9 +29,9 @@ class _Scaled(Initializer):
         _check_choice("distribution", distribution, _DISTRIBUTIONS)
         self.distribution = distribution
 
+    @abstractmethod
     def variance(self, fan_in: int, fan_out: int) -> float:
-        """The variance of a layer with so many inputs and outputs of each unit."""
-        raise NotImplementedError
+        """The variance of a layer with so many inputs of a unit, and so many units that an input goes to."""
 
     def fill(self, parameter: Tensor) -> None:
         """Draws the numbers."""

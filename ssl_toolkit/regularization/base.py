@@ -47,7 +47,8 @@ class Regularizer:
 
         Args:
             task: The task.
-            compute: Computes the loss, with the penalties; may be called more than once.
+            compute: Returns a tuple: the loss with the penalties, and what else comes of the batch. It may be called
+                more than once.
         """
         return compute()
 

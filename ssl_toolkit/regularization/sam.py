@@ -40,8 +40,8 @@ class SAM(Regularizer):
         parameters = [parameter for parameter in task.parameters() if parameter.requires_grad]
         device = parameters[0].device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            loss: Any = compute()
-            gradients = torch.autograd.grad(loss[0], parameters, allow_unused=True)
+            loss, *_ = cast(Any, compute())
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         self._move(task, parameters, gradients)
         with _running_statistics_kept(task):
             return compute()

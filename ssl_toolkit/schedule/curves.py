@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from ssl_toolkit.schedule.base import Schedule, check_factor
 
@@ -26,9 +27,7 @@ class Cosine(Schedule):
         num_cycles: How often the rate falls; 1 for no restart.
         cycle_growth: Length of a cycle over that of the one before it (the paper's T_mult), above 0.
         restart_factor: The start of a cycle over the start of the one before it, 0 to 1.
-        warmup_steps: Length of the warm-up in optimizer steps.
-        warmup_epochs: The same in epochs.
-        warmup_percent: The same in percent of the run. At most one of the three may be given.
+        **warmup: See `Schedule`.
     """
 
     def __init__(
@@ -37,11 +36,9 @@ class Cosine(Schedule):
         num_cycles: int = 1,
         cycle_growth: float = 1.0,
         restart_factor: float = 1.0,
-        warmup_steps: int | None = None,
-        warmup_epochs: float | None = None,
-        warmup_percent: float | None = None,
+        **warmup: Any,
     ) -> None:
-        super().__init__(warmup_steps, warmup_epochs, warmup_percent)
+        super().__init__(**warmup)
         check_factor(final_factor=final_factor, restart_factor=restart_factor)
         if num_cycles < 1 or cycle_growth <= 0:
             raise ValueError(
@@ -66,19 +63,11 @@ class Linear(Schedule):
 
     Args:
         final_factor: The factor at the end, 0 to 1.
-        warmup_steps: Length of the warm-up in optimizer steps.
-        warmup_epochs: The same in epochs.
-        warmup_percent: The same in percent of the run. At most one of the three may be given.
+        **warmup: See `Schedule`.
     """
 
-    def __init__(
-        self,
-        final_factor: float = 0.0,
-        warmup_steps: int | None = None,
-        warmup_epochs: float | None = None,
-        warmup_percent: float | None = None,
-    ) -> None:
-        super().__init__(warmup_steps, warmup_epochs, warmup_percent)
+    def __init__(self, final_factor: float = 0.0, **warmup: Any) -> None:
+        super().__init__(**warmup)
         check_factor(final_factor=final_factor)
         self.final_factor = final_factor
 
@@ -93,20 +82,11 @@ class Polynomial(Schedule):
     Args:
         power: The exponent, above 0; 1 is a straight line.
         final_factor: The factor at the end, 0 to 1.
-        warmup_steps: Length of the warm-up in optimizer steps.
-        warmup_epochs: The same in epochs.
-        warmup_percent: The same in percent of the run. At most one of the three may be given.
+        **warmup: See `Schedule`.
     """
 
-    def __init__(
-        self,
-        power: float = 2.0,
-        final_factor: float = 0.0,
-        warmup_steps: int | None = None,
-        warmup_epochs: float | None = None,
-        warmup_percent: float | None = None,
-    ) -> None:
-        super().__init__(warmup_steps, warmup_epochs, warmup_percent)
+    def __init__(self, power: float = 2.0, final_factor: float = 0.0, **warmup: Any) -> None:
+        super().__init__(**warmup)
         check_factor(final_factor=final_factor)
         if power <= 0:
             raise ValueError(f"schedule.power is {power}, expected a number above 0")
@@ -123,19 +103,11 @@ class Exponential(Schedule):
 
     Args:
         final_factor: The factor at the end, above 0 and at most 1.
-        warmup_steps: Length of the warm-up in optimizer steps.
-        warmup_epochs: The same in epochs.
-        warmup_percent: The same in percent of the run. At most one of the three may be given.
+        **warmup: See `Schedule`.
     """
 
-    def __init__(
-        self,
-        final_factor: float = 0.01,
-        warmup_steps: int | None = None,
-        warmup_epochs: float | None = None,
-        warmup_percent: float | None = None,
-    ) -> None:
-        super().__init__(warmup_steps, warmup_epochs, warmup_percent)
+    def __init__(self, final_factor: float = 0.01, **warmup: Any) -> None:
+        super().__init__(**warmup)
         check_factor(final_factor=final_factor)
         if final_factor == 0:
             raise ValueError("schedule.final_factor is 0, which an exponential never reaches; give one above 0")
@@ -152,20 +124,11 @@ class Step(Schedule):
     Args:
         every: Share of the run after the warm-up from one step to the next, above 0 and at most 1.
         gamma: The factor of each step, 0 to 1.
-        warmup_steps: Length of the warm-up in optimizer steps.
-        warmup_epochs: The same in epochs.
-        warmup_percent: The same in percent of the run. At most one of the three may be given.
+        **warmup: See `Schedule`.
     """
 
-    def __init__(
-        self,
-        every: float = 0.3,
-        gamma: float = 0.1,
-        warmup_steps: int | None = None,
-        warmup_epochs: float | None = None,
-        warmup_percent: float | None = None,
-    ) -> None:
-        super().__init__(warmup_steps, warmup_epochs, warmup_percent)
+    def __init__(self, every: float = 0.3, gamma: float = 0.1, **warmup: Any) -> None:
+        super().__init__(**warmup)
         check_factor(gamma=gamma)
         if not 0 < every <= 1:
             raise ValueError(f"schedule.every is {every}, expected a share of the run above 0 and at most 1")
@@ -184,20 +147,11 @@ class MultiStep(Schedule):
     Args:
         milestones: Shares of the run after the warm-up, rising, each between 0 and 1.
         gamma: The factor at each milestone, 0 to 1.
-        warmup_steps: Length of the warm-up in optimizer steps.
-        warmup_epochs: The same in epochs.
-        warmup_percent: The same in percent of the run. At most one of the three may be given.
+        **warmup: See `Schedule`.
     """
 
-    def __init__(
-        self,
-        milestones: tuple[float, ...] = (0.6, 0.8),
-        gamma: float = 0.1,
-        warmup_steps: int | None = None,
-        warmup_epochs: float | None = None,
-        warmup_percent: float | None = None,
-    ) -> None:
-        super().__init__(warmup_steps, warmup_epochs, warmup_percent)
+    def __init__(self, milestones: tuple[float, ...] = (0.6, 0.8), gamma: float = 0.1, **warmup: Any) -> None:
+        super().__init__(**warmup)
         check_factor(gamma=gamma)
         if list(milestones) != sorted(milestones) or not all(0 < share < 1 for share in milestones):
             raise ValueError(f"schedule.milestones is {milestones}, expected rising shares between 0 and 1")
@@ -215,19 +169,11 @@ class InverseSqrt(Schedule):
     Args:
         timescale: The share of the run after the warm-up at which the rate has fallen to 0.71, above 0. With a warm-up
             of a share w of the run, w / (1 - w) is the schedule of Vaswani et al. 2017 (arXiv 1706.03762, equation 3).
-        warmup_steps: Length of the warm-up in optimizer steps.
-        warmup_epochs: The same in epochs.
-        warmup_percent: The same in percent of the run. At most one of the three may be given.
+        **warmup: See `Schedule`.
     """
 
-    def __init__(
-        self,
-        timescale: float = 0.1,
-        warmup_steps: int | None = None,
-        warmup_epochs: float | None = None,
-        warmup_percent: float | None = None,
-    ) -> None:
-        super().__init__(warmup_steps, warmup_epochs, warmup_percent)
+    def __init__(self, timescale: float = 0.1, **warmup: Any) -> None:
+        super().__init__(**warmup)
         if timescale <= 0:
             raise ValueError(f"schedule.timescale is {timescale}, expected a share of the run above 0")
         self.timescale = timescale
