@@ -98,8 +98,8 @@ def commands(args: argparse.Namespace, folder: Path) -> dict[str, list[str]]:
         ARITHMETIC: worker,
         OURS: [sys.executable, "-m", "ssl_toolkit", "pretrain", *options(args, folder / "run")],
     }
-    shared = ["--images", args.images, "--device", args.device]
-    for name in ("stem", "batch", "precision"):
+    shared = ["--images", args.images, "--device", args.device, "--precision", args.peer_precision or args.precision]
+    for name in ("stem", "batch"):
         shared += [f"--{name}", str(getattr(args, name))]
     if "lightly" in args.peers and (python := lightly_python()):
         script = str(HERE / "peers" / "lightly_simclr.py")
@@ -123,6 +123,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, help="side of a view in pixels, instead of the recipe's")
     parser.add_argument("--batch", type=int, default=128, help="images in a batch")
     parser.add_argument("--precision", choices=sorted(PRECISION), default="bf16")
+    parser.add_argument(
+        "--peer_precision", choices=sorted(PRECISION), help="of the peers, by default the same; as they ship: 32"
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--option", action="append", default=[], help="of ssl-toolkit pretrain, as --option=--a=b")
     parser.add_argument(
@@ -177,7 +180,8 @@ def report(args: argparse.Namespace, turns: dict[str, list[Turn]]) -> None:
 def title(args: argparse.Namespace) -> str:
     """What was measured."""
     size = f", {args.size} px" if args.size else ""
-    return f"{args.recipe.stem}, {args.stem} stem{size}, batch {args.batch}, {args.precision}, {args.device}"
+    peers = f" (peers {args.peer_precision})" if args.peer_precision else ""
+    return f"{args.recipe.stem}, {args.stem} stem{size}, batch {args.batch}, {args.precision}{peers}, {args.device}"
 
 
 if __name__ == "__main__":

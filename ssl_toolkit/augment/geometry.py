@@ -2,7 +2,8 @@
 
 A crop, an antialiased resize, a flip and a Gaussian blur are linear along each axis, so each of them, and each chain of
 them, is ``rows @ image @ columns^T``. A whole batch with parameters of its own for each sample is then two batched
-matrix products, on any device.
+matrix products, on any device. Of large images on a CPU they are the wrong tool: each output pixel is a sum over a
+whole row, and nearly all of its weights are zero. There each image is resized alone, with the same result.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ from contextlib import nullcontext
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_toolkit.batch import Images
 from ssl_toolkit.products import onednn_products
 
 Interpolation = Literal["bilinear", "bicubic"]
+
+# from this side in pixels on, a CPU resizes one image after the other sooner than all of them as products
+_LARGE = 64
 
 
 def crop_resize(
@@ -53,6 +58,10 @@ def crop_resize(
     pixels = images.pixels if isinstance(images, Images) else images
     height, width = (size, size) if isinstance(size, int) else size
     boxes = boxes.to(torch.float32)
+    large = pixels.device.type == "cpu" and min(*pixels.shape[2:], height, width) >= _LARGE
+    if large and not boxes.frac().any():
+        result = _resize_each(pixels, boxes, (height, width), flip, vertical_flip, interpolation)
+        return result if blur is None else gaussian_blur(result, blur, blur_kernel)
     rows = resize_matrices(boxes[:, 0], boxes[:, 2], pixels.shape[2], height, vertical_flip, interpolation)
     columns = resize_matrices(boxes[:, 1], boxes[:, 3], pixels.shape[3], width, flip, interpolation)
     with torch.autocast(pixels.device.type, enabled=False):
@@ -62,6 +71,28 @@ def crop_resize(
     if pixels.dtype == torch.uint8:
         rows = rows / 255
     return transform(pixels.to(torch.float32), rows, columns)
+
+
+def _resize_each(
+    pixels: Tensor,
+    boxes: Tensor,
+    size: tuple[int, int],
+    flip: Tensor | None,
+    vertical_flip: Tensor | None,
+    interpolation: Interpolation,
+) -> Tensor:
+    """What `crop_resize` does, one image after the other, for boxes with integer corners."""
+    result = torch.empty(len(pixels), pixels.shape[1], *size)
+    unit = 1 / 255 if pixels.dtype == torch.uint8 else 1.0
+    never = torch.zeros(len(pixels), dtype=torch.bool)
+    flips = torch.stack([never if each is None else each for each in (vertical_flip, flip)], dim=1)
+    for index, (box, axes) in enumerate(zip(boxes.to(torch.int64).tolist(), flips.tolist(), strict=True)):
+        top, left, height, width = box
+        crop = pixels[index : index + 1, :, top : top + height, left : left + width].to(torch.float32)
+        resized = F.interpolate(crop, size, mode=interpolation, antialias=True)[0]
+        mirrored = [axis for axis, is_flipped in zip((1, 2), axes, strict=True) if is_flipped]
+        torch.mul(resized.flip(mirrored) if mirrored else resized, unit, out=result[index])
+    return result
 
 
 def gaussian_blur(images: Tensor, sigmas: Tensor, kernel_size: int) -> Tensor:
@@ -75,6 +106,10 @@ def gaussian_blur(images: Tensor, sigmas: Tensor, kernel_size: int) -> Tensor:
     Returns:
         Tensor of the shape of ``images``.
     """
+    if images.device.type == "cpu" and 0 < (chosen := sigmas > 0).sum() < len(images):
+        result = images.clone()
+        result[chosen] = gaussian_blur(images[chosen], sigmas[chosen], kernel_size)
+        return result
     rows = blur_matrices(sigmas, kernel_size, images.shape[2])
     columns = rows if images.shape[2] == images.shape[3] else blur_matrices(sigmas, kernel_size, images.shape[3])
     return transform(images, rows, columns)

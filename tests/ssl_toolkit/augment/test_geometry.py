@@ -5,11 +5,24 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from ssl_toolkit.augment import centre_boxes, crop_resize, gaussian_blur, random_resized_crop_boxes, reduce_resolution
+from ssl_toolkit.augment import (
+    centre_boxes,
+    crop_resize,
+    gaussian_blur,
+    geometry,
+    random_resized_crop_boxes,
+    reduce_resolution,
+)
 from ssl_toolkit.batch import Images
 from ssl_toolkit.random import sample_keys
 
 BATCH = 24
+
+
+@pytest.fixture(autouse=True, params=["products", "one after the other"])
+def way(request, monkeypatch):
+    """Both ways of resizing, whatever the images' size."""
+    monkeypatch.setattr(geometry, "_LARGE", {"products": 1000, "one after the other": 1}[request.param])
 
 
 @pytest.fixture
