@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,28 +12,58 @@ import torch
 from lightning.pytorch import LightningModule, Trainer, callbacks
 from lightning.pytorch.plugins.io import CheckpointIO
 
+from ssl_toolkit.errors import CANNOT_WRITE
+from ssl_toolkit.files import remove_with_checksum, write_checksum
+from ssl_toolkit.preemption import Preemption
 from ssl_toolkit.run import CHECKPOINTS
+
+# failures to save in a row after which a run stops: what is not saved is lost
+_MOST_FAILURES = 3
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Writes a checkpoint beside its target and renames it there.
+    """Writes a checkpoint and its checksum beside their targets and renames them there.
 
     A process killed at any moment leaves the old file or the new one, never a part: Lightning's own way goes through
-    the system's temporary folder, and on another file system its last step is a copy over the old file.
+    the system's temporary folder, and on another file system its last step is a copy over the old file. Where there is
+    no room, what was there before stays, and the failure is counted.
+
+    Attributes:
+        failures: How many times in a row nothing could be written.
     """
 
+    def __init__(self) -> None:
+        self.failures = 0
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Saves, flushes to the disk, and renames."""
+        """Saves, flushes to the disk, and renames; says so if it cannot."""
         target = Path(path)
+        try:
+            self._save(checkpoint, target)
+            self.failures = 0
+        # torch raises a RuntimeError if its archive cannot be written to its end
+        except (OSError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not isinstance(error.__context__, OSError):
+                raise
+            self.failures += 1
+            reason = error.__context__ if isinstance(error, RuntimeError) else error
+            print(f"\ncould not save {target} ({reason}); what was saved before is kept", file=sys.stderr)
+
+    def _save(self, checkpoint: dict[str, Any], target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         for orphan in target.parent.glob(".*.partial"):
             orphan.unlink(missing_ok=True)
         partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        with partial.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
+        try:
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            # the checksum first: there is no moment at which a checkpoint has none
+            write_checksum(partial, target)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
         folder = os.open(target.parent, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
@@ -43,11 +74,13 @@ class AtomicCheckpointIO(CheckpointIO):
 
     def remove_checkpoint(self, path: Any) -> None:
         """Deletes a checkpoint."""
-        Path(path).unlink(missing_ok=True)
+        remove_with_checksum(path)
 
 
 class Checkpoint(callbacks.Checkpoint):
     """Saves the state of a run, so that it can be resumed where it was; the end of the run is always saved.
+
+    It also ends the run, with its state saved, when the system asks for the machine (see `Preemption`).
 
     Args:
         every_minutes: Minutes between two checkpoints, above 0.
@@ -61,13 +94,16 @@ class Checkpoint(callbacks.Checkpoint):
         self.every_minutes = every_minutes
         self.every_n_steps = every_n_steps
         self.keep = keep
+        self.preemption = Preemption()
         self._last_saved = 0.0
         self._last_step = -1
+        self._step_on_disk = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock."""
+        """Starts the clock, and listens for signals."""
         self._last_saved = time.monotonic()
-        self._last_step = trainer.global_step
+        self._last_step = self._step_on_disk = trainer.global_step
+        self.preemption.listen()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -76,19 +112,57 @@ class Checkpoint(callbacks.Checkpoint):
         step = trainer.global_step
         if step == self._last_step:
             return
+        self._last_step = step
+        due, number = self._agree(trainer)
         if self.every_n_steps:
             due = step % self.every_n_steps == 0
-        else:
-            # the first process's clock decides for all, since all take part in saving
-            due = time.monotonic() - self._last_saved > 60 * self.every_minutes
-            due = trainer.strategy.broadcast(due)
-        if due or step >= trainer.estimated_stepping_batches:
+        if due or number or step >= trainer.estimated_stepping_batches:
             self._save(trainer)
+        if number:
+            self.preemption.leave(trainer, number)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Leaves if a signal came."""
+        if self.preemption.is_listening and (number := self._agree(trainer)[1]):
+            if trainer.global_step != self._step_on_disk:
+                self._save(trainer)
+            self.preemption.leave(trainer, number)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leaves the signals to others."""
+        self.preemption.stop_listening()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leaves the signals to others."""
+        self.preemption.stop_listening()
+
+    def _agree(self, trainer: Trainer) -> tuple[bool, int]:
+        """Whether it is time to save, by the first process's clock, and the signal that any process got; 0 for none."""
+        due = trainer.is_global_zero and time.monotonic() - self._last_saved > 60 * self.every_minutes
+        if trainer.world_size == 1:
+            return due, self.preemption.number
+        found = torch.tensor([int(due), self.preemption.number], device=trainer.strategy.root_device)
+        reduced: Any = trainer.strategy.reduce(found, reduce_op="max")
+        due, number = reduced.tolist()
+        return bool(due), number
 
     def _save(self, trainer: Trainer) -> None:
         folder = Path(trainer.default_root_dir) / CHECKPOINTS
         trainer.save_checkpoint(folder / f"step-{trainer.global_step:010d}.ckpt")
-        self._last_saved, self._last_step = time.monotonic(), trainer.global_step
+        self._last_saved, self._step_on_disk = time.monotonic(), trainer.global_step
+        # only the first process writes, but all have to stop
+        failures = trainer.strategy.broadcast(getattr(trainer.strategy.checkpoint_io, "failures", 0))
+        if failures >= _MOST_FAILURES:
+            print(f"nothing could be saved {failures} times in a row: the run stops", file=sys.stderr)
+            raise SystemExit(CANNOT_WRITE)
         if trainer.is_global_zero:
             for old in sorted(folder.glob("step-*.ckpt"))[: -self.keep]:
-                old.unlink()
+                remove_with_checksum(old)

@@ -5,6 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+# exit status of a program that cannot write (EX_IOERR of sysexits.h)
+CANNOT_WRITE = 74
+
+
+class RunFailed(ValueError):
+    """What goes wrong while a run trains, and not before it."""
+
 
 def nearest(name: str, choices: Iterable[str]) -> str:
     """A suggestion to append to an error message.

@@ -10,17 +10,18 @@ import sys
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from ssl_toolkit.errors import nearest
-from ssl_toolkit.files import write_atomically
+from ssl_toolkit.files import damage, write_atomically
 from ssl_toolkit.processes import is_first_process
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
 WEIGHTS = "backbone.safetensors"
+STATUS = "status.json"
 
 
 def new_run(path: str | None, task_name: str) -> Path:
@@ -62,8 +63,36 @@ def open_run(path: str) -> Path:
 
 
 def newest_checkpoint(run: Path) -> Path | None:
-    """The checkpoint of a run with the most steps, or None if it was stopped before the first."""
-    return max((run / CHECKPOINTS).glob("step-*.ckpt"), default=None)
+    """The whole checkpoint of a run with the most steps, or None if it was stopped before the first.
+
+    A damaged one is named and passed over.
+
+    Raises:
+        ValueError: If there are checkpoints, but all of them are damaged.
+    """
+    damaged = []
+    for file in sorted((run / CHECKPOINTS).glob("step-*.ckpt"), reverse=True):
+        problem = damage(file)
+        if problem is None:
+            if damaged and is_first_process():
+                print(f"damaged: {', '.join(damaged)}; the run goes on from {file}")
+            return file
+        damaged.append(f"{file} ({problem})")
+    if damaged:
+        raise ValueError(f"no checkpoint of {run} is whole: {', '.join(damaged)}; start a new run with another --out")
+    return None
+
+
+def write_status(run: Path, state: Literal["running", "finished", "preempted", "failed"], **facts: Any) -> None:
+    """Writes how a run stands to ``status.json``.
+
+    Args:
+        run: The run's folder.
+        state: In a word.
+        **facts: Plain data: the step, the reason.
+    """
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    write_atomically(run / STATUS, json.dumps({"state": state, "at": now, **facts}, indent=2) + "\n")
 
 
 def write_config(run: Path, config: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from ssl_toolkit.callbacks.export_weights import ExportWeights
 from ssl_toolkit.callbacks.learning_rate import LearningRate
+from ssl_toolkit.callbacks.nonfinite import NonFinite
 from ssl_toolkit.callbacks.online_evaluation import OnlineEvaluation
 from ssl_toolkit.callbacks.progress import ProgressBar
 from ssl_toolkit.callbacks.progressive_size import ProgressiveSize
@@ -12,6 +13,7 @@ from ssl_toolkit.callbacks.throughput import Throughput
 __all__ = [
     "ExportWeights",
     "LearningRate",
+    "NonFinite",
     "OnlineEvaluation",
     "ProgressBar",
     "ProgressiveSize",

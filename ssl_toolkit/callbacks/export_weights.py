@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,8 +23,11 @@ class ExportWeights(Callback):
         self._written_step = -1
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the epoch's weights."""
-        self._write(trainer, pl_module)
+        """Writes the epoch's weights; if there is no room, the run goes on without."""
+        try:
+            self._write(trainer, pl_module)
+        except OSError as error:
+            print(f"\ncould not write {WEIGHTS} ({error}); the next epoch tries again", file=sys.stderr)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the run's weights, unless its last epoch has just done so."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ssl_toolkit.cli.imports import quick_imports
-from ssl_toolkit.errors import nearest
+from ssl_toolkit.errors import CANNOT_WRITE, RunFailed, nearest
 from ssl_toolkit.memory import keep_freed_memory
 
 # the module that holds the verb, as a function of the remaining arguments, and a line of help
@@ -52,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command line without the program's name; None for the process's own.
 
     Returns:
-        The exit status: 0 for success, 1 for a run that failed, 2 for what the user can mend.
+        The exit status: 0 for success, 1 for a run that failed, 2 for what the user can mend, 74 for a disk that is
+        full. A run that the system stopped ends with 143.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -74,6 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with quick_imports():
             module = importlib.import_module(VERBS[verb][0])
         getattr(module, verb)(rest)
+    except RunFailed as error:
+        fail(str(error))
+        return 1
     except ValueError as error:
         return fail(str(error))
     except BrokenPipeError:
@@ -81,9 +86,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.filename is None:
+        no_room = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if error.filename is None and not no_room:
             raise
-        return fail(f"{error.strerror}: '{error.filename}'")
+        fail(str(error.strerror) + (f": '{error.filename}'" if error.filename else " while writing a file"))
+        return CANNOT_WRITE if no_room else 2
     except KeyboardInterrupt:
         print("\nssl-toolkit: interrupted", file=sys.stderr)
         return 130

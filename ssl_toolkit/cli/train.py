@@ -22,6 +22,7 @@ from ssl_toolkit.checkpoint import AtomicCheckpointIO
 from ssl_toolkit.cli.parser import instantiate, options, parse, plain
 from ssl_toolkit.cli.training_parser import training_parser
 from ssl_toolkit.optim import large_batch_remark
+from ssl_toolkit.preemption import EXIT_STATUS, is_restarted
 from ssl_toolkit.processes import from_first_process, is_first_process
 from ssl_toolkit.random import number
 from ssl_toolkit.report import write_report
@@ -34,6 +35,7 @@ from ssl_toolkit.run import (
     sync_command,
     write_config,
     write_environment,
+    write_status,
 )
 from ssl_toolkit.speed import KeptChoices, fastest, machine, measure_batch, speed_candidates
 from ssl_toolkit.tracking import make_loggers
@@ -64,7 +66,11 @@ def train(verb: str, arguments: Sequence[str], quietly: bool = False) -> Path:
         ValueError: For whatever the user can mend, in one line.
     """
     started = time.monotonic()
-    resumed = dict(options(arguments)).get("--resume")
+    given = dict(options(arguments))
+    resumed, out = given.get("--resume"), given.get("--out")
+    if resumed is None and out is not None and is_restarted() and (Path(out) / CONFIG).is_file():
+        # the same command again, which this time has something to go on with
+        resumed, arguments = out, []
     if resumed is not None:
         # the run's own configuration first, so that what the command line adds wins
         arguments = ["--config", str(open_run(resumed) / CONFIG), *arguments]
@@ -101,13 +107,16 @@ def train(verb: str, arguments: Sequence[str], quietly: bool = False) -> Path:
         if is_first_process():
             write_config(run, resolved)
             write_environment(run)
+            write_status(run, "running")
             print(objects.data.summary())
         objects.model.resolved_config = resolved
-        trainer.fit(objects.model, datamodule=objects.data, ckpt_path=checkpoint, weights_only=True)
-        if verb == "transfer" and objects.data.num_images("test"):
-            trainer.test(objects.model, datamodule=objects.data, verbose=False)
+        with failure_noted(run, trainer):
+            trainer.fit(objects.model, datamodule=objects.data, ckpt_path=checkpoint, weights_only=True)
+            if verb == "transfer" and objects.data.num_images("test"):
+                trainer.test(objects.model, datamodule=objects.data, verbose=False)
     if is_first_process():
         finish(objects, run)
+        write_status(run, "finished", step=trainer.global_step)
         if not quietly:
             say_what_next(verb, run, trainer)
     return run
@@ -187,14 +196,18 @@ def make_trainer(objects: Namespace, run: Path, resolved: dict[str, Any]) -> Tra
     """Lightning's Trainer for a run in a folder.
 
     Args:
-        objects: What the configuration describes: ``model``, ``tracker``, ``checkpoint``, and for a pretraining
-            ``evaluation`` and ``progressive``; ``trainer`` holds the arguments of Lightning's Trainer.
+        objects: What the configuration describes: ``model``, ``tracker``, ``checkpoint``, ``nonfinite``, and for a
+            pretraining ``evaluation`` and ``progressive``; ``trainer`` holds the arguments of Lightning's Trainer.
         run: The run's folder.
         resolved: The configuration as plain data.
     """
     arguments = vars(objects.trainer)
     own = [ResumeMetrics(), Throughput(), LearningRate(), SampleViews(), ExportWeights(), ProgressBar()]
-    own += [objects.checkpoint, *(objects[name] for name in ("evaluation", "progressive") if name in objects)]
+    own += [
+        objects.nonfinite,
+        objects.checkpoint,
+        *(objects[name] for name in ("evaluation", "progressive") if name in objects),
+    ]
     pretraining = getattr(objects.model, "pretraining", None)
     users, plugins = arguments.pop("callbacks"), arguments.pop("plugins")
     return Trainer(
@@ -278,6 +291,19 @@ def one_line_errors() -> Iterator[None]:
         yield
     except MisconfigurationException as error:
         raise ValueError(" ".join(str(error).split())) from None
+
+
+@contextlib.contextmanager
+def failure_noted(run: Path, trainer: Trainer) -> Iterator[None]:
+    """Writes into the run's status why it failed."""
+    try:
+        yield
+    except BaseException as error:
+        if not (isinstance(error, SystemExit) and error.code == EXIT_STATUS):
+            reason = str(error).strip() or type(error).__name__
+            with contextlib.suppress(OSError):  # the disk may be what failed
+                write_status(run, "failed", step=trainer.global_step, reason=reason)
+        raise
 
 
 def _listed(given: Any) -> list[Any]:

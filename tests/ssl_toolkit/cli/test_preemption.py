@@ -1,0 +1,155 @@
+"""Signals: the state of the current step on disk, all processes gone, and a run that goes on as if nothing had been."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from ssl_toolkit.run import newest_checkpoint
+
+ALONE = [sys.executable, "-m", "ssl_toolkit", "pretrain"]
+TORCHRUN = [
+    sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29631",
+    "-m", "ssl_toolkit", "pretrain",
+]  # fmt: skip
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+# many steps, none of which is saved but for a signal
+LONG = ["--checkpoint.every_minutes", "60", "--trainer.log_every_n_steps", "1", "--evaluation.every_n_epochs", "0"]
+
+
+def start(command, recipe, run, *options, environment=ENVIRONMENT):
+    """Starts a run and waits until it has trained some steps."""
+    arguments = [*command, "-c", recipe, "--out", str(run), *LONG, *options]
+    process = subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 150
+    while not (run / "metrics.csv").is_file() or (run / "metrics.csv").read_text().count("\n") < 4:
+        assert process.poll() is None, process.communicate()[0][-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return process
+
+
+def workers(launcher):
+    """The processes that a launcher started, in the order of their ranks."""
+    children = subprocess.run(["pgrep", "-P", str(launcher.pid)], capture_output=True, text=True, check=True)
+    found = {}
+    for pid in map(int, children.stdout.split()):
+        with open(f"/proc/{pid}/environ") as file:
+            values = dict(each.split("=", 1) for each in file.read().split("\0") if "=" in each)
+        if "RANK" in values:
+            found[int(values["RANK"])] = pid
+    return [found[rank] for rank in sorted(found)]
+
+
+def assert_preempted(process, run, name, status=143):
+    asked = time.monotonic()
+    said = process.communicate(timeout=120)[0]
+    seconds = time.monotonic() - asked
+    assert process.returncode == status, said[-3000:]
+    left = json.loads((run / "status.json").read_text())
+    assert (left["state"], left["reason"]) == ("preempted", name)
+    assert int(newest_checkpoint(run).stem.split("-")[1]) == left["step"] > 0
+    assert f"--resume {run}" in said
+    return seconds
+
+
+def weights(run):
+    return torch.load(newest_checkpoint(run), weights_only=True)["state_dict"]
+
+
+def assert_same_weights(first, second):
+    first, second = weights(first), weights(second)
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_signal_saves_the_step_and_the_run_goes_on_exactly(recipe, tmp_path, name):
+    # bounded by steps and not by time, for a slow machine
+    options = ["--trainer.max_epochs", "30"]
+    process = start(ALONE, recipe, tmp_path / "stopped", *options)
+    process.send_signal(getattr(signal, name))
+    assert_preempted(process, tmp_path / "stopped", name)
+
+    if name == "SIGTERM":
+        whole = [*ALONE, "-c", recipe, "--out", str(tmp_path / "whole"), *LONG, *options]
+        subprocess.run(whole, env=ENVIRONMENT, check=True, timeout=200, capture_output=True)
+        resumed = [*ALONE, "--resume", str(tmp_path / "stopped")]
+        subprocess.run(resumed, env=ENVIRONMENT, check=True, timeout=200, capture_output=True)
+        assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
+        assert json.loads((tmp_path / "stopped" / "status.json").read_text())["state"] == "finished"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("who", ["first", "second", "all", "launcher"])
+def test_a_signal_to_any_process_ends_all_of_them_at_the_same_step(recipe, tmp_path, who):
+    run = tmp_path / "run"
+    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "8"]
+    process = start(TORCHRUN, recipe, run, *two, "--trainer.max_epochs", "500")
+    ranks = workers(process)
+    assert len(ranks) == 2
+    whom = {"first": ranks[:1], "second": ranks[1:], "all": ranks, "launcher": [process.pid]}[who]
+    for pid in whom:
+        os.kill(pid, signal.SIGTERM)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode != 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)
+    left = json.loads((run / "status.json").read_text())
+    assert (left["state"], left["reason"]) == ("preempted", "SIGTERM"), said[-3000:]
+    assert int(newest_checkpoint(run).stem.split("-")[1]) == left["step"] > 0
+
+
+@pytest.mark.timeout(300)
+def test_slurm_queues_the_job_once_and_the_same_command_goes_on(recipe, tmp_path):
+    called = tmp_path / "called"
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {called}\n')
+    scontrol.chmod(scontrol.stat().st_mode | stat.S_IXUSR)
+    slurm = {**ENVIRONMENT, "PATH": f"{scontrol.parent}:{os.environ['PATH']}", "SLURM_JOB_ID": "77"}
+    options = ["--trainer.max_epochs", "30"]
+    process = start(ALONE, recipe, tmp_path / "run", *options, environment=slurm)
+    process.send_signal(signal.SIGUSR1)
+    assert_preempted(process, tmp_path / "run", "SIGUSR1")
+    assert called.read_text() == "requeue 77\n"
+
+    again = [*ALONE, "-c", recipe, "--out", str(tmp_path / "run"), *LONG, *options]
+    refused = subprocess.run(again, env=slurm, check=False, timeout=100, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "holds a run already" in refused.stderr
+    subprocess.run(again, env={**slurm, "SLURM_RESTART_COUNT": "1"}, check=True, timeout=200, capture_output=True)
+    assert newest_checkpoint(tmp_path / "run").stem.endswith("150")
+
+
+@pytest.mark.timeout(300)
+def test_a_signal_during_validation_is_heeded_there(recipe, tmp_path, monkeypatch):
+    import signal as signals
+
+    from ssl_toolkit.cli.train import train
+    from ssl_toolkit.task import Task
+
+    command = ["-c", recipe, *LONG, "--data.val_fraction", "0.4", "--trainer.max_epochs", "2"]
+    train("pretrain", [*command, "--out", str(tmp_path / "whole")], quietly=True)
+    original = Task.validation_step
+
+    def validation_step(self, batch, batch_idx):
+        original(self, batch, batch_idx)
+        if self.current_epoch == 0 and batch_idx == 0:
+            os.kill(os.getpid(), signals.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Task, "validation_step", validation_step)
+        with pytest.raises(SystemExit) as ended:
+            train("pretrain", [*command, "--out", str(tmp_path / "stopped")], quietly=True)
+    assert ended.value.code == 143
+    assert signals.getsignal(signals.SIGTERM) == signals.SIG_DFL
+    train("pretrain", ["--resume", str(tmp_path / "stopped")], quietly=True)
+    assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
