@@ -67,7 +67,9 @@ class _Mixer(Regularizer):
     def prepare(self, task: Any) -> None:
         """Has what the backbone sees changed."""
         self._task = task
-        task.backbone.register_forward_pre_hook(self._before_backbone)
+        hook = self._before_backbone
+        # it does another thing at each step, of which a compiled backbone must know nothing
+        task.backbone.register_forward_pre_hook(torch.compiler.disable(hook) if task.compile_backbone else hook)
 
     def around(self, task: Any, compute: Callable[[], Result]) -> Result:
         """Draws who is mixed with whom, and computes the loss of it."""
@@ -188,6 +190,8 @@ class ManifoldMixUp(MixUp):
     def check(self, task: Any) -> None:
         """Whether the task can mix there."""
         super().check(task)
+        if task.compile_backbone:
+            raise ValueError("regularizers: ManifoldMixUp does not work within a compiled backbone; set compile: false")
         names = {module: name for name, module in task.named_modules()}
         for module in modules(task, self.pattern):
             name = names[module]
@@ -217,9 +221,10 @@ class ManifoldMixUp(MixUp):
         try:
             result = super().around(task, compute)
             if self._pending is not None:
+                name = next(name for name, module in task.named_modules() if module is self._layer)
                 raise ValueError(
-                    f"regularizers: ManifoldMixUp's pattern {self.pattern!r} matches a module that is not used: "
-                    f"{self._layer}; choose another pattern"
+                    f"regularizers: ManifoldMixUp's pattern {self.pattern!r} matches {name}, which the network does "
+                    "not use; choose another pattern"
                 )
             return result
         finally:

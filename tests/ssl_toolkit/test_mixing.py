@@ -38,7 +38,8 @@ every_mixer = pytest.mark.parametrize("mixers", MIXERS)
 class Bare(nn.Module):
     """What a mixing needs of a task."""
 
-    takes_soft_targets, gradient_checkpointing, seed, mixing, smoothing = True, False, 0, None, 0.0
+    takes_soft_targets, gradient_checkpointing, compile_backbone = True, False, False
+    seed, mixing, smoothing = 0, None, 0.0
     keys, mixed_rows = Task.keys, Task.mixed_rows
 
     def __init__(self, *regularizers, backbone=None):
@@ -333,6 +334,17 @@ def test_a_frozen_backbone_sees_mixed_images_too():
     assert task.known[0][0] is not None
 
 
+def test_a_compiled_backbone_sees_the_same():
+    plain, compiled = (
+        make_task("images", [MixUp(1.0, probability=0.7), CutMix(probability=0.3)], compile=compile)
+        for compile in (False, True)
+    )
+    compiled.backbone.compile(backend="eager")
+    for epoch in range(2):
+        batch = make_batch("images")._replace(epoch=epoch)
+        assert compiled.training_step(batch, 0).item() == pytest.approx(plain.training_step(batch, 0).item())
+
+
 @pytest.mark.parametrize("passes", [1, 2])
 def test_manifold_mixup_with_gradient_checkpointing(passes):
     gradients = []
@@ -448,8 +460,12 @@ class Deaf(Classification):
             lambda: checked(Classification, ManifoldMixUp("layer1"), gradient_checkpointing=True),
             "layer1.0, which gradient_checkpointing computes twice",
         ),
+        (lambda: checked(Classification, ManifoldMixUp("layer1$"), compile=True), "set compile: false"),
         (lambda: Bare(ManifoldMixUp("0$"), backbone=nn.Linear(2, 2)), "no module's name matches"),
-        (lambda: Bare(ManifoldMixUp("unused"), backbone=Half()).run(plain_images(3)), "a module that is not used"),
+        (
+            lambda: Bare(ManifoldMixUp("unused"), backbone=Half()).run(plain_images(3)),
+            "matches backbone.unused, which the network does not use",
+        ),
         (lambda: Bare(ManifoldMixUp("uses"), backbone=Half()).run(plain_images(3)), "not a tensor with a row for each"),
     ],
 )
