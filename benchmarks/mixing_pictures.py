@@ -9,7 +9,7 @@ import argparse
 from typing import Any
 
 import torch
-from measuring import add_outputs
+from measuring import add_outputs, write_json
 from torch import Tensor, nn
 
 from ssl_toolkit.batch import Batch
@@ -76,6 +76,7 @@ def main() -> None:
             titles.append(f"{share:.2f} of {own}\n{1 - share:.2f} of {partner + 1}")
             print(f"{name}: image {own}: {share:.3f} of its own target, {1 - share:.3f} of that of {partner + 1}")
         rows.append((name, images, titles))
+    write_json(arguments.json, {name: titles for name, _, titles in rows})
     if arguments.picture:
         draw(arguments.picture, rows)
 
