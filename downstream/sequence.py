@@ -237,6 +237,15 @@ class SequenceClassification(Classifier):
         flat = self.standardize(self.backbone_features(batch.frames, keys.repeat_interleave(batch.lengths)))
         return FrameFeatures(pad_sequence(list(flat.split(batch.lengths.tolist())), batch_first=True), batch.lengths)
 
+    def mixed_rows(self, partners: Tensor) -> tuple[Tensor, Tensor]:
+        """Each frame with the one at the same point of its sequence's partner, whose length may be another."""
+        lengths = self.training_batch.lengths
+        starts = lengths.cumsum(0) - lengths
+        sequence = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
+        place = torch.arange(len(sequence), device=lengths.device) - starts[sequence]
+        other = partners[sequence]
+        return sequence, starts[other] + place * lengths[other] // lengths[sequence]
+
     def logits(self, features: FrameFeatures) -> Tensor:
         """The head's scores."""
         return self.head(features.padded, features.lengths)

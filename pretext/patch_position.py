@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pretext.base import PretextTask
@@ -16,6 +15,7 @@ from ssl_toolkit.augment import RandomView, drop_channels, project_colour, take_
 from ssl_toolkit.batch import Images
 from ssl_toolkit.layers import full_precision, mlp
 from ssl_toolkit.random import fold, integers
+from ssl_toolkit.soft_targets import soft_cross_entropy, soften
 from ssl_toolkit.task import StepOutput
 
 GRID = 3
@@ -43,6 +43,7 @@ class PatchPosition(PretextTask):
         **kwargs: See `ssl_toolkit.task.Task`.
     """
 
+    takes_soft_targets = True
     pairs: Tensor
     class_weights: Tensor
 
@@ -102,6 +103,12 @@ class PatchPosition(PretextTask):
             flat = project_colour(flat)
         return flat.unflatten(0, patches.shape[:2])
 
+    def mixed_rows(self, partners: Tensor) -> tuple[Tensor, Tensor]:
+        """Each patch with the patch at the same place of its image's partner."""
+        images = torch.arange(len(partners), device=partners.device).repeat_interleave(GRID**2)
+        places = torch.arange(GRID**2, device=partners.device).repeat(len(partners))
+        return images, partners[images] * GRID**2 + places
+
     def loss(self, views: Tensor) -> StepOutput:
         """Cross entropy over the eight positions; ``position_top1`` is the accuracy (chance: 0.125)."""
         features = self.backbone(views.flatten(0, 1))
@@ -110,7 +117,8 @@ class PatchPosition(PretextTask):
         couples = torch.cat([of_patch[:, from_patch], of_patch[:, to_patch]], dim=-1).flatten(0, 1)
         logits = full_precision(self.classifier(couples))
         targets = direction.repeat(len(views))
-        loss = F.cross_entropy(logits, targets, weight=self.class_weights)
+        # mixing changes no target: of both images the patches lie alike
+        loss = soft_cross_entropy(logits, soften(targets, smoothing=self.smoothing), self.class_weights)
         weights = self.class_weights[targets]
         top1 = (weights * (logits.detach().argmax(dim=1) == targets)).sum() / weights.sum()
         return StepOutput(loss, features, {"position_top1": top1})

@@ -20,6 +20,7 @@ from ssl_toolkit.distributed import gather
 from ssl_toolkit.layers import full_precision, mlp
 from ssl_toolkit.processes import rank
 from ssl_toolkit.random import fold
+from ssl_toolkit.soft_targets import Mixing, SoftTargets, soft_cross_entropy, soften
 from ssl_toolkit.task import StepOutput
 
 # similarities held at a time: 2^24 float32 are 64 MiB
@@ -28,6 +29,8 @@ _MAX_SIMILARITIES = 1 << 24
 
 class SimCLR(PretextTask):
     """Contrastive embedding of two views (Chen et al. 2020, arXiv 2002.05709, algorithm 1).
+
+    With a regularizer that mixes images it is i-Mix (Lee et al. 2021, arXiv 2010.08887), see `i_mix`.
 
     Args:
         view: How a view is made; section 3 of the paper finds crops and colour distortion together essential.
@@ -39,6 +42,7 @@ class SimCLR(PretextTask):
     """
 
     views_may_shrink = True
+    takes_soft_targets = True
     speed_settings: ClassVar[dict[str, tuple[Any, ...]]] = {**PretextTask.speed_settings, "forward_passes": (1, 2)}
 
     def __init__(
@@ -65,17 +69,25 @@ class SimCLR(PretextTask):
         first, second = self.view(images, fold(keys, torch.arange(2, device=keys.device)[:, None]))
         return first, second
 
+    def mixed_rows(self, partners: Tensor) -> tuple[Tensor, Tensor]:
+        """The first views are mixed; the second ones are what they are compared with."""
+        images = torch.arange(len(partners), device=partners.device)
+        return torch.cat([images, images]), torch.cat([partners, images + len(images)])
+
     def loss(self, views: tuple[Tensor, Tensor]) -> StepOutput:
-        """NT-Xent of the projected views; ``pair_top1`` is how often the right partner is the nearest."""
+        """NT-Xent or i-Mix of the projected views; ``pair_top1`` is how often the right partner is the nearest."""
         batches = views if self.forward_passes == 2 else (torch.cat(views),)
         features = [self.backbone(batch) for batch in batches]
         first, second = torch.cat([self.projector(each) for each in features]).chunk(2)
         # a validation batch may differ in size between processes: there each process contrasts its own images
-        loss, pair_top1 = nt_xent(first, second, self.temperature, gathered=self.training)
+        arguments = (first, second, self.temperature, self.training, self.smoothing)
+        loss, pair_top1 = nt_xent(*arguments) if self.mixing is None else i_mix(self.mixing, *arguments)
         return StepOutput(loss, torch.cat(features), {"pair_top1": pair_top1})
 
 
-def nt_xent(first: Tensor, second: Tensor, temperature: float, gathered: bool = True) -> tuple[Tensor, Tensor]:
+def nt_xent(
+    first: Tensor, second: Tensor, temperature: float, gathered: bool = True, smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """Normalised temperature-scaled cross entropy (Chen et al. 2020, equation 1).
 
     Each embedding picks its partner among the 2N - 1 others. Under several processes the others are those of all
@@ -88,38 +100,77 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float, gathered: bool = 
         second: Embeddings of the second views, likewise.
         temperature: Divides the cosine similarities.
         gathered: Contrast with the embeddings of all processes.
+        smoothing: Share of the target that is spread evenly over the 2N - 1 others.
 
     Returns:
         The mean loss over this process's 2N embeddings, and the share of them whose partner is the most similar.
     """
-    first, second = (F.normalize(full_precision(embeddings), dim=1) for embeddings in (first, second))
-    num = len(first)
-    all_first, all_second, offset = first, second, 0
-    if gathered:
-        all_first, all_second, offset = gather(first), gather(second), rank() * num
-    num_all = len(all_first)
+    first, all_first, places = _normalized(first, gathered)
+    second, all_second, _ = _normalized(second, gathered)
+    itself = torch.cat([places, places + len(all_first)])
+    partner = torch.cat([places + len(all_first), places])
+    targets = soften(partner, smoothing=smoothing)
+    return _contrast(torch.cat([first, second]), torch.cat([all_first, all_second]), temperature, targets, itself)
 
-    anchors, others = torch.cat([first, second]), torch.cat([all_first, all_second])
-    places = torch.arange(num, device=first.device) + offset
-    itself = torch.cat([places, places + num_all])
-    partner = torch.cat([places + num_all, places])
+
+def i_mix(
+    mixing: Mixing, first: Tensor, second: Tensor, temperature: float, gathered: bool = True, smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """i-Mix of the N-pair loss (Lee et al. 2021, arXiv 2010.08887, section 3).
+
+    Each mixed first view picks among the N second views, which are not mixed: its own by its share, its partner's by
+    the rest. All else is as in `nt_xent`.
+
+    Args:
+        mixing: Of the first views; partners are images of this process.
+        first: Embeddings of the mixed first views, of shape ``[batch, width]``; normalised here.
+        second: Embeddings of the second views, likewise.
+        temperature: Divides the cosine similarities.
+        gathered: Contrast with the embeddings of all processes.
+        smoothing: Share of the target that is spread evenly over the N second views.
+
+    Returns:
+        The mean loss over this process's N mixed views, and the share of them to which the second view of what they are
+        most of is the most similar.
+    """
+    second, all_second, places = _normalized(second, gathered)
+    first = F.normalize(full_precision(first), dim=1)
+    return _contrast(first, all_second, temperature, soften(places, mixing, smoothing), None)
+
+
+def _normalized(embeddings: Tensor, gathered: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """This process's embeddings of unit length, those of all processes, and the places of the former in the latter."""
+    own = F.normalize(full_precision(embeddings), dim=1)
+    places = torch.arange(len(own), device=own.device)
+    return (own, gather(own), places + rank() * len(own)) if gathered else (own, own, places)
+
+
+def _contrast(
+    anchors: Tensor, others: Tensor, temperature: float, targets: SoftTargets, itself: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The anchors' mean cross entropy, and the share of them that have their heaviest target the nearest."""
     rows = max(1, _MAX_SIMILARITIES // len(others))
     parts = []
-    for chunk in zip(anchors.split(rows), itself.split(rows), partner.split(rows), strict=True):
+    for start in range(0, len(anchors), rows):
+        chosen = slice(start, start + rows)
+        shares = None if targets.shares is None else targets.shares[chosen]
+        chunk = targets._replace(classes=targets.classes[chosen], shares=shares)
+        arguments = (others, temperature, anchors[chosen], chunk, None if itself is None else itself[chosen])
         if rows >= len(anchors):
-            parts.append(_pick_partner(others, temperature, *chunk))
+            parts.append(_pick(*arguments))
         else:
-            parts.append(checkpoint(_pick_partner, others, temperature, *chunk, use_reentrant=False))
+            parts.append(checkpoint(_pick, *arguments, use_reentrant=False))
     losses, hits = zip(*parts, strict=True)
     return torch.stack(losses).sum() / len(anchors), torch.stack(hits).sum() / len(anchors)
 
 
-def _pick_partner(
-    others: Tensor, temperature: float, anchors: Tensor, itself: Tensor, partner: Tensor
+def _pick(
+    others: Tensor, temperature: float, anchors: Tensor, targets: SoftTargets, itself: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The summed cross entropy of some of the embeddings, and how many of them have their partner the nearest."""
+    """The summed cross entropy of some of the anchors, and how many of them have their target the nearest."""
     with torch.autocast(anchors.device.type, enabled=False):
         similarity = anchors @ others.T / temperature
-        similarity = similarity.scatter(1, itself[:, None], float("-inf"))
-        hits = (similarity.detach().argmax(dim=1) == partner).sum()
-        return F.cross_entropy(similarity, partner, reduction="sum"), hits
+        if itself is not None:
+            similarity = similarity.scatter(1, itself[:, None], float("-inf"))
+        hits = (similarity.detach().argmax(dim=1) == targets.heaviest).sum()
+        return soft_cross_entropy(similarity, targets, reduction="sum"), hits

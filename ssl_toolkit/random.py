@@ -137,6 +137,38 @@ def normal(keys: Tensor, num: int | None = None) -> Tensor:
     return numbers if num is not None else numbers.squeeze(-1)
 
 
+def beta(keys: Tensor, alpha: float) -> Tensor:
+    """Random numbers of the symmetric Beta distribution, by the inverse of its distribution function.
+
+    Args:
+        keys: int64 tensor of any shape.
+        alpha: Both of its parameters, above 0: near 0 the numbers are near 0 or 1, at 1 they are uniform.
+
+    Returns:
+        float32 tensor of the shape of the keys, in [0, 1].
+    """
+    roots, heights = _beta_table(alpha, keys.device)
+    numbers = uniform(keys)
+    lower = torch.minimum(numbers, 1 - numbers)
+    above = torch.searchsorted(heights, lower, right=True).clamp(max=len(heights) - 1)
+    step = (lower - heights[above - 1]) / (heights[above] - heights[above - 1])
+    root = roots[above - 1].lerp(roots[above], step.clamp(0, 1))
+    small = root ** max(1.0, 1 / alpha)
+    return torch.where(numbers < 0.5, small, 1 - small)
+
+
+@functools.cache
+def _beta_table(alpha: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The lower half of Beta's distribution function, of ``x ** min(1, alpha)``, as which it has no pole at 0."""
+    with torch.inference_mode(False):
+        power = min(1.0, alpha)
+        roots = torch.linspace(0, 0.5**power, 4097, dtype=torch.float64)
+        x = roots ** (1 / power)
+        heights = torch.cumulative_trapezoid(x ** (alpha - power) * (1 - x) ** (alpha - 1), roots)
+        heights = torch.cat([heights.new_zeros(1), heights / heights[-1] / 2])
+        return roots.to(device, torch.float32), heights.to(device, torch.float32)
+
+
 def integers(keys: Tensor, low: int, high: int, num: int | None = None) -> Tensor:
     """Random integers from ``low`` (included) to ``high`` (excluded), shaped as in `uniform`, as int64."""
     if high <= low:

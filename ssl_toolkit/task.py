@@ -22,6 +22,7 @@ from ssl_toolkit.processes import rank, world_size
 from ssl_toolkit.random import number, sample_keys
 from ssl_toolkit.regularization import Regularizer
 from ssl_toolkit.schedule import Schedule
+from ssl_toolkit.soft_targets import Mixing
 
 MemoryFormat = Literal["channels_last", "contiguous"]
 
@@ -68,10 +69,19 @@ class Task(LightningModule, ABC):
         data_class: The data that the task takes: its arguments are the ``data`` section of a configuration.
         speed_settings: Arguments that change a task's speed and little else, with the values that ``--speed auto``
             tries beside those of the trainer; a subclass may add its own.
+        takes_soft_targets: Whether the loss follows `mixing` and `smoothing`; a task of which it does not is refused
+            with regularizers that set them.
+        mixing: Which samples of the batch at hand are mixed; None outside a training step that mixes.
+        smoothing: Share of the targets that is spread over all classes; 0 outside a training step that smooths.
+        training_batch: The batch at hand; None outside a training step.
     """
 
     data_class: ClassVar[type[LightningDataModule]] = ImageData
     speed_settings: ClassVar[dict[str, tuple[Any, ...]]] = {"memory_format": ("channels_last", "contiguous")}
+    takes_soft_targets: ClassVar[bool] = False
+    mixing: Mixing | None = None
+    smoothing: float = 0.0
+    training_batch: Any = None
 
     def __init__(
         self,
@@ -121,8 +131,28 @@ class Task(LightningModule, ABC):
 
     def check(self) -> None:
         """Raises a ValueError for what cannot work, as far as it can be told before the data are known."""
-        if self.initializers:
+        for regularizer in self.regularizers:
+            regularizer.check(self)
+        if self.initializers and self.is_complete():
             check_covered(self.initializers, self)
+
+    def is_complete(self) -> bool:
+        """Whether all of the task's layers are there."""
+        return True
+
+    def mixed_rows(self, partners: Tensor) -> tuple[Tensor, Tensor]:
+        """How what the backbone sees in a step is made up of samples, for regularizers that mix them.
+
+        Here a row for each sample; a task whose backbone sees more defines its own.
+
+        Args:
+            partners: int64 tensor of shape ``[batch]``: the sample that each is mixed with.
+
+        Returns:
+            Two int64 tensors with an entry for each row that the backbone sees in a training step, over all its
+            forward passes, in order: the row's sample, and the row that it is mixed with - itself if it is not mixed.
+        """
+        return torch.arange(len(partners), device=partners.device), partners
 
     def setup(self, stage: str) -> None:
         """Prepares the modules once the trainer and the data are known."""
@@ -203,7 +233,11 @@ class Task(LightningModule, ABC):
 
         for regularizer in self.regularizers:
             compute = partial(regularizer.around, self, compute)
-        loss, output = compute()
+        self.training_batch = batch
+        try:
+            loss, output = compute()
+        finally:
+            self.training_batch = None
         self._log("train", output, len(batch.indices))
         return loss
 

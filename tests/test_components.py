@@ -35,6 +35,8 @@ ARGUMENTS = {
     "WeightNoise": {"std": 0.2},
     "Dropout": {"probability": 0.2, "pattern": "^backbone$"},
     "SpatialDropout": {"probability": 0.2, "pattern": r"^backbone\.model\.layer2$"},
+    "MixUp": {"alpha": 1.0},
+    "ManifoldMixUp": {"pattern": r"^backbone\.model\.layer[12]$"},
     "DropBlock": {"probability": 0.2, "pattern": r"^backbone\.model\.layer2$", "block_size": 1},
 }
 

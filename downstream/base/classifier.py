@@ -6,12 +6,12 @@ from abc import abstractmethod
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from downstream.base.task import DownstreamTask
 from ssl_toolkit.processes import world_size
 from ssl_toolkit.random import sample_keys
+from ssl_toolkit.soft_targets import soft_cross_entropy, soften
 from ssl_toolkit.task import StepOutput
 
 
@@ -19,23 +19,21 @@ class Classifier(DownstreamTask):
     """A downstream task that tells classes apart. A new one defines `build_head` and `logits`.
 
     It logs ``top1`` and, where there are more than five classes, ``top5``; the test also logs the accuracy of each
-    class, ``test/top1_of/CLASS``, and their mean, ``test/mean_class_top1``.
+    class, ``test/top1_of/CLASS``, and their mean, ``test/mean_class_top1``. Where images are mixed in training, they
+    count as what they are most of.
 
     Args:
         num_classes: How many classes; by default as many as the data have.
-        label_smoothing: Share of the target that is spread evenly over all classes, in [0, 1) (Szegedy et al. 2016,
-            arXiv 1512.00567, section 7). Of the training only: in evaluation the loss is the plain cross entropy.
         **kwargs: Arguments of `DownstreamTask`.
     """
 
-    def __init__(self, *, num_classes: int | None = None, label_smoothing: float = 0.0, **kwargs: Any) -> None:
+    takes_soft_targets = True
+
+    def __init__(self, *, num_classes: int | None = None, **kwargs: Any) -> None:
         if num_classes is not None and num_classes < 2:
             raise ValueError(f"num_classes is {num_classes}, expected at least 2")
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing is {label_smoothing}, expected at least 0 and less than 1")
         super().__init__(**kwargs)
         self.num_classes = num_classes
-        self.label_smoothing = label_smoothing
         # [num_classes, 2]: test samples of each class that were recognised, and all of them
         self._class_counts = torch.zeros(0, 2, dtype=torch.int64)
 
@@ -64,11 +62,11 @@ class Classifier(DownstreamTask):
         super().setup(stage)
 
     def loss(self, features: Any, targets: Tensor) -> StepOutput:
-        """Cross entropy of the head's scores."""
+        """Cross entropy of the head's scores; the targets are soft where images are mixed or targets smoothed."""
         logits = self.logits(features)
-        smoothing = self.label_smoothing if self.training else 0.0
-        loss = F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
-        return StepOutput(loss, features, accuracies(logits.detach(), targets))
+        soft = soften(targets, self.mixing, self.smoothing)
+        loss = soft_cross_entropy(logits.float(), soft)
+        return StepOutput(loss, features, accuracies(logits.detach(), soft.heaviest))
 
     @torch.no_grad()
     def predict(self, batch: Any) -> Tensor:

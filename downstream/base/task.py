@@ -136,10 +136,9 @@ class DownstreamTask(Task):
         """What the backbone sees of a batch: float tensor of shape ``[batch, 1, channels, height, width]``."""
         return self.make_views(batch.images, self.keys(batch)).unsqueeze(1)
 
-    def check(self) -> None:
-        """As in `Task`, once there is a head."""
-        if self._head_is_built:
-            super().check()
+    def is_complete(self) -> bool:
+        """Whether there is a head."""
+        return self._head_is_built
 
     def setup(self, stage: str) -> None:
         """Builds the head, whose size the data decide, before the optimizer looks for parameters."""

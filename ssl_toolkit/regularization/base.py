@@ -25,6 +25,9 @@ class Regularizer:
 
     changes_gradients: ClassVar[bool] = False
 
+    def check(self, task: Any) -> None:
+        """Raises a ValueError if the task cannot do what the regularizer needs; before anything is written."""
+
     def prepare(self, task: Any) -> None:
         """Called once, before training, with the weights that the training starts from.
 

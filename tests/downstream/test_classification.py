@@ -16,6 +16,7 @@ from ssl_toolkit.batch import Batch, Images
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.init import Keep, Normal
 from ssl_toolkit.optim import SGD, AdamW
+from ssl_toolkit.regularization import LabelSmoothing
 from ssl_toolkit.schedule import Constant, Cosine
 from ssl_toolkit.weights import WeightsError, save_backbone
 
@@ -111,7 +112,9 @@ def test_a_frozen_backbone_computes_as_in_evaluation():
 
 @pytest.mark.parametrize("head", ["linear", "mlp"])
 def test_fine_tuning_learns(folder, head):
-    task = make_task(head=head, hidden=32, layer_decay=0.7, head_lr_factor=2.0, label_smoothing=0.1, dropout=0.1)
+    task = make_task(
+        head=head, hidden=32, layer_decay=0.7, head_lr_factor=2.0, dropout=0.1, regularizers=[LabelSmoothing(0.1)]
+    )
     before = task.backbone.model.conv1[0].weight.clone()
     data = make_data(folder, val_fraction=0.1, test_fraction=0.2)
     trainer = make_trainer(max_epochs=8, limit_val_batches=0)
@@ -163,18 +166,6 @@ def test_counts_by_class():
     targets = torch.tensor([0, 0, 2, 2, 2])
     right = torch.tensor([True, False, True, True, False])
     assert count_by_class(right, targets, 4).tolist() == [[1, 2], [0, 0], [2, 3], [0, 0]]
-
-
-def test_smoothing_is_of_the_training_only():
-    task = make_task(num_classes=3, image_size=32, label_smoothing=0.3)
-    task.setup("validate")
-    features, targets = torch.randn(4, 16), torch.tensor([0, 1, 2, 0])
-    logits = task.logits(features)
-    assert task.loss(features, targets).loss.item() == pytest.approx(
-        F.cross_entropy(logits, targets, label_smoothing=0.3).item()
-    )
-    task.eval()
-    assert task.loss(features, targets).loss.item() == pytest.approx(F.cross_entropy(logits, targets).item())
 
 
 @pytest.mark.parametrize(
@@ -312,7 +303,6 @@ def test_views(folder):
         ({"head_lr_factor": -1.0}, "head_lr_factor is -1.0"),
         ({"image_size": 0}, "image_size is 0"),
         ({"num_classes": 1}, "num_classes is 1"),
-        ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
         ({"hidden": 0}, "hidden is 0"),
         ({"dropout": 1.0}, "dropout is 1.0"),
     ],

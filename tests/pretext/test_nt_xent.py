@@ -1,4 +1,4 @@
-"""NT-Xent against a naive loop and hand values."""
+"""NT-Xent and i-Mix against naive loops and hand values."""
 
 import math
 import subprocess
@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from pretext import simclr
-from pretext.simclr import nt_xent
+from pretext.simclr import i_mix, nt_xent
+from ssl_toolkit.soft_targets import Mixing
 
 
 def naive_nt_xent(first, second, temperature):
@@ -70,6 +71,67 @@ def test_half_precision_does_not_reach_the_similarities():
     with torch.autocast("cpu", torch.bfloat16):
         loss = nt_xent(first, second, 0.1)[0]
     assert loss.item() == pytest.approx(naive_nt_xent(first, second, 0.1)[0], rel=1e-5)
+
+
+def naive_i_mix(mixing, first, second, temperature, smoothing):
+    """Each mixed view against all second ones, one exponential at a time."""
+    first, second = ([v / v.norm() for v in views.double()] for views in (first, second))
+    num, losses, hits = len(first), [], []
+    for i, anchor in enumerate(first):
+        share, partner = float(mixing.shares[i]), int(mixing.partners[i])
+        exponentials = [math.exp(float(anchor @ other) / temperature) for other in second]
+        for k, exponential in enumerate(exponentials):
+            target = (1 - smoothing) * (share * (k == i) + (1 - share) * (k == partner)) + smoothing / num
+            losses.append(-target * math.log(exponential / sum(exponentials)))
+        hits.append(exponentials.index(max(exponentials)) == (i if share >= 0.5 else partner))
+    return sum(losses) / num, sum(hits) / num
+
+
+def make_mixing(num, generator):
+    """Some are not mixed, and the first is its own partner."""
+    shares = torch.rand(num, generator=generator).where(torch.rand(num, generator=generator) < 0.7, 1.0)
+    return Mixing(torch.cat([torch.zeros(1, dtype=torch.long), torch.arange(1, num).roll(1)]), shares)
+
+
+@pytest.mark.parametrize(("num", "smoothing", "temperature"), [(2, 0.0, 0.5), (7, 0.0, 0.1), (7, 0.3, 0.1)])
+def test_i_mix_equals_the_naive_loop(num, smoothing, temperature):
+    generator = torch.Generator().manual_seed(num)
+    first, second = torch.randn(2, num, 16, generator=generator)
+    mixing = make_mixing(num, generator)
+    loss, top1 = i_mix(mixing, first, second, temperature, smoothing=smoothing)
+    expected_loss, expected_top1 = naive_i_mix(mixing, first, second, temperature, smoothing)
+    assert loss.item() == pytest.approx(expected_loss, rel=1e-5)
+    assert top1.item() == pytest.approx(expected_top1)
+    assert i_mix(mixing, torch.ones(num, 3), torch.ones(num, 3), 0.5)[0].item() == pytest.approx(math.log(num))
+
+
+def test_smoothed_nt_xent_spreads_over_the_others():
+    first, second = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
+    embeddings = [v / v.norm() for v in [*first.double(), *second.double()]]
+    expected = 0.0
+    for i, anchor in enumerate(embeddings):
+        others = {k: math.exp(float(anchor @ other) / 0.3) for k, other in enumerate(embeddings) if k != i}
+        for k, exponential in others.items():
+            target = 0.8 * (k == (i + 5) % 10) + 0.2 / 9
+            expected -= target * math.log(exponential / sum(others.values())) / 10
+    assert nt_xent(first, second, 0.3, smoothing=0.2)[0].item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_in_parts_soft_targets_give_the_same(rows, mixed, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.randn(2, 7, 5, dtype=torch.float64, generator=generator)
+    mixing, results = make_mixing(7, generator), []
+    for most in (1 << 24, rows * 7 if mixed else rows * 14):
+        monkeypatch.setattr(simclr, "_MAX_SIMILARITIES", most)
+        leaves = first.clone().requires_grad_(), second.clone().requires_grad_()
+        arguments = {"temperature": 0.2, "smoothing": 0.1}
+        loss, top1 = i_mix(mixing, *leaves, **arguments) if mixed else nt_xent(*leaves, **arguments)
+        loss.backward()
+        results.append((loss, top1, *(leaf.grad for leaf in leaves)))
+    for whole, in_parts in zip(*results, strict=True):
+        torch.testing.assert_close(in_parts, whole)
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Two processes with half of the batch each compute what one process computes with all of it, gradients included."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -8,10 +10,13 @@ from pretext.patch_position import PatchPosition
 from pretext.simclr import SimCLR
 from ssl_toolkit.augment import RandomView
 from ssl_toolkit.backbones import Backbone
+from ssl_toolkit.batch import Batch
 from ssl_toolkit.distributed import convert_sync_batchnorm
 from ssl_toolkit.optim import SGD
 from ssl_toolkit.processes import rank, world_size
+from ssl_toolkit.regularization import CutMix, LabelSmoothing, MixUp
 from ssl_toolkit.schedule import Constant
+from ssl_toolkit.soft_targets import Mixing
 
 BATCH = 8
 
@@ -69,3 +74,63 @@ def test_two_processes_equal_one(name, run_processes):
     for key, gradient in gradients.items():
         torch.testing.assert_close(first[f"module.{key}"], gradient, rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(second[f"module.{key}"], gradient, rtol=1e-9, atol=1e-12)
+
+
+class MixedLoss(Loss):
+    """The loss as a training step computes it."""
+
+    def forward(self, views, indices):
+        task = self.task
+        task.training_batch = Batch(None, indices, None, epoch=0)
+
+        def compute():
+            output = task.loss(views)
+            # what the naive computation needs
+            self.mixing = task.mixing
+            return output.loss
+
+        for regularizer in task.regularizers:
+            compute = partial(regularizer.around, task, compute)
+        return compute()
+
+
+def mixed_loss_and_gradients(passes):
+    """i-Mix on this process's share of the views, with its mixing."""
+    share = slice(rank() * BATCH // world_size(), (rank() + 1) * BATCH // world_size())
+    task = make_task("simclr")
+    task.forward_passes = passes
+    task.regularizers = [MixUp(1.0, probability=0.6), CutMix(probability=0.4), LabelSmoothing(0.1)]
+    for regularizer in task.regularizers:
+        regularizer.prepare(task)
+    kept = []
+    task.backbone.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0]))
+    inner = MixedLoss(task)
+    module = DistributedDataParallel(convert_sync_batchnorm(inner))
+    loss = module(tuple(view[share] for view in make_views("simclr")), torch.arange(BATCH)[share])
+    loss.backward()
+    return loss.item(), {name: p.grad for name, p in module.named_parameters()}, inner.mixing, torch.cat(kept)
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_i_mix_in_two_processes_equals_the_whole_batch_with_the_same_mixing(passes, run_processes):
+    outcomes = run_processes(mixed_loss_and_gradients, 2, passes)
+    losses, gradients, mixings, seen = zip(*outcomes, strict=True)
+    half = BATCH // 2
+    partners = torch.cat([mixings[0].partners, mixings[1].partners + half])
+    shares = torch.cat([each.shares for each in mixings])
+    assert (partners != torch.arange(BATCH)).any()
+    first, second = make_views("simclr")
+    mixed = torch.cat([each[:half] for each in seen])
+    assert torch.equal(torch.cat([each[half:] for each in seen]), second)
+    # whatever the mixing, a mixed pixel is one of two pixels or lies between them
+    low, high = torch.minimum(first, first[partners]), torch.maximum(first, first[partners])
+    assert ((low - 1e-12 <= mixed) & (mixed <= high + 1e-12)).all()
+
+    task = make_task("simclr")
+    task.mixing, task.smoothing, task.forward_passes = Mixing(partners, shares), 0.1, passes
+    loss = task.loss((mixed, second)).loss
+    loss.backward()
+    assert sum(losses) / 2 == pytest.approx(loss.item(), rel=1e-12)
+    for key, parameter in task.named_parameters():
+        for each in gradients:
+            torch.testing.assert_close(each[f"module.task.{key}"], parameter.grad, rtol=1e-9, atol=1e-12)
