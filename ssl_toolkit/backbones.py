@@ -15,6 +15,9 @@ With `stem: small` the plain timm model needs the same two changes first. For a 
     model.conv1 = torch.nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
     model.maxpool = torch.nn.Identity()
     model.load_state_dict(safetensors.torch.load_file("backbone.safetensors"))
+
+With another `norm`, or with `weight_standardization`, a plain timm model computes something else; `load_backbone` does
+not, and neither does an exported ONNX graph.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
 from ssl_toolkit.errors import nearest
+from ssl_toolkit.normalization import Norm, check_arguments, replace_norms, standardize_weights
 
 # The families (modules of timm.models) of convolutional networks; a few of their members add a block of attention.
 # The others are built on attention or token mixing, or take images of one size only.
@@ -74,6 +78,13 @@ class Backbone(nn.Module):
         in_channels: Number of channels of the images.
         kwargs: Further arguments of the timm network, plain data only, e.g. ``{drop_path_rate: 0.1}``, or
             ``{channels: [16, 32, 64, 128]}`` for a narrow ResNet.
+        norm: ``own`` keeps the network's normalisation layers, BatchNorm in most. The others see one image at a time,
+            so that the batch may be of any size: ``group`` has 32 groups of channels, fewer where the width asks for it
+            (Wu and He 2018, arXiv:1803.08494); ``layer`` normalises all channels and places of an image together
+            (Ba et al. 2016, arXiv:1607.06450, as GroupNorm with one group); ``none`` leaves a scale and a shift for
+            each channel. Scales start as those of the network's own layers.
+        weight_standardization: Standardise the kernels of the convolutions (Qiao et al. 2019, arXiv:1903.10520), made
+            for ``norm: group`` and small batches.
 
     Attributes:
         model: The timm network; its state dict is what a weights file holds.
@@ -85,7 +96,8 @@ class Backbone(nn.Module):
 
     Raises:
         ValueError: For an unknown or non-convolutional network, for arguments it does not take, for pretrained weights
-            that cannot be had, and for a small stem where the stem has nothing to leave out.
+            that cannot be had, for a small stem where the stem has nothing to leave out, and for a norm where there is
+            nothing to replace.
     """
 
     _mean: Tensor
@@ -98,6 +110,8 @@ class Backbone(nn.Module):
         stem: Literal["standard", "small"] = "standard",
         in_channels: int = 3,
         kwargs: dict[str, Any] | None = None,
+        norm: Norm = "own",
+        weight_standardization: bool = False,
     ):
         super().__init__()
         _check_name(name)
@@ -105,12 +119,17 @@ class Backbone(nn.Module):
             raise ValueError(f"stem is 'standard' or 'small', got {stem!r}{nearest(str(stem), ('standard', 'small'))}")
         if in_channels < 1:
             raise ValueError(f"in_channels must be at least 1, got {in_channels}")
+        check_arguments(norm, weight_standardization, pretrained)
         self.name, self.pretrained, self.stem, self.in_channels = name, pretrained, stem, in_channels
+        self.norm, self.weight_standardization = norm, weight_standardization
         self.kwargs = _plain_kwargs(kwargs)
         # Any, because timm's networks share these methods and attributes by convention, not by a base class
         self.model: Any = _create_model(name, pretrained, in_channels, self.kwargs)
         if stem == "small":
             _make_stem_small(self.model, name)
+        replace_norms(self.model, norm)
+        if weight_standardization:
+            standardize_weights(self.model)
         self.num_features: int = self.model.head_hidden_size
         self.stages: list[str] = [info["module"] or "stem" for info in self.model.feature_info]
         self.stage_channels: list[int] = [info["num_chs"] for info in self.model.feature_info]
@@ -138,6 +157,8 @@ class Backbone(nn.Module):
             "stem": self.stem,
             "in_channels": self.in_channels,
             "kwargs": _plain_kwargs(self.kwargs),
+            "norm": self.norm,
+            "weight_standardization": self.weight_standardization,
         }
 
     def forward(self, x: Tensor) -> Tensor:
@@ -177,7 +198,10 @@ class Backbone(nn.Module):
         return features | {"pooled": self.model.forward_head(last)}
 
     def extra_repr(self) -> str:
-        return f"{self.name!r}, stem={self.stem!r}, in_channels={self.in_channels}, num_features={self.num_features}"
+        changed = f", norm={self.norm!r}" if self.norm != "own" else ""
+        changed += ", weight_standardization=True" if self.weight_standardization else ""
+        size = f"in_channels={self.in_channels}, num_features={self.num_features}"
+        return f"{self.name!r}, stem={self.stem!r}, {size}{changed}"
 
     def _normalize(self, x: Tensor) -> Tensor:
         if x.ndim != 4 or x.shape[1] != self.in_channels or not x.is_floating_point():

@@ -49,6 +49,8 @@ def export(weights: str, format: Literal["timm", "torchvision", "onnx"], out: st
     ``onnx``: a graph from ``images`` (float32 of shape [batch, channels, height, width], values in [0, 1], any batch
     and any size; normalisation is part of the graph) to ``features`` (float32 of shape [batch, num_features]).
 
+    A backbone with a `norm` of its own choice or with `weight_standardization` exports as ``onnx`` only.
+
     With a small stem, timm's and torchvision's network needs its first convolution and pooling replaced before loading,
     as the documentation of `ssl_toolkit.backbones` shows.
 
@@ -76,7 +78,13 @@ def export(weights: str, format: Literal["timm", "torchvision", "onnx"], out: st
     for file in (path, path.with_suffix(".json")) if format == "timm" else (path,):
         if file.exists():
             raise ValueError(f"{file} exists and is not overwritten; delete it or choose another name for --out")
-    formats[format](load_backbone(weights).eval(), path)
+    backbone = load_backbone(weights).eval()
+    if format != "onnx" and (backbone.norm != "own" or backbone.weight_standardization):
+        raise ValueError(
+            f"plain {format} has no {backbone.name} with norm={backbone.norm!r}, "
+            f"weight_standardization={backbone.weight_standardization}; export it as onnx"
+        )
+    formats[format](backbone, path)
     return path
 
 

@@ -182,6 +182,29 @@ def permutations(keys: Tensor, num: int) -> Tensor:
     return random_bits(keys, num).argsort(dim=-1, stable=True)
 
 
+def gamma(keys: Tensor, shape: float, num: int | None = None) -> Tensor:
+    """Random numbers of the Gamma distribution with scale 1 (Marsaglia and Tsang 2000), shaped as in `uniform`.
+
+    Of 16 draws the first one that is accepted is taken; each is with a probability above 0.95. Divided by their sum,
+    numbers are Dirichlet's.
+
+    Args:
+        keys: int64 tensor of any shape.
+        shape: The distribution's shape, above 0.
+        num: How many numbers for each key; None for one, without an axis of its own.
+    """
+    tries = fold(keys.unsqueeze(-1), torch.arange(1 if num is None else num, device=keys.device))
+    third = (shape + 1 if shape < 1 else shape) - 1 / 3
+    x = normal(fold(tries, "normal"), 16)
+    cubes = (1 + x / math.sqrt(9 * third)) ** 3
+    height = 0.5 * x * x + third * (1 - cubes + torch.log(cubes.clamp(min=1e-30)))
+    accepted = (cubes > 0) & (torch.log(1 - uniform(fold(tries, "height"), 16)) < height)
+    numbers = third * cubes.gather(-1, accepted.to(torch.uint8).argmax(-1, keepdim=True)).squeeze(-1)
+    if shape < 1:
+        numbers = numbers * (1 - uniform(fold(tries, "power"))) ** (1 / shape)
+    return numbers if num is not None else numbers.squeeze(-1)
+
+
 def number(*labels: int | str) -> int:
     """One non-negative 63-bit number for a tuple of labels: a seed for what cannot be drawn by key (dropout, say)."""
     key = torch.zeros((), dtype=torch.int64)

@@ -1,7 +1,8 @@
 """Augmentation of whole batches, on any device, with parameters of its own for each sample.
 
 Every operation is a pure function of images and parameters; what is random about the parameters is drawn by key
-(`ssl_toolkit.random`). `RandomView` and `CenterView` put the operations together.
+(`ssl_toolkit.random`). `RandomView` and `CenterView` put the operations together; `RandAugment`, `TrivialAugment` and
+`AugMix` are policies for `RandomView`.
 """
 
 from ssl_toolkit.augment.base import View
@@ -10,13 +11,21 @@ from ssl_toolkit.augment.colour import brightness, contrast, grayscale, hue, sat
 from ssl_toolkit.augment.geometry import crop_resize, gaussian_blur, reduce_resolution
 from ssl_toolkit.augment.jitter import Jitter, colour_jitter, draw_jitter
 from ssl_toolkit.augment.patches import drop_channels, erase, project_colour, take_patches
+from ssl_toolkit.augment.policies import AugMix, Policy, RandAugment, TrivialAugment
+from ssl_toolkit.augment.tone import autocontrast, equalize, posterize, sharpness, solarize_above
 from ssl_toolkit.augment.views import CenterView, RandomView
+from ssl_toolkit.augment.warp import rotate, shear, translate
 
 __all__ = [
+    "AugMix",
     "CenterView",
     "Jitter",
+    "Policy",
+    "RandAugment",
     "RandomView",
+    "TrivialAugment",
     "View",
+    "autocontrast",
     "brightness",
     "centre_boxes",
     "colour_jitter",
@@ -24,15 +33,22 @@ __all__ = [
     "crop_resize",
     "draw_jitter",
     "drop_channels",
+    "equalize",
     "erase",
     "gaussian_blur",
     "grayscale",
     "hue",
+    "posterize",
     "project_colour",
     "random_erasing_boxes",
     "random_resized_crop_boxes",
     "reduce_resolution",
+    "rotate",
     "saturation",
+    "sharpness",
+    "shear",
     "solarize",
+    "solarize_above",
     "take_patches",
+    "translate",
 ]

@@ -14,6 +14,8 @@ from ssl_toolkit.augment.colour import grayscale, solarize
 from ssl_toolkit.augment.geometry import Interpolation, crop_resize, gaussian_blur
 from ssl_toolkit.augment.jitter import Form, Jitter, colour_jitter, draw_jitter
 from ssl_toolkit.augment.patches import erase
+from ssl_toolkit.augment.policies import Policy, Steps
+from ssl_toolkit.augment.warp import rotate
 from ssl_toolkit.batch import Images
 from ssl_toolkit.errors import nearest
 from ssl_toolkit.random import fold, streams, uniform
@@ -59,10 +61,12 @@ class _Choices(NamedTuple):
     sigmas: Tensor | None
     solarize: Tensor | None
     erased: Tensor | None
+    angles: Tensor | None
+    steps: Steps | None
 
 
 class RandomView(View):
-    """Random crop, flip, colour jitter, greyscale, blur, solarization and erasing, in this order.
+    """Random crop, flip, rotation, policy, colour jitter, greyscale, blur, solarization and erasing, in this order.
 
     The defaults are SimCLR's (Chen et al. 2020, arXiv 2002.05709, appendix A) at strength 1. Its CIFAR recipe is
     strength 0.5 without blur: ``brightness=contrast=saturation=0.4, hue=0.1, blur=0``. BYOL (Grill et al. 2020,
@@ -90,6 +94,10 @@ class RandomView(View):
         interpolation: "bilinear" or "bicubic", both antialiased.
         form: "exact": the colour steps equal torchvision's. "fused": they are one affine map a sample, and the blur
             is part of the resize: faster; clamping and hue are approximated.
+        rotation: The angle is uniform in [-rotation, rotation] degrees, at most 180; 0 for none. Corners that are left
+            empty are mid-grey.
+        policy: Operations drawn for each view, such as `RandAugment`; with one, colour jitter is usually left out
+            (``jitter_prob=0, grayscale=0, blur=0``).
 
     Attributes:
         side: Side in pixels of the views that are made now, at most ``size``: smaller ones show the same, and the
@@ -117,6 +125,8 @@ class RandomView(View):
         erase_scale: tuple[float, float] = (0.02, 0.33),
         interpolation: Interpolation = "bilinear",
         form: Form = "exact",
+        rotation: float = 0.0,
+        policy: Policy | None = None,
     ) -> None:
         _check_size(size)
         _check_range("scale", scale, "shares of the area in (0, 1]", 1)
@@ -134,6 +144,8 @@ class RandomView(View):
                 raise ValueError(f"{name} is a strength from 0, got {strength}")
         if not 0 <= hue <= 0.5:
             raise ValueError(f"hue is a share of a full turn in [0, 0.5], got {hue}")
+        if not 0 <= rotation <= 180:
+            raise ValueError(f"rotation is a number of degrees in [0, 180], got {rotation}")
         _check_choice("interpolation", interpolation, ("bilinear", "bicubic"))
         _check_choice("form", form, ("exact", "fused"))
         if blur_kernel is not None and (blur_kernel % 2 == 0 or not 1 <= blur_kernel < 2 * size):
@@ -159,6 +171,8 @@ class RandomView(View):
         self.erase_scale = erase_scale
         self.interpolation: Interpolation = interpolation
         self.form: Form = form
+        self.rotation = rotation
+        self.policy = policy
 
     def make(self, images: Images, keys: Tensor) -> Tensor:
         return in_parts(self._render, images.pixels, self._draw(images.sizes, keys))
@@ -178,9 +192,12 @@ class RandomView(View):
             whole = torch.full_like(sizes, self.side)
             erased = random_erasing_boxes(whole, fold(keys, "erase box"), self.erase_scale) * chosen["erase"][:, None]
         boxes = random_resized_crop_boxes(sizes, fold(keys, "crop"), self.scale, self.ratio)
+        angles = uniform(fold(keys, "rotation"), None, -self.rotation, self.rotation) if self.rotation else None
+        steps = self.policy.draw(fold(keys, "policy"), self.side) if self.policy else None
         return _Choices(
-            boxes, chosen["hflip"], chosen["vflip"], jitter, chosen["grayscale"], sigmas, chosen["solarize"], erased
-        )
+            boxes, chosen["hflip"], chosen["vflip"], jitter, chosen["grayscale"], sigmas, chosen["solarize"], erased,
+            angles, steps,
+        )  # fmt: skip
 
     def _render(self, pixels: Tensor, drawn: _Choices) -> Tensor:
         fused = self.form == "fused"
@@ -197,6 +214,10 @@ class RandomView(View):
         )
         if self.interpolation == "bicubic":
             views = views.clamp_(0, 1)
+        if drawn.angles is not None:
+            views = rotate(views, drawn.angles)
+        if self.policy is not None and drawn.steps is not None:
+            views = self.policy(views, drawn.steps)
         if drawn.jitter is not None:
             views = colour_jitter(views, drawn.jitter, self.form)
         if drawn.grayscale is not None:

@@ -42,6 +42,9 @@ def _architecture(config: dict[str, Any]) -> dict[str, str]:
         "network": str(config.get("name")).partition(".")[0],
         "stem": str(config.get("stem")),
         "in_channels": str(config.get("in_channels")),
+        # files from before these arguments have neither
+        "norm": str(config.get("norm", "own")),
+        "weight_standardization": str(config.get("weight_standardization", False)),
         **{f"kwargs.{key}": str(value) for key, value in kwargs.items() if not key.startswith("drop")},
     }
 

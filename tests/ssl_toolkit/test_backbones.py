@@ -248,4 +248,5 @@ def test_yaml_and_command_line():
     )
     backbone = parser.instantiate(config).backbone
     expected = {"name": "test_resnet", "pretrained": False, "stem": "small", "in_channels": 1}
-    assert backbone.config() == {**expected, "kwargs": {"drop_path_rate": 0.1}}
+    rest = {"kwargs": {"drop_path_rate": 0.1}, "norm": "own", "weight_standardization": False}
+    assert backbone.config() == {**expected, **rest}
