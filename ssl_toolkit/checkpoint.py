@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer, callbacks
 from lightning.pytorch.plugins.io import CheckpointIO
 
+from ssl_toolkit.callbacks.early_stopping import EarlyStopping
 from ssl_toolkit.run import CHECKPOINTS
 
 
@@ -63,6 +64,7 @@ class Checkpoint(callbacks.Checkpoint):
         self.keep = keep
         self._last_saved = 0.0
         self._last_step = -1
+        self._waiting = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
@@ -82,13 +84,27 @@ class Checkpoint(callbacks.Checkpoint):
             # the first process's clock decides for all, since all take part in saving
             due = time.monotonic() - self._last_saved > 60 * self.every_minutes
             due = trainer.strategy.broadcast(due)
-        if due or step >= trainer.estimated_stepping_batches:
+        due = due or step >= trainer.estimated_stepping_batches
+        # a resumed run does not measure again what an epoch's end measures: early stopping has to know it first
+        self._waiting = due and trainer.is_last_batch and _may_stop_early(trainer)
+        if due and not self._waiting:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves what was put off, and a run that stops before its time."""
+        if self._waiting or (trainer.should_stop and trainer.global_step != self._last_step):
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
         folder = Path(trainer.default_root_dir) / CHECKPOINTS
         trainer.save_checkpoint(folder / f"step-{trainer.global_step:010d}.ckpt")
         self._last_saved, self._last_step = time.monotonic(), trainer.global_step
+        self._waiting = False
         if trainer.is_global_zero:
             for old in sorted(folder.glob("step-*.ckpt"))[: -self.keep]:
                 old.unlink()
+
+
+def _may_stop_early(trainer: Trainer) -> bool:
+    every = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue] - set out of its sight
+    return any(isinstance(each, EarlyStopping) and each.patience is not None for each in every)
