@@ -26,7 +26,7 @@ class WeightAverage(Callback):
     """Trains as ever, but validates, evaluates, exports and tests an average of the weights.
 
     ``ema``: after each optimizer step ``average = decay * average + (1 - decay) * weights`` (Polyak and Juditsky 1992;
-    Tarvainen and Valpola 2017, arXiv 1703.01780, equation 2), and BatchNorm's statistics likewise.
+    Tarvainen and Valpola 2017, arXiv 1703.01780, section 2), and BatchNorm's statistics likewise.
 
     ``swa``: the plain mean of the weights at intervals over the last part of the run (Izmailov et al. 2018, arXiv
     1803.05407, algorithm 1). It needs a learning rate that is still high in that part. BatchNorm's statistics are
