@@ -69,6 +69,11 @@ def test_swa_is_the_mean_of_the_last_part_at_intervals(recipe, tmp_path):
     for name, tensor in exported(run).items():
         if "running" not in name and is_averaged(name):
             torch.testing.assert_close(tensor.double(), means[name], rtol=1e-4, atol=1e-6)
+    # as if it had been killed after its last checkpoint
+    before = exported(run)
+    (run / "backbone.safetensors").unlink()
+    train.train("pretrain", ["--resume", str(run)], quietly=True)
+    assert_same(before, exported(run))
 
 
 def test_swa_has_batch_norm_statistics_of_its_own_weights(recipe, tmp_path, monkeypatch):
