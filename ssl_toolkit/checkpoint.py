@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer, callbacks
 from lightning.pytorch.plugins.io import CheckpointIO
 
+from ssl_toolkit.callbacks.early_stopping import EarlyStopping
 from ssl_toolkit.errors import CANNOT_WRITE
 from ssl_toolkit.files import remove_with_checksum, write_checksum
 from ssl_toolkit.preemption import Preemption
@@ -98,6 +99,7 @@ class Checkpoint(callbacks.Checkpoint):
         self._last_saved = 0.0
         self._last_step = -1
         self._step_on_disk = -1
+        self._waiting = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock, and listens for signals."""
@@ -116,10 +118,18 @@ class Checkpoint(callbacks.Checkpoint):
         due, number = self._agree(trainer)
         if self.every_n_steps:
             due = step % self.every_n_steps == 0
-        if due or number or step >= trainer.estimated_stepping_batches:
+        due = due or bool(number) or step >= trainer.estimated_stepping_batches
+        # a resumed run does not measure again what an epoch's end measures: early stopping has to know it first
+        self._waiting = due and not number and trainer.is_last_batch and _may_stop_early(trainer)
+        if due and not self._waiting:
             self._save(trainer)
         if number:
             self.preemption.leave(trainer, number)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves what was put off, and a run that stops before its time."""
+        if self._waiting or (trainer.should_stop and trainer.global_step != self._step_on_disk):
+            self._save(trainer)
 
     def on_validation_batch_end(
         self,
@@ -158,6 +168,7 @@ class Checkpoint(callbacks.Checkpoint):
         folder = Path(trainer.default_root_dir) / CHECKPOINTS
         trainer.save_checkpoint(folder / f"step-{trainer.global_step:010d}.ckpt")
         self._last_saved, self._step_on_disk = time.monotonic(), trainer.global_step
+        self._waiting = False
         # only the first process writes, but all have to stop
         failures = trainer.strategy.broadcast(getattr(trainer.strategy.checkpoint_io, "failures", 0))
         if failures >= _MOST_FAILURES:
@@ -166,3 +177,8 @@ class Checkpoint(callbacks.Checkpoint):
         if trainer.is_global_zero:
             for old in sorted(folder.glob("step-*.ckpt"))[: -self.keep]:
                 remove_with_checksum(old)
+
+
+def _may_stop_early(trainer: Trainer) -> bool:
+    every = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue] - set out of its sight
+    return any(isinstance(each, EarlyStopping) and each.patience is not None for each in every)

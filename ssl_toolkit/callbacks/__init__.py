@@ -1,5 +1,6 @@
-"""What watches a run: speed, pictures, the progress line, weights, kNN while pretraining."""
+"""What watches a run: speed, pictures, the progress line, weights, kNN while pretraining, averages, the end."""
 
+from ssl_toolkit.callbacks.early_stopping import EarlyStopping
 from ssl_toolkit.callbacks.export_weights import ExportWeights
 from ssl_toolkit.callbacks.learning_rate import LearningRate
 from ssl_toolkit.callbacks.nonfinite import NonFinite
@@ -9,8 +10,10 @@ from ssl_toolkit.callbacks.progressive_size import ProgressiveSize
 from ssl_toolkit.callbacks.resume_metrics import ResumeMetrics
 from ssl_toolkit.callbacks.sample_views import SampleViews
 from ssl_toolkit.callbacks.throughput import Throughput
+from ssl_toolkit.callbacks.weight_average import WeightAverage, averaged_weights
 
 __all__ = [
+    "EarlyStopping",
     "ExportWeights",
     "LearningRate",
     "NonFinite",
@@ -20,4 +23,6 @@ __all__ = [
     "ResumeMetrics",
     "SampleViews",
     "Throughput",
+    "WeightAverage",
+    "averaged_weights",
 ]

@@ -9,6 +9,8 @@ from typing import Any, cast
 from lightning import Callback, LightningModule, Trainer
 
 from ssl_toolkit import weights
+from ssl_toolkit.callbacks.early_stopping import EarlyStopping
+from ssl_toolkit.callbacks.weight_average import averaged_weights
 from ssl_toolkit.run import WEIGHTS
 
 
@@ -16,7 +18,7 @@ class ExportWeights(Callback):
     """Writes ``RUN/backbone.safetensors`` at the end of each epoch and of the run.
 
     The run's folder is the trainer's ``default_root_dir``. The file's header is what the task tells of itself
-    (``weights_header``).
+    (``weights_header``). Where the weights are averaged, it is the average.
     """
 
     def __init__(self) -> None:
@@ -31,12 +33,30 @@ class ExportWeights(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the run's weights, unless its last epoch has just done so."""
-        if trainer.global_step != self._written_step:
+        if trainer.global_step != self._written_step or _restored_step(trainer) is not None:
+            self._write(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the weights where there was nothing left to train: the run may have been killed before it did."""
+        if self._written_step < 0:
             self._write(trainer, pl_module)
 
     def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        with averaged_weights(trainer, pl_module):
+            self._write_current(trainer, pl_module)
+        self._written_step = trainer.global_step
+
+    def _write_current(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
             # any task of this project has the two; Lightning's type knows of neither
             task = cast(Any, pl_module)
-            weights.save_backbone(Path(trainer.default_root_dir) / WEIGHTS, task.backbone, task.weights_header())
-        self._written_step = trainer.global_step
+            header = task.weights_header()
+            if (step := _restored_step(trainer)) is not None:
+                header["step"] = step
+            weights.save_backbone(Path(trainer.default_root_dir) / WEIGHTS, task.backbone, header)
+
+
+def _restored_step(trainer: Trainer) -> int | None:
+    callbacks = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue] - set out of its sight
+    steps = (each.restored_step for each in callbacks if isinstance(each, EarlyStopping))
+    return next((step for step in steps if step is not None), None)

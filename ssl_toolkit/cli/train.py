@@ -130,6 +130,7 @@ def prepare(parser: ArgumentParser, config: Namespace) -> Namespace:
     if "progressive" in objects:
         objects.progressive.check(objects.model)
     objects.data.setup("fit")
+    objects.early_stopping.check(objects.data)
     arguments, batches = objects.trainer, len(objects.data.train_dataloader())
     # a short run has curves, too: a point in each epoch at least
     steps = max(1, batches // arguments.accumulate_grad_batches)
@@ -196,18 +197,18 @@ def make_trainer(objects: Namespace, run: Path, resolved: dict[str, Any]) -> Tra
     """Lightning's Trainer for a run in a folder.
 
     Args:
-        objects: What the configuration describes: ``model``, ``tracker``, ``checkpoint``, ``nonfinite``, and for a
-            pretraining ``evaluation`` and ``progressive``; ``trainer`` holds the arguments of Lightning's Trainer.
+        objects: What the configuration describes: ``model``, ``tracker``, ``checkpoint``, ``nonfinite``, ``average``,
+            ``early_stopping``, and for a pretraining ``evaluation`` and ``progressive``; ``trainer`` holds the
+            arguments of Lightning's Trainer.
         run: The run's folder.
         resolved: The configuration as plain data.
     """
     arguments = vars(objects.trainer)
-    own = [ResumeMetrics(), Throughput(), LearningRate(), SampleViews(), ExportWeights(), ProgressBar()]
-    own += [
-        objects.nonfinite,
-        objects.checkpoint,
-        *(objects[name] for name in ("evaluation", "progressive") if name in objects),
-    ]
+    own = [ResumeMetrics(), Throughput(), LearningRate(), SampleViews(), ProgressBar()]
+    own += [objects.nonfinite, objects.checkpoint]
+    own += [objects[name] for name in ("evaluation", "progressive") if name in objects]
+    # early stopping looks at what the evaluation measures, and goes back to the best weights before the last export
+    own += [objects.average, objects.early_stopping, ExportWeights()]
     pretraining = getattr(objects.model, "pretraining", None)
     users, plugins = arguments.pop("callbacks"), arguments.pop("plugins")
     return Trainer(

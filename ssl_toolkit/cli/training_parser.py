@@ -11,7 +11,7 @@ import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Trainer
 
-from ssl_toolkit.callbacks import NonFinite, OnlineEvaluation, ProgressiveSize
+from ssl_toolkit.callbacks import EarlyStopping, NonFinite, OnlineEvaluation, ProgressiveSize, WeightAverage
 from ssl_toolkit.checkpoint import Checkpoint
 from ssl_toolkit.cli.parser import options
 from ssl_toolkit.data import ImageData
@@ -59,6 +59,8 @@ def training_parser(verb: str, arguments: Sequence[str]) -> ArgumentParser:
     parser.add_class_arguments(Trainer, "trainer", skip=OWN_TRAINER_ARGUMENTS, instantiate=False)
     parser.add_class_arguments(Checkpoint, "checkpoint")
     parser.add_class_arguments(NonFinite, "nonfinite")
+    parser.add_class_arguments(WeightAverage, "average")
+    parser.add_class_arguments(EarlyStopping, "early_stopping")
     if verb == "pretrain":
         parser.add_class_arguments(OnlineEvaluation, "evaluation")
         parser.add_class_arguments(ProgressiveSize, "progressive")

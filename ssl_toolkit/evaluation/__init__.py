@@ -1,38 +1,60 @@
 """Evaluation on frozen features: kNN, linear probe, few labels, stage by stage, spread and rank, with intervals."""
 
+from ssl_toolkit.evaluation.ensembles import (
+    EnsembleResult,
+    FoldsResult,
+    bagging,
+    boosting,
+    bootstrap,
+    cross_validate,
+    samme_step,
+    stratified_folds,
+)
 from ssl_toolkit.evaluation.features import Features, Precision, evaluation_mode, extract_features, has_native_bf16
 from ssl_toolkit.evaluation.few_labels import FewLabelResult, few_label_draws, few_label_probe
 from ssl_toolkit.evaluation.intervals import (
     Interval,
     Spread,
+    bootstrap_interval,
     confidence_interval,
     mean_and_spread,
     paired_difference,
 )
 from ssl_toolkit.evaluation.knn import knn_accuracy, knn_predict
-from ssl_toolkit.evaluation.linear_probe import ProbeResult, linear_probe
+from ssl_toolkit.evaluation.linear_probe import LinearClassifier, ProbeResult, fit_linear, linear_probe
 from ssl_toolkit.evaluation.measure import evaluate
 from ssl_toolkit.evaluation.random_weights import calibrate_batch_norm, random_backbone
 from ssl_toolkit.evaluation.representation import rank_me, spread
-from ssl_toolkit.evaluation.results import Difference, Evaluation, Row
+from ssl_toolkit.evaluation.results import Difference, EnsembleRow, Evaluation, FoldsRow, Row
 
 __all__ = [
     "Difference",
+    "EnsembleResult",
+    "EnsembleRow",
     "Evaluation",
     "Features",
     "FewLabelResult",
+    "FoldsResult",
+    "FoldsRow",
     "Interval",
+    "LinearClassifier",
     "Precision",
     "ProbeResult",
     "Row",
     "Spread",
+    "bagging",
+    "boosting",
+    "bootstrap",
+    "bootstrap_interval",
     "calibrate_batch_norm",
     "confidence_interval",
+    "cross_validate",
     "evaluate",
     "evaluation_mode",
     "extract_features",
     "few_label_draws",
     "few_label_probe",
+    "fit_linear",
     "has_native_bf16",
     "knn_accuracy",
     "knn_predict",
@@ -41,5 +63,7 @@ __all__ = [
     "paired_difference",
     "random_backbone",
     "rank_me",
+    "samme_step",
     "spread",
+    "stratified_folds",
 ]

@@ -158,6 +158,65 @@ def _along_the_path(
     return ProbeResult(top1, correct, best.strength, best.val_top1, path, raw_weight.float(), raw_bias.float())
 
 
+class LinearClassifier(NamedTuple):
+    """Scores of classes that are linear in the features.
+
+    Attributes:
+        weight: float32 tensor of shape ``[num_classes, d]``.
+        bias: float32 tensor of shape ``[num_classes]``.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """float64 tensor of shape ``[num_images, num_classes]``."""
+        return features.double() @ self.weight.double().T + self.bias.double()
+
+
+def fit_linear(
+    train: Labelled,
+    strength: float,
+    num_classes: int,
+    *,
+    weights: Tensor | None = None,
+    max_iterations: int = 200,
+    tolerance: float = 1e-5,
+) -> LinearClassifier:
+    """Fits one linear classifier, the objective of this module with images that count differently.
+
+    The mean of the cross-entropy is weighted; the features are standardised by all training images alike, so that
+    classifiers of other weights have the same penalty.
+
+    Args:
+        train: Features and labels.
+        strength: Of the L2 penalty, above 0.
+        num_classes: Number of classes.
+        weights: How much each image counts: numbers of at least 0, of shape ``[num_images]``; all alike by default.
+        max_iterations: As in `linear_probe`.
+        tolerance: Likewise.
+
+    Raises:
+        ValueError: As `linear_probe`, or if no image counts.
+    """
+    _check(train, train, train, [strength])
+    shares = None
+    if weights is not None:
+        shares = weights.to(train[0].device, torch.float64)
+        if shares.shape != train[1].shape or float(shares.min()) < 0 or not float(shares.sum()) > 0:
+            raise ValueError(f"expected {len(train[1])} weights of images, at least 0 and not all 0")
+        shares = shares / shares.sum()
+    with onednn_products():
+        axes = _PrincipalAxes(train[0])
+        z = axes(train[0])
+        start = torch.zeros(num_classes, len(z), dtype=torch.float64, device=z.device)
+        scale = (axes.variance / num_classes + strength).rsqrt()
+        bias = start.new_zeros(num_classes)
+        weight, bias, *_ = _minimise(z, train[1], start, bias, scale, strength, max_iterations, tolerance, shares)
+    weight, bias = axes.undo(weight, bias)
+    return LinearClassifier(weight.float(), bias.float())
+
+
 class _PrincipalAxes:
     """Standardises features and turns them to the principal axes of the training images.
 
@@ -214,8 +273,12 @@ def _minimise(
     strength: float,
     max_iterations: int,
     tolerance: float,
+    shares: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, float, int, bool]:
-    """L-BFGS from the given weights: the new weights and bias, the objective, iterations, and whether it converged."""
+    """L-BFGS from the given weights: the new weights and bias, the objective, iterations, and whether it converged.
+
+    ``shares`` is how much each image counts, float64 of sum 1; by default all count alike.
+    """
     scaled, bias = weight / scale, bias.clone()
     optimizer = torch.optim.LBFGS(
         [scaled, bias],
@@ -229,12 +292,14 @@ def _minimise(
     def closure() -> Tensor:
         """The objective, with its gradient: the predicted less the true share of each class, times the features."""
         unscaled = scaled * scale
-        shares = torch.log_softmax(_logits(z, unscaled, bias), dim=0)
-        of_labels = shares.gather(0, labels[None])
-        errors = shares.exp_().scatter_add_(0, labels[None], torch.full_like(of_labels, -1.0)) / len(labels)
+        log_shares = torch.log_softmax(_logits(z, unscaled, bias), dim=0)
+        of_labels = log_shares.gather(0, labels[None])
+        errors = log_shares.exp_().scatter_add_(0, labels[None], torch.full_like(of_labels, -1.0))
+        errors = errors / len(labels) if shares is None else errors * shares
         scaled.grad = ((errors.float() @ z.T).double() + strength * unscaled) * scale
         bias.grad = errors.sum(dim=1)
-        return 0.5 * strength * unscaled.square().sum() - of_labels.mean()
+        gain = of_labels.mean() if shares is None else of_labels[0] @ shares
+        return 0.5 * strength * unscaled.square().sum() - gain
 
     optimizer.step(closure)  # pyright: ignore[reportArgumentType] - typed for closures that return floats
     objective = float(closure())

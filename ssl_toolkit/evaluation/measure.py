@@ -13,13 +13,14 @@ from torch import Tensor
 from ssl_toolkit.augment import CenterView, View
 from ssl_toolkit.backbones import Backbone
 from ssl_toolkit.data import ImageData, Split
+from ssl_toolkit.evaluation.ensemble_rows import Extras, extra_rows
 from ssl_toolkit.evaluation.features import Features, Precision, extract_features
 from ssl_toolkit.evaluation.intervals import confidence_interval, paired_difference
 from ssl_toolkit.evaluation.knn import knn_predict
 from ssl_toolkit.evaluation.linear_probe import linear_probe
 from ssl_toolkit.evaluation.random_weights import calibrate_batch_norm, random_backbone
 from ssl_toolkit.evaluation.representation import rank_me, spread
-from ssl_toolkit.evaluation.results import Difference, Evaluation, Row, best_representation
+from ssl_toolkit.evaluation.results import Difference, EnsembleRow, Evaluation, FoldsRow, Row, best_representation
 from ssl_toolkit.weights import load_backbone
 
 # rank and spread settle long before; the singular values of more images only take time
@@ -34,6 +35,9 @@ def evaluate(
     ks: Sequence[int] = (1, 5, 20, 200),
     stages: bool = True,
     random_weights: bool = True,
+    ensemble: Literal["bagging", "boosting"] | None = None,
+    members: int = 10,
+    folds: int | None = None,
     seed: int = 0,
     precision: Precision = "auto",
     device: str | None = None,
@@ -57,7 +61,13 @@ def evaluate(
         stages: Measure the averaged map of each stage too, unless it is what the backbone returns: the best features
             are often not the last.
         random_weights: Measure the same architecture from random weights too.
-        seed: Of the random weights and of the bootstrap.
+        ensemble: Measure several linear classifiers of the pooled features together: ``bagging`` averages those of
+            bootstrap resamples, ``boosting`` (SAMME) fits each to what those before got wrong. The linear probe's
+            penalty is that of bagging's members; for boosting it is chosen among that and ten and a hundred times it.
+        members: How many they are.
+        folds: Measure the linear probe of the pooled features on so many folds of the training and validation images,
+            each by a probe of the others.
+        seed: Of the random weights, of the bootstrap, of the folds.
         precision: As in `extract_features`.
         device: Where to run a weights file; None for the GPU if there is one. A backbone stays where it is.
         say: Called with one line about each step, for instance ``print``.
@@ -70,6 +80,8 @@ def evaluate(
         WeightsError: If the weights file is missing or does not fit.
     """
     start = time.perf_counter()
+    extras = Extras(ensemble, members, folds, seed)
+    extras.check()
     say = say or (lambda line: None)
     # the weights first: decoding the images may take long
     if isinstance(weights, Backbone):
@@ -83,13 +95,13 @@ def evaluate(
     size = image_size or data.image_size
     view = CenterView(size)
 
-    given = _measure(backbone, data, view, "given", ks, stages, precision, say)
+    given = _measure(backbone, data, view, "given", ks, stages, precision, extras, say)
     measured = {"given": given}
     if random_weights:
         baseline = random_backbone(backbone, seed)
         say("estimating the batch-norm statistics of the random weights")
         calibrate_batch_norm(baseline, data.loader("train", shuffle=True), view)
-        measured["random"] = _measure(baseline, data, view, "random", ks, stages, precision, say)
+        measured["random"] = _measure(baseline, data, view, "random", ks, stages, precision, extras, say)
     differences = [
         Difference(
             representation,
@@ -108,14 +120,18 @@ def evaluate(
     seconds = time.perf_counter() - start
     config = backbone.config()
     return Evaluation(
-        name, config, size, num_images, data.num_classes, seed, rows, differences, best_difference, seconds
-    )
+        name, config, size, num_images, data.num_classes, seed, rows, differences, best_difference, seconds,
+        ensembles=[row for results in measured.values() for result in results.values() for row in result.ensembles],
+        folds=[row for results in measured.values() for result in results.values() for row in result.folds],
+    )  # fmt: skip
 
 
 class _Measured(NamedTuple):
     row: Row
     knn_correct: Tensor
     linear_correct: Tensor
+    ensembles: list[EnsembleRow]
+    folds: list[FoldsRow]
 
 
 def _measure(
@@ -126,6 +142,7 @@ def _measure(
     ks: Sequence[int],
     stages: bool,
     precision: Precision,
+    extras: Extras,
     say: Callable[[str], None],
 ) -> dict[str, _Measured]:
     """All figures of one set of weights, by representation."""
@@ -163,7 +180,11 @@ def _measure(
             f"{name} with {weights} weights: kNN {100 * row.knn.value:.1f} %, "
             f"linear probe {100 * row.linear.value:.1f} %"
         )
-        results[name] = _Measured(row, knn_correct, probe.correct)
+        more = ([], [])
+        if name == "pooled":
+            parts = (train, train_labels), (val, val_labels), (test, test_labels)
+            more = extra_rows(extras, *parts, weights, probe, say)
+        results[name] = _Measured(row, knn_correct, probe.correct, *more)
     return results
 
 

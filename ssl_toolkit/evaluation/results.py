@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -70,6 +70,44 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class EnsembleRow:
+    """Several linear classifiers of the pooled features together.
+
+    Attributes:
+        weights: ``given`` or ``random``.
+        kind: ``bagging`` or ``boosting``.
+        num_members: How many they are; boosting may end early.
+        strength: Of each member's L2 penalty.
+        top1: Test accuracy with its 95 % interval.
+        over_probe: Test accuracy minus that of the linear probe, with a 95 % interval.
+    """
+
+    weights: Literal["given", "random"]
+    kind: Literal["bagging", "boosting"]
+    num_members: int
+    strength: float
+    top1: Interval
+    over_probe: Interval
+
+
+@dataclass(frozen=True)
+class FoldsRow:
+    """The linear probe of the pooled features over folds of the training and validation images.
+
+    Attributes:
+        weights: ``given`` or ``random``.
+        values: The accuracy on each fold.
+        mean: Their mean.
+        std: Their standard deviation, which is not the error of the mean.
+    """
+
+    weights: Literal["given", "random"]
+    values: list[float]
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """The result of `ssl_toolkit.evaluation.evaluate`.
 
@@ -85,6 +123,8 @@ class Evaluation:
         best_difference: Of the linear probes at the best representation of the given weights and at that of the random
             weights, which may be another one; None without random weights.
         seconds: Wall-clock time of all of it.
+        ensembles: One for the given and one for the random weights, if they were asked for.
+        folds: Likewise.
     """
 
     weights: str
@@ -97,6 +137,8 @@ class Evaluation:
     differences: list[Difference]
     best_difference: Interval | None
     seconds: float
+    ensembles: list[EnsembleRow] = field(default_factory=list)
+    folds: list[FoldsRow] = field(default_factory=list)
 
     def row(self, representation: str = "pooled", weights: Literal["given", "random"] = "given") -> Row:
         """The row of a representation.
@@ -150,7 +192,7 @@ class Evaluation:
             caption=f"k and the penalty were chosen on the validation images, on which the linear probe is best for "
             f"{self.best_representation()}; {self.seconds:,.0f} s\n"
             "intervals: the choice of the test images alone; other seeds of the weights vary on top of that\n"
-            f"{self.verdict()}",
+            f"{self.verdict()}{self._ensemble_verdict()}",
             box=box.SIMPLE,
             padding=(0, 1, 0, 0),
             show_edge=False,
@@ -173,7 +215,19 @@ class Evaluation:
                     else "",
                     end_section=row is pair[-1],
                 )
+        for each in self.ensembles:
+            name = {"bagging": "bagged", "boosting": "boosted"}[each.kind]
+            name = f"{each.num_members} {name}" if each.weights == "given" else "  random"
+            table.add_row(name, "", "", _with_interval(each.top1), "", end_section=each is self.ensembles[-1])
+        for each in self.folds:
+            name = f"{len(each.values)} folds" if each.weights == "given" else "  random"
+            table.add_row(name, "", "", f"{_percent(each.mean)} ± {_percent(each.std)}", "")
         return table
+
+    def _ensemble_verdict(self) -> str:
+        """What to add on the ensemble of the given weights."""
+        given = [row for row in self.ensembles if row.weights == "given"]
+        return "".join(f"\n{row.kind} over one linear probe: {_signed(row.over_probe)}" for row in given)
 
 
 def _sentence(difference: Interval) -> str:

@@ -130,6 +130,28 @@ def test_without_random_weights_and_stages(folder, backbone):
     render(evaluation)
 
 
+def test_an_ensemble_and_folds_stand_in_table_and_json(folder, backbone, evaluation):
+    plain = evaluation
+    for kind, name in (("bagging", "2 bagged"), ("boosting", "boosted")):
+        asked = evaluate(
+            backbone, image_data(folder), stages=False, ensemble=kind, members=2, folds=3, seed=3, precision="32"
+        )
+        assert [row.weights for row in asked.ensembles] == [row.weights for row in asked.folds] == ["given", "random"]
+        given = asked.ensembles[0]
+        assert given.over_probe.value == pytest.approx(given.top1.value - asked.row().linear.value)
+        assert asked.row().linear == plain.row().linear, "the other figures are what they were"
+        assert len(asked.folds[0].values) == 3
+        text = render(asked)
+        assert name in text
+        assert "3 folds" in text
+        assert f"{kind} over one linear probe" in text
+        assert max(len(line) for line in text.splitlines()) <= 80
+        loaded = json.loads(json.dumps(asked.to_json()))
+        assert loaded["ensembles"][0]["top1"] == given.top1._asdict()
+    with pytest.raises(ValueError, match="--folds is 1, expected at least 2"):
+        evaluate(backbone, image_data(folder), folds=1)
+
+
 def test_two_classes_and_three_images_a_split(tmp_path, backbone):
     folder = write_images(tmp_path / "images", num_classes=2, per_class=5)
     data = image_data(folder, val_fraction=0.3, test_fraction=0.3)
