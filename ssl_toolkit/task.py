@@ -68,10 +68,16 @@ class Task(LightningModule, ABC):
         data_class: The data that the task takes: its arguments are the ``data`` section of a configuration.
         speed_settings: Arguments that change a task's speed and little else, with the values that ``--speed auto``
             tries beside those of the trainer; a subclass may add its own.
+        stops_gradients: Whether the loss holds something constant that depends on the weights (a teacher, a target), so
+            that what is followed is not the gradient of the loss; ``diagnose`` then does not check it.
+        initial_loss_margin: By how much the loss at the start may be below and above `initial_loss`.
     """
 
     data_class: ClassVar[type[LightningDataModule]] = ImageData
     speed_settings: ClassVar[dict[str, tuple[Any, ...]]] = {"memory_format": ("channels_last", "contiguous")}
+    stops_gradients: ClassVar[bool] = False
+    # scores of variance 1, more than any usual head begins with, add half a nat to a cross entropy (its second order)
+    initial_loss_margin: tuple[float, float] = (0.5, 0.5)
 
     def __init__(
         self,
@@ -114,6 +120,14 @@ class Task(LightningModule, ABC):
             batch: What the loader delivers, `ssl_toolkit.batch.Batch` as a rule.
             keys: int64 tensor of shape ``[batch]``: the samples' keys in this epoch.
         """
+
+    def initial_loss(self, batch_size: int) -> float | None:
+        """The loss of a network that knows nothing yet, for ``diagnose``; None if there is no such figure."""
+        return None
+
+    def least_loss(self, batch_size: int) -> float:
+        """The least loss that a batch can reach without penalties, for ``diagnose``."""
+        return 0.0
 
     def lr_factor(self, name: str) -> float:
         """The factor on the learning rate of a parameter, by its name; 1 unless a task says otherwise."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from downstream.base.task import DownstreamTask
+from ssl_toolkit.layers import full_precision
 from ssl_toolkit.processes import world_size
 from ssl_toolkit.random import sample_keys
 from ssl_toolkit.task import StepOutput
@@ -63,11 +65,24 @@ class Classifier(DownstreamTask):
             raise ValueError(f"{num_without} of the training samples have no label; a classifier needs one for each")
         super().setup(stage)
 
+    def initial_loss(self, batch_size: int) -> float:
+        """Each class of the data is as likely: ln C."""
+        classes = getattr(self.data, "num_classes", None) or self.num_classes
+        assert classes is not None
+        return math.log(classes)
+
+    def least_loss(self, batch_size: int) -> float:
+        """0, or the entropy of the smoothed targets."""
+        assert self.num_classes is not None
+        other = self.label_smoothing / self.num_classes
+        own = 1 - self.label_smoothing + other
+        return -own * math.log(own) - (self.num_classes - 1) * other * math.log(other) if other else 0.0
+
     def loss(self, features: Any, targets: Tensor) -> StepOutput:
         """Cross entropy of the head's scores."""
         logits = self.logits(features)
         smoothing = self.label_smoothing if self.training else 0.0
-        loss = F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+        loss = F.cross_entropy(full_precision(logits), targets, label_smoothing=smoothing)
         return StepOutput(loss, features, accuracies(logits.detach(), targets))
 
     @torch.no_grad()
