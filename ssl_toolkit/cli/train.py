@@ -187,14 +187,15 @@ def make_trainer(objects: Namespace, run: Path, resolved: dict[str, Any]) -> Tra
     """Lightning's Trainer for a run in a folder.
 
     Args:
-        objects: What the configuration describes: ``model``, ``tracker``, ``checkpoint``, and for a pretraining
-            ``evaluation`` and ``progressive``; ``trainer`` holds the arguments of Lightning's Trainer.
+        objects: What the configuration describes: ``model``, ``tracker``, ``checkpoint``, ``watch``, and for a
+            pretraining ``evaluation`` and ``progressive``; ``trainer`` holds the arguments of Lightning's Trainer.
         run: The run's folder.
         resolved: The configuration as plain data.
     """
     arguments = vars(objects.trainer)
     own = [ResumeMetrics(), Throughput(), LearningRate(), SampleViews(), ExportWeights(), ProgressBar()]
-    own += [objects.checkpoint, *(objects[name] for name in ("evaluation", "progressive") if name in objects)]
+    sections = ("watch", "evaluation", "progressive")
+    own += [objects.checkpoint, *(objects[name] for name in sections if name in objects)]
     pretraining = getattr(objects.model, "pretraining", None)
     users, plugins = arguments.pop("callbacks"), arguments.pop("plugins")
     return Trainer(

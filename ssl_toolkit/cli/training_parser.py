@@ -15,6 +15,7 @@ from ssl_toolkit.callbacks import OnlineEvaluation, ProgressiveSize
 from ssl_toolkit.checkpoint import Checkpoint
 from ssl_toolkit.cli.parser import options
 from ssl_toolkit.data import ImageData
+from ssl_toolkit.health.watch import Watch
 from ssl_toolkit.task import Task
 from ssl_toolkit.tracking import Tracker
 
@@ -58,6 +59,7 @@ def training_parser(verb: str, arguments: Sequence[str]) -> ArgumentParser:
     parser.add_class_arguments(data_class(arguments), "data")
     parser.add_class_arguments(Trainer, "trainer", skip=OWN_TRAINER_ARGUMENTS, instantiate=False)
     parser.add_class_arguments(Checkpoint, "checkpoint")
+    parser.add_class_arguments(Watch, "watch")
     if verb == "pretrain":
         parser.add_class_arguments(OnlineEvaluation, "evaluation")
         parser.add_class_arguments(ProgressiveSize, "progressive")
