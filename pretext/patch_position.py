@@ -5,6 +5,7 @@ Doersch, Gupta, Efros: "Unsupervised visual representation learning by context p
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -85,6 +86,10 @@ class PatchPosition(PretextTask):
         maps = self.backbone.feature_maps(torch.zeros(1, self.backbone.in_channels, patch_size, patch_size))
         self.backbone.train()
         return maps[self.backbone.stages[-2]].shape[-1]
+
+    def initial_loss(self, batch_size: int) -> float:
+        """Each of the eight positions is as likely: ln 8."""
+        return math.log(len(DIRECTIONS))
 
     def make_views(self, images: Images, keys: Tensor) -> Tensor:
         """The patches of each image in reading order: ``[batch, 9, channels, patch_size, patch_size]``."""

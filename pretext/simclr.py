@@ -6,6 +6,7 @@ arXiv 2002.05709.
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -63,6 +64,20 @@ class SimCLR(PretextTask):
         self.temperature = temperature
         self.forward_passes = forward_passes
         self.projector = mlp([self.backbone.num_features, *projector_widths])
+
+    def initial_loss(self, batch_size: int) -> float:
+        """Each of the 2N - 1 others is as likely the partner: ln(2N - 1)."""
+        return math.log(2 * batch_size - 1)
+
+    @property
+    def initial_loss_margin(self) -> tuple[float, float]:
+        """Two views of an image are alike from the start, by up to 1 in the cosine more than those of two images."""
+        return 1 / self.temperature, 0.5
+
+    def least_loss(self, batch_size: int) -> float:
+        """Partners coincide, and the images lie as far apart as they can: at the corners of a regular simplex."""
+        apart = batch_size / max(1, batch_size - 1)
+        return math.log1p((2 * batch_size - 2) * math.exp(-apart / self.temperature))
 
     def make_views(self, images: Images, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Two views of each image, each of shape ``[batch, channels, size, size]``."""

@@ -74,6 +74,9 @@ class Task(LightningModule, ABC):
         mixing: Which samples of the batch at hand are mixed; None outside a training step that mixes.
         smoothing: Share of the targets that is spread over all classes; 0 outside a training step that smooths.
         training_batch: The batch at hand; None outside a training step.
+        stops_gradients: Whether the loss holds something constant that depends on the weights (a teacher, a target), so
+            that what is followed is not the gradient of the loss; ``diagnose`` then does not check it.
+        initial_loss_margin: By how much the loss at the start may be below and above `initial_loss`.
     """
 
     data_class: ClassVar[type[LightningDataModule]] = ImageData
@@ -82,6 +85,9 @@ class Task(LightningModule, ABC):
     mixing: Mixing | None = None
     smoothing: float = 0.0
     training_batch: Any = None
+    stops_gradients: ClassVar[bool] = False
+    # scores of variance 1, more than any usual head begins with, add half a nat to a cross entropy (its second order)
+    initial_loss_margin: tuple[float, float] = (0.5, 0.5)
 
     def __init__(
         self,
@@ -124,6 +130,14 @@ class Task(LightningModule, ABC):
             batch: What the loader delivers, `ssl_toolkit.batch.Batch` as a rule.
             keys: int64 tensor of shape ``[batch]``: the samples' keys in this epoch.
         """
+
+    def initial_loss(self, batch_size: int) -> float | None:
+        """The loss of a network that knows nothing yet, for ``diagnose``; None if there is no such figure."""
+        return None
+
+    def least_loss(self, batch_size: int) -> float:
+        """The least loss that a batch can reach without penalties, for ``diagnose``."""
+        return 0.0
 
     def lr_factor(self, name: str) -> float:
         """The factor on the learning rate of a parameter, by its name; 1 unless a task says otherwise."""

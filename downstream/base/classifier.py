@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from downstream.base.task import DownstreamTask
+from ssl_toolkit.layers import full_precision
 from ssl_toolkit.processes import world_size
 from ssl_toolkit.random import sample_keys
 from ssl_toolkit.soft_targets import soft_cross_entropy, soften
@@ -61,11 +63,17 @@ class Classifier(DownstreamTask):
             raise ValueError(f"{num_without} of the training samples have no label; a classifier needs one for each")
         super().setup(stage)
 
+    def initial_loss(self, batch_size: int) -> float:
+        """Each class of the data is as likely: ln C."""
+        classes = getattr(self.data, "num_classes", None) or self.num_classes
+        assert classes is not None
+        return math.log(classes)
+
     def loss(self, features: Any, targets: Tensor) -> StepOutput:
         """Cross entropy of the head's scores; the targets are soft where images are mixed or targets smoothed."""
         logits = self.logits(features)
         soft = soften(targets, self.mixing, self.smoothing)
-        loss = soft_cross_entropy(logits.float(), soft)
+        loss = soft_cross_entropy(full_precision(logits), soft)
         return StepOutput(loss, features, accuracies(logits.detach(), soft.heaviest))
 
     @torch.no_grad()

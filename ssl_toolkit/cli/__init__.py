@@ -27,6 +27,7 @@ VERBS = {
     ),
     "embed": ("ssl_toolkit.cli.features", "write the features of every image to a table"),
     "export": ("ssl_toolkit.cli.features", "convert a weights file for timm, torchvision or ONNX"),
+    "diagnose": ("ssl_toolkit.cli.diagnose", "check a recipe before its run: diagnose pretrain|transfer -c RECIPE"),
     "report": ("ssl_toolkit.cli.features", "write the local page of a run"),
 }
 

@@ -197,15 +197,15 @@ def make_trainer(objects: Namespace, run: Path, resolved: dict[str, Any]) -> Tra
     """Lightning's Trainer for a run in a folder.
 
     Args:
-        objects: What the configuration describes: ``model``, ``tracker``, ``checkpoint``, ``nonfinite``, ``average``,
-            ``early_stopping``, and for a pretraining ``evaluation`` and ``progressive``; ``trainer`` holds the
-            arguments of Lightning's Trainer.
+        objects: What the configuration describes: ``model``, ``tracker``, ``checkpoint``, ``nonfinite``, ``watch``,
+            ``average``, ``early_stopping``, and for a pretraining ``evaluation`` and ``progressive``; ``trainer`` holds
+            the arguments of Lightning's Trainer.
         run: The run's folder.
         resolved: The configuration as plain data.
     """
     arguments = vars(objects.trainer)
     own = [ResumeMetrics(), Throughput(), LearningRate(), SampleViews(), ProgressBar()]
-    own += [objects.nonfinite, objects.checkpoint]
+    own += [objects.nonfinite, objects.checkpoint, objects.watch]
     own += [objects[name] for name in ("evaluation", "progressive") if name in objects]
     # early stopping looks at what the evaluation measures, and goes back to the best weights before the last export
     own += [objects.average, objects.early_stopping, ExportWeights()]

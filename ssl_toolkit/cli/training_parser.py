@@ -15,6 +15,7 @@ from ssl_toolkit.callbacks import EarlyStopping, NonFinite, OnlineEvaluation, Pr
 from ssl_toolkit.checkpoint import Checkpoint
 from ssl_toolkit.cli.parser import options
 from ssl_toolkit.data import ImageData
+from ssl_toolkit.health.watch import Watch
 from ssl_toolkit.task import Task
 from ssl_toolkit.tracking import Tracker
 
@@ -61,6 +62,7 @@ def training_parser(verb: str, arguments: Sequence[str]) -> ArgumentParser:
     parser.add_class_arguments(NonFinite, "nonfinite")
     parser.add_class_arguments(WeightAverage, "average")
     parser.add_class_arguments(EarlyStopping, "early_stopping")
+    parser.add_class_arguments(Watch, "watch")
     if verb == "pretrain":
         parser.add_class_arguments(OnlineEvaluation, "evaluation")
         parser.add_class_arguments(ProgressiveSize, "progressive")

@@ -1,0 +1,53 @@
+"""The verb ``diagnose``: is a recipe fit to be trained?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ssl_toolkit.cli.parser import options, parse
+from ssl_toolkit.cli.train import one_line_errors, prepare, quiet
+from ssl_toolkit.cli.training_parser import training_parser
+from ssl_toolkit.errors import nearest
+from ssl_toolkit.health.diagnose import FIGURES, PICTURE, Diagnosis
+from ssl_toolkit.health.diagnose import diagnose as examine
+from ssl_toolkit.run import CONFIG
+
+VERBS = ("pretrain", "transfer")
+
+
+def diagnose(arguments: Sequence[str]) -> Diagnosis:
+    """Checks a recipe before its run, prints what was found, and with ``--out FOLDER`` writes a picture and figures.
+
+    Args:
+        arguments: The command line after the verb: the training verb, then what one would give to that.
+
+    Raises:
+        ValueError: For whatever the user can mend, in one line.
+    """
+    from rich.console import Console
+
+    if not arguments or arguments[0] not in VERBS:
+        given = repr(arguments[0]) if arguments else "nothing"
+        hint = nearest(arguments[0], VERBS) if arguments else ""
+        raise ValueError(f"diagnose needs pretrain or transfer and what that takes (-c RECIPE ...), got {given}{hint}")
+    verb, *rest = arguments
+    for option in ("--resume", "--budget", "--speed"):
+        if option in dict(options(rest)):
+            raise ValueError(f"{option} is for a run; diagnose looks at a recipe before its run: leave it out")
+    parser = training_parser(verb, rest)
+    config = parse(parser, rest)
+    out = None if config.out is None else Path(config.out)
+    if out is not None and (out / CONFIG).exists():
+        raise ValueError(f"--out {out} holds a run, which diagnose leaves alone; give another folder")
+    with torch.random.fork_rng():
+        objects = prepare(parser, config)
+        with quiet(), one_line_errors():
+            diagnosis = examine(objects.model, objects.data, vars(objects.trainer))
+    Console().print(diagnosis.table())
+    if out is not None:
+        diagnosis.save(out)
+        print(f"picture: {out / PICTURE}\nfigures: {out / FIGURES}")
+    return diagnosis

@@ -1,0 +1,6 @@
+"""Is a recipe fit to be trained, and does a run go well?"""
+
+from ssl_toolkit.health.findings import Check, Finding
+from ssl_toolkit.health.layers import LayerStatistics, draw_layers, layer_statistics
+
+__all__ = ["Check", "Finding", "LayerStatistics", "draw_layers", "layer_statistics"]

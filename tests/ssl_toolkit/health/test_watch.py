@@ -1,0 +1,134 @@
+"""The watch of a run: silent when all is well, heard when it is not, and never felt by the run."""
+
+import math
+
+import pytest
+import torch
+import yaml
+
+from ssl_toolkit.cli.train import train
+from ssl_toolkit.health.curves import read_curves
+from ssl_toolkit.metrics_file import read_metrics
+from ssl_toolkit.run import newest_checkpoint
+
+FALLING = [2.0 * math.exp(-step / 40) + 0.1 for step in range(100)]
+
+
+def recipe(tmp_path, **model):
+    arguments = {
+        "backbone": {
+            "name": "resnet10t",
+            "kwargs": {"stem_width": 8, "channels": [8, 8, 8, 16], "drop_path_rate": 0.1},
+        },
+        "head": "mlp",
+        "hidden": 16,
+        "dropout": 0.2,
+        "optimizer": {"class_path": "ssl_toolkit.optim.AdamW", "init_args": {"lr": 0.002}},
+        "schedule": {"class_path": "ssl_toolkit.schedule.Cosine"},
+        **model,
+    }
+    text = {
+        "model": {"class_path": "downstream.classification.Classification", "init_args": arguments},
+        "data": {"source": "procedural", "max_images": 80, "image_size": 16, "batch_size": 16, "cache": "memory"},
+        "trainer": {"max_steps": 6, "max_epochs": -1, "accelerator": "cpu", "log_every_n_steps": 1},
+        "checkpoint": {"every_n_steps": 1, "keep": 6},
+        "tracker": "none",
+    }
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(text))
+    return str(file)
+
+
+def run(tmp_path, name, *options, **model):
+    return train("transfer", ["-c", recipe(tmp_path, **model), "--out", str(tmp_path / name), *options], quietly=True)
+
+
+def state(folder):
+    return torch.load(newest_checkpoint(folder), weights_only=True)
+
+
+@pytest.mark.parametrize("options", [[], ["--trainer.accumulate_grad_batches", "2"]])
+def test_a_run_with_it_is_the_same_bit_for_bit_and_it_is_silent(options, tmp_path, capsys):
+    watched = run(tmp_path, "watched", "--watch.every_n_steps", "2", *options)
+    plain = run(tmp_path, "plain", "--watch.every_n_steps", "0", *options)
+    one, other = state(watched), state(plain)
+    for name, tensor in one["state_dict"].items():
+        assert torch.equal(tensor, other["state_dict"][name]), name
+    first, second = (each["optimizer_states"][0]["state"] for each in (one, other))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    assert "watch" not in capsys.readouterr().out
+    metrics, without = read_metrics(watched), read_metrics(plain)
+    losses = [torch.tensor(each["train/loss"]) for each in (metrics, without)]
+    torch.testing.assert_close(*losses, rtol=0, atol=0, equal_nan=True)
+    logged = {f"train/{name}" for name in ("update_ratio", "gradient_norm", "dead_units", "feature_spread")}
+    assert logged <= set(metrics)
+    assert not logged & set(without)
+
+
+def test_its_figures_survive_a_resume(tmp_path):
+    whole = run(tmp_path, "whole", "--watch.every_n_steps", "2")
+    stopped = run(tmp_path, "stopped", "--watch.every_n_steps", "2")
+    for step in (4, 5, 6):
+        (stopped / "checkpoints" / f"step-{step:010d}.ckpt").unlink()
+    train("transfer", ["--resume", str(stopped)], quietly=True)
+    for name in ("update_ratio", "gradient_norm", "dead_units", "feature_spread"):
+        first, second = (read_metrics(each)[f"train/{name}"] for each in (whole, stopped))
+        torch.testing.assert_close(torch.tensor(first), torch.tensor(second), rtol=0, atol=0, equal_nan=True)
+
+
+def test_the_update_ratio_is_that_of_the_checkpoints(tmp_path):
+    folder = run(tmp_path, "run", "--watch.every_n_steps", "2")
+    before, after = (
+        torch.load(folder / "checkpoints" / f"step-{step:010d}.ckpt", weights_only=True)["state_dict"]
+        for step in (1, 2)
+    )
+    ratios = [
+        float((after[name] - before[name]).norm() / before[name].norm())
+        for name in before
+        if before[name].ndim > 1 and before[name].any()
+    ]
+    logged = [value for value in read_metrics(folder)["train/update_ratio"] if math.isfinite(value)]
+    # of an even number of layers the median is the mean of the two in the middle
+    assert logged[0] == pytest.approx(sorted(ratios)[len(ratios) // 2], rel=0.5)
+
+
+@pytest.mark.parametrize(("lr", "word"), [(2.0, "too large"), (2e-7, "too small")])
+def test_a_wrong_rate_is_said_once_and_again_at_the_end(lr, word, tmp_path, capsys):
+    optimizer = {"class_path": "ssl_toolkit.optim.AdamW", "init_args": {"lr": lr, "weight_decay": 0.0}}
+    schedule = {"class_path": "ssl_toolkit.schedule.Constant"}
+    run(tmp_path, "run", "--watch.every_n_steps", "1", optimizer=optimizer, schedule=schedule)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "learning rate is" in line]
+    assert [line.partition(":")[0] for line in lines] == ["watch", "watch, again"]
+    assert all(word in line for line in lines)
+
+
+def test_dead_units_and_collapse_are_said(tmp_path, capsys):
+    dead = {"class_path": "ssl_toolkit.init.Constant", "init_args": {"pattern": r"head\.1\.bias", "value": -100.0}}
+    flat = {"class_path": "ssl_toolkit.init.Zeros", "init_args": {"pattern": r"bn\d\.weight|downsample.*2\.weight"}}
+    keep = {"class_path": "ssl_toolkit.init.Keep", "init_args": {"pattern": ""}}
+    one = {"class_path": "ssl_toolkit.init.Constant", "init_args": {"pattern": r"layer4.*bias", "value": 1.0}}
+    run(tmp_path, "run", "--watch.every_n_steps", "1", init=[keep, dead, flat, one],
+        optimizer={"class_path": "ssl_toolkit.optim.AdamW", "init_args": {"lr": 0.0001}})  # fmt: skip
+    said = capsys.readouterr().out
+    assert "are 0 for the whole batch and learn nothing" in said
+    assert "features have collapsed" in said
+
+
+def test_curves_by_hand():
+    rising = [1.0, 0.6, 0.5, 0.52, 0.58, 0.66, 0.75, 0.83]
+    found = read_curves(FALLING, rising)
+    assert found is not None
+    assert found.kind == "overfitting"
+    assert "after 3 of 8 epochs" in found.what
+    flat = read_curves([2.08 + 0.01 * (-1) ** step for step in range(100)], [2.08] * 8)
+    assert flat is not None
+    assert flat.kind == "underfitting"
+    assert read_curves(FALLING, [1.0, 0.6, 0.5, 0.45, 0.43, 0.42, 0.42, 0.43]) is None
+    assert read_curves(FALLING, []) is None
+    # noise is no rise
+    assert read_curves(FALLING, [1.0, 0.8, 0.55, 0.75, 0.6, 0.72, 0.58, 0.7, 0.6, 0.7]) is None
+    # where the training loss rises, too, the run has gone wrong, but not by overfitting
+    bent = [2.0 - 0.03 * step for step in range(40)] + [0.8 + 0.01 * step for step in range(60)]
+    assert read_curves(bent, rising) is None
+    assert read_curves(FALLING[:10], rising) is None
+    assert read_curves([math.nan] * 50, [math.nan] * 10) is None
