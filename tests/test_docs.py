@@ -26,14 +26,16 @@ import pytest
 from ssl_toolkit.cli import VERBS
 from ssl_toolkit.cli.parser import instantiate, options, parse
 from ssl_toolkit.cli.training_parser import training_parser
+from ssl_toolkit.init import Initializer
 from ssl_toolkit.optim import OptimizerSpec
 from ssl_toolkit.regularization import Regularizer
+from ssl_toolkit.schedule import Schedule
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = {page.name: page.read_text(encoding="utf-8") for page in sorted(DOCS.glob("*.md"))}
 RECIPES = {"pretrain": "configs/pretrain/simclr.yaml", "transfer": "configs/transfer/finetune.yaml"}
-FAMILIES = {"optim": OptimizerSpec, "regularization": Regularizer}
+FAMILIES = {"optim": OptimizerSpec, "schedule": Schedule, "init": Initializer, "regularization": Regularizer}
 LARGEST_PICTURE = 80_000
 
 
