@@ -2,6 +2,7 @@
 
 from ssl_toolkit.evaluation.features import Features, Precision, evaluation_mode, extract_features, has_native_bf16
 from ssl_toolkit.evaluation.few_labels import FewLabelResult, few_label_draws, few_label_probe
+from ssl_toolkit.evaluation.flatness import Flatness, flatness
 from ssl_toolkit.evaluation.intervals import (
     Interval,
     Spread,
@@ -21,6 +22,7 @@ __all__ = [
     "Evaluation",
     "Features",
     "FewLabelResult",
+    "Flatness",
     "Interval",
     "Precision",
     "ProbeResult",
@@ -33,6 +35,7 @@ __all__ = [
     "extract_features",
     "few_label_draws",
     "few_label_probe",
+    "flatness",
     "has_native_bf16",
     "knn_accuracy",
     "knn_predict",
