@@ -124,8 +124,8 @@ def measure(
     return costs
 
 
-def trial_trainer(arguments: dict[str, Any], stopwatch: Stopwatch) -> Trainer:
-    """A Trainer with the arguments of a run's, that trains until the stopwatch stops it and leaves nothing behind."""
+def trial_trainer(arguments: dict[str, Any], stopwatch: Callback) -> Trainer:
+    """A Trainer with the arguments of a run's, that trains until a callback stops it and leaves nothing behind."""
     passed = {name: value for name, value in arguments.items() if name not in _OF_THE_RUN}
     return Trainer(
         **passed, max_epochs=-1, max_steps=_MOST_STEPS, limit_val_batches=_VALIDATION_BATCHES,

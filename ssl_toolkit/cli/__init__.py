@@ -21,10 +21,12 @@ VERBS = {
     ),
     "pretrain": ("ssl_toolkit.cli.train", "pretrain a backbone on unlabelled images with a pretext task"),
     "transfer": ("ssl_toolkit.cli.train", "train a head, or everything, on labelled data from pretrained weights"),
+    "lr-find": ("ssl_toolkit.cli.lr_find", "find the learning rate to train with, by a hundred steps on your task"),
     "evaluate": (
         "ssl_toolkit.cli.features",
         "kNN and linear probe of a backbone beside random weights",
     ),
+    "flatness": ("ssl_toolkit.cli.flatness", "how flat the minima are that runs have found, side by side"),
     "embed": ("ssl_toolkit.cli.features", "write the features of every image to a table"),
     "export": ("ssl_toolkit.cli.features", "convert a weights file for timm, torchvision or ONNX"),
     "diagnose": ("ssl_toolkit.cli.diagnose", "check a recipe before its run: diagnose pretrain|transfer -c RECIPE"),
@@ -76,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with quick_imports():
             module = importlib.import_module(VERBS[verb][0])
-        getattr(module, verb)(rest)
+        getattr(module, verb.replace("-", "_"))(rest)
     except RunFailed as error:
         fail(str(error))
         return 1

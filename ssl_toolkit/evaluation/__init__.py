@@ -12,6 +12,7 @@ from ssl_toolkit.evaluation.ensembles import (
 )
 from ssl_toolkit.evaluation.features import Features, Precision, evaluation_mode, extract_features, has_native_bf16
 from ssl_toolkit.evaluation.few_labels import FewLabelResult, few_label_draws, few_label_probe
+from ssl_toolkit.evaluation.flatness import Flatness, flatness
 from ssl_toolkit.evaluation.intervals import (
     Interval,
     Spread,
@@ -34,6 +35,7 @@ __all__ = [
     "Evaluation",
     "Features",
     "FewLabelResult",
+    "Flatness",
     "FoldsResult",
     "FoldsRow",
     "Interval",
@@ -55,6 +57,7 @@ __all__ = [
     "few_label_draws",
     "few_label_probe",
     "fit_linear",
+    "flatness",
     "has_native_bf16",
     "knn_accuracy",
     "knn_predict",
