@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule, Trainer, callbacks
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from ssl_toolkit.callbacks.early_stopping import EarlyStopping
+from ssl_toolkit.callbacks.weight_average import trained_weights
 from ssl_toolkit.errors import CANNOT_WRITE
 from ssl_toolkit.files import remove_with_checksum, write_checksum
 from ssl_toolkit.preemption import Preemption
@@ -143,7 +144,8 @@ class Checkpoint(callbacks.Checkpoint):
         """Leaves if a signal came."""
         if self.preemption.is_listening and (number := self._agree(trainer)[1]):
             if trainer.global_step != self._step_on_disk:
-                self._save(trainer)
+                with trained_weights(trainer, pl_module):
+                    self._save(trainer)
             self.preemption.leave(trainer, number)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -145,6 +145,18 @@ class WeightAverage(Callback):
         finally:
             self._leave(task)
 
+    @contextlib.contextmanager
+    def set_aside(self, task: LightningModule) -> Iterator[None]:
+        """Has the weights themselves in the task meanwhile, amid a validation of the average, say."""
+        is_there = bool(self._num and self._uses and not self._finished)
+        if is_there:
+            self._swap(task)
+        try:
+            yield
+        finally:
+            if is_there:
+                self._swap(task)
+
     def _use(self, trainer: Trainer, task: LightningModule) -> None:
         self._uses += 1
         if self._num and self._uses == 1 and not self._finished:
@@ -236,10 +248,19 @@ class WeightAverage(Callback):
 
 def averaged_weights(trainer: Trainer, task: LightningModule) -> contextlib.AbstractContextManager[None]:
     """Has the averaged weights in the task meanwhile, if the trainer averages them."""
-    for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue] - set out of its sight
-        if isinstance(callback, WeightAverage):
-            return callback.used(trainer, task)
-    return contextlib.nullcontext()
+    average = _average(trainer)
+    return contextlib.nullcontext() if average is None else average.used(trainer, task)
+
+
+def trained_weights(trainer: Trainer, task: LightningModule) -> contextlib.AbstractContextManager[None]:
+    """Has the weights themselves in the task meanwhile, also where the average is in their place."""
+    average = _average(trainer)
+    return contextlib.nullcontext() if average is None else average.set_aside(task)
+
+
+def _average(trainer: Trainer) -> WeightAverage | None:
+    callbacks = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue] - set out of its sight
+    return next((each for each in callbacks if isinstance(each, WeightAverage)), None)
 
 
 def _trained_norms(task: LightningModule) -> dict[str, _BatchNorm]:

@@ -130,26 +130,25 @@ def test_slurm_queues_the_job_once_and_the_same_command_goes_on(recipe, tmp_path
 
 
 @pytest.mark.timeout(300)
-def test_a_signal_during_validation_is_heeded_there(recipe, tmp_path, monkeypatch):
-    import signal as signals
-
+@pytest.mark.parametrize("kind", ["none", "ema"])
+def test_a_signal_during_validation_is_heeded_there(recipe, tmp_path, monkeypatch, kind):
     from ssl_toolkit.cli.train import train
     from ssl_toolkit.task import Task
 
-    command = ["-c", recipe, *LONG, "--data.val_fraction", "0.4", "--trainer.max_epochs", "2"]
+    command = ["-c", recipe, *LONG, "--data.val_fraction", "0.4", "--trainer.max_epochs", "2", "--average.kind", kind]
     train("pretrain", [*command, "--out", str(tmp_path / "whole")], quietly=True)
     original = Task.validation_step
 
     def validation_step(self, batch, batch_idx):
         original(self, batch, batch_idx)
         if self.current_epoch == 0 and batch_idx == 0:
-            os.kill(os.getpid(), signals.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
         patch.setattr(Task, "validation_step", validation_step)
         with pytest.raises(SystemExit) as ended:
             train("pretrain", [*command, "--out", str(tmp_path / "stopped")], quietly=True)
     assert ended.value.code == 143
-    assert signals.getsignal(signals.SIGTERM) == signals.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     train("pretrain", ["--resume", str(tmp_path / "stopped")], quietly=True)
     assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
