@@ -128,7 +128,7 @@ def runs(tmp_path_factory):
                 },
             },
             "data": {"source": "procedural", "max_images": 80, "image_size": 16, "batch_size": 16, "cache": "memory"},
-            "trainer": {"max_steps": 3, "max_epochs": -1, "accelerator": "cpu", "precision": "bf16-mixed"},
+            "trainer": {"max_steps": 3, "max_epochs": -1, "accelerator": "cpu"},
             "tracker": "none",
         }
         (folder / f"{verb}.yaml").write_text(yaml.safe_dump(recipe))
