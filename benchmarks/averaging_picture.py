@@ -1,6 +1,6 @@
 """Draws what averaging does: the validation loss of raw and averaged weights, and bagging by the number of members.
 
-    python benchmarks/averaging_picture.py --out docs/pictures/averaging.png
+    python benchmarks/averaging_picture.py --picture docs/pictures/averaging.png
 
 Three runs of the same training on built-in images differ in the average alone. Then linear classifiers of the features
 of the first are bagged, fitted to half of the validation images and measured on the other half. About two minutes on
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from measuring import add_outputs, write_json
 
 from ssl_toolkit.augment import CenterView
 from ssl_toolkit.cli.train import train
@@ -81,19 +82,28 @@ def bags(weights: Path) -> list[tuple[float, float]]:
 
 def main() -> None:
     """Trains, measures, and draws."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("docs/pictures/averaging.png"))
-    out = parser.parse_args().out
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add_outputs(parser)
+    args = parser.parse_args()
+    losses: dict[str, list[float]] = {}
+    figures: list[tuple[float, float]] = []
+    for name, average in AVERAGES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            losses[name] = values = trained(average, Path(folder))
+            figures = bags(Path(folder) / "run" / "backbone.safetensors") if average["kind"] == "none" else figures
+        print(f"{name}: {', '.join(f'{value:.2f}' for value in values)}")
+    write_json(args.json, {"validation loss": losses, "bagging": dict(zip(map(str, MEMBERS), figures, strict=True))})
+    if args.picture:
+        draw(losses, figures, args.picture)
+
+
+def draw(losses: dict[str, list[float]], figures: list[tuple[float, float]], file: Path) -> None:
+    """The curves, and the accuracy by the number of members."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    figures: list[tuple[float, float]] = []
-    for name, average in AVERAGES.items():
-        with tempfile.TemporaryDirectory() as folder:
-            values = trained(average, Path(folder))
-            figures = bags(Path(folder) / "run" / "backbone.safetensors") if average["kind"] == "none" else figures
-        print(f"{name}: {', '.join(f'{value:.2f}' for value in values)}")
+    for name, values in losses.items():
         left.plot(range(1, len(values) + 1), values, marker="o", markersize=3, label=name)
     left.set(xlabel="epoch", ylabel="validation loss", yscale="log")
     left.legend(fontsize=8)
@@ -105,8 +115,7 @@ def main() -> None:
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=110)
+    figure.savefig(file, dpi=110)
 
 
 if __name__ == "__main__":

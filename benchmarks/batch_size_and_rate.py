@@ -73,7 +73,7 @@ def train(x: Tensor, y: Tensor, batch: int, lr: float, epochs: int, seed: int) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--images", type=int, default=1024, help="images to train on")
+    parser.add_argument("--num_images", type=int, default=1024, help="images to train on")
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 4, 16, 64, 256, 1024], help="batch sizes")
     parser.add_argument("--rates", type=float, nargs="*", default=[0.001 * 4**k for k in range(8)], help="rates")
     parser.add_argument("--epochs", type=int, default=12)
@@ -81,7 +81,7 @@ def main() -> None:
     add_outputs(parser)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    x, y = images(args.images)
+    x, y = images(args.num_images)
     started = time.monotonic()
     figures = np.full((2, len(args.batches), len(args.rates)), np.nan)
     for row, batch in enumerate(args.batches):

@@ -59,13 +59,13 @@ def train(x: Tensor, y: Tensor, batch: int, lr: float, rho: float, epochs: int, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--images", type=int, default=1024, help="images to train on")
+    parser.add_argument("--num_images", type=int, default=1024, help="images to train on")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--radius", type=float, default=0.5, help="the distance whose rise is told")
     add_outputs(parser)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    x, y = images(args.images)
+    x, y = images(args.num_images)
     num, started = len(x) - TEST_IMAGES, time.monotonic()
     found: dict[str, Flatness] = {}
     figures = {}

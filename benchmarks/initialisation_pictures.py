@@ -1,16 +1,16 @@
 """The textbook picture: activations and gradients of a plain network of six layers under five initialisations.
 
-python benchmarks/initialisation_pictures.py            # writes docs/pictures/initialisation.png, prints a table
+python benchmarks/initialisation_pictures.py --picture docs/pictures/initialisation.png
 """
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from measuring import add_outputs, write_json
 from torch import nn
 
 from ssl_toolkit.health import LayerStatistics, layer_statistics
@@ -54,18 +54,19 @@ def draw(cases: dict[str, list[LayerStatistics]]) -> Figure:
 
 def main() -> None:
     """Draws the picture and prints the standard deviations."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("docs/pictures/initialisation.png"))
-    out = parser.parse_args().out
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add_outputs(parser)
+    args = parser.parse_args()
     cases = {name: examine(*case) for name, case in CASES.items()}
     for name, layers in cases.items():
         activations = " ".join(f"{layer.activations.std:8.1e}" for layer in layers)
         gradients = " ".join(f"{layer.gradients.std:8.1e}" for layer in layers if layer.gradients)
         print(f"{name:15} activations {activations}\n{'':15} gradients   {gradients}")
-    figure = draw(cases)
-    FigureCanvasAgg(figure)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=90)
+    write_json(args.json, {name: [layer._asdict() for layer in layers] for name, layers in cases.items()})
+    if args.picture:
+        figure = draw(cases)
+        FigureCanvasAgg(figure)
+        figure.savefig(args.picture, dpi=90)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from measuring import add_outputs, write_json
+
 from ssl_toolkit.schedule import (
     Constant,
     Cosine,
@@ -41,21 +43,31 @@ def schedules() -> dict[str, Schedule]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add_outputs(parser)
+    args = parser.parse_args()
+    factors = {
+        name: [schedule.factor(step, STEPS, 100.0) for step in range(STEPS)] for name, schedule in schedules().items()
+    }
+    write_json(args.json, factors)
+    if args.picture:
+        draw(factors, args.picture)
+
+
+def draw(factors: dict[str, list[float]], file: Path) -> None:
+    """A diagram for each."""
     from matplotlib.figure import Figure
 
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--picture", type=Path, required=True, help="a PNG file to draw them to")
-    args = parser.parse_args()
     figure = Figure(figsize=(8.4, 3.2), layout="constrained")
     diagrams = figure.subplots(2, 5, sharex=True, sharey=True).flat
-    for axes, (name, schedule) in zip(diagrams, schedules().items(), strict=True):
-        axes.plot([schedule.factor(step, STEPS, 100.0) for step in range(STEPS)], color="#0072b2", linewidth=1.4)
+    for axes, (name, values) in zip(diagrams, factors.items(), strict=True):
+        axes.plot(values, color="#0072b2", linewidth=1.4)
         axes.set_title(name, fontsize=8)
         axes.tick_params(labelsize=6)
         axes.spines[["top", "right"]].set_visible(False)
     figure.supxlabel("step", fontsize=8)
     figure.supylabel("factor on the rate", fontsize=8)
-    figure.savefig(args.picture, dpi=100)
+    figure.savefig(file, dpi=100)
 
 
 if __name__ == "__main__":

@@ -71,8 +71,24 @@ class AtomicCheckpointIO(CheckpointIO):
         os.close(folder)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Loads tensors and plain data; a file that holds anything else is refused."""
-        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        """Loads tensors and plain data.
+
+        Raises:
+            ValueError: If the file holds anything else, or is damaged; nothing in it is run.
+        """
+        try:
+            loaded = torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        # of what is no checkpoint, torch raises whatever comes first
+        except Exception as error:
+            raise ValueError(
+                f"{path} is no checkpoint of a run, which holds tensors and plain data only ({_first_line(error)}); "
+                "nothing in it was run"
+            ) from None
+        missing = {"state_dict", "global_step", "loops", "pytorch-lightning_version"}
+        missing -= set(loaded) if isinstance(loaded, dict) else set()
+        if missing:
+            raise ValueError(f"{path} is no checkpoint of a run: it lacks {', '.join(sorted(missing))}")
+        return loaded
 
     def remove_checkpoint(self, path: Any) -> None:
         """Deletes a checkpoint."""
@@ -184,3 +200,7 @@ class Checkpoint(callbacks.Checkpoint):
 def _may_stop_early(trainer: Trainer) -> bool:
     every = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue] - set out of its sight
     return any(isinstance(each, EarlyStopping) and each.patience is not None for each in every)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -292,6 +292,11 @@ def one_line_errors() -> Iterator[None]:
         yield
     except MisconfigurationException as error:
         raise ValueError(" ".join(str(error).split())) from None
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        reason = " ".join(str(error).split())
+        raise ValueError(f"the checkpoint is of another network than the configuration asks for: {reason}") from None
 
 
 @contextlib.contextmanager
