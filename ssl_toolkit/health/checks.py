@@ -28,7 +28,7 @@ _EXACT = 1e-3  # as good as any step size will do
 _GRADIENT_TOLERANCE = 0.01
 _GROUPS = 6
 _RATES = (1e-3, 1e-2)  # of Adam; a head alone asks for the larger
-_CLOSED = 0.8  # the share of the way to the least loss that a few samples must go
+_CLOSED = 0.5  # the share of the way to the least loss that a few samples must go
 
 
 def initial_loss(task: Task, batch: Any) -> Check:
