@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from ssl_toolkit.budget import Stopwatch, measure, to_seconds, trial_trainer
 from ssl_toolkit.callbacks import ExportWeights, LearningRate, ProgressBar, ResumeMetrics, SampleViews, Throughput
 from ssl_toolkit.checkpoint import AtomicCheckpointIO
+from ssl_toolkit.cli.inherited import inherited_remarks
 from ssl_toolkit.cli.parser import instantiate, options, parse, plain
 from ssl_toolkit.cli.training_parser import training_parser
 from ssl_toolkit.optim import large_batch_remark
@@ -91,6 +92,9 @@ def train(verb: str, arguments: Sequence[str], quietly: bool = False) -> Path:
             print(f"{run} was stopped before its first checkpoint: it starts again from step 0")
 
     objects = prepare(parser, config)
+    if is_first_process():
+        for line in inherited_remarks(arguments, objects):
+            print(line)
     if config.speed == "auto":
         with quiet(), one_line_errors():
             config.update(fastest_settings(parser, config, objects, arguments))
