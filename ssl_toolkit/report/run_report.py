@@ -85,7 +85,10 @@ def _last(values: Sequence[float]) -> float | None:
 def _result(metrics: Mapping[str, Sequence[float]], starts: Sequence[Mapping[str, Any]]) -> list[Piece]:
     if not metrics:
         return [Text("Nothing has been logged yet.")]
-    rows: list[list[str]] = [["steps", f"{int(max(metrics['step'])) + 1:,}"]]
+    # rows are numbered by the steps before them; the test comes after the last one
+    tested = metrics.get("test/loss") or [math.nan] * len(metrics["step"])
+    done = max(step + math.isnan(test) for step, test in zip(metrics["step"], tested, strict=True))
+    rows: list[list[str]] = [["steps", f"{int(done):,}"]]
     for name, values in metrics.items():
         last = _last(values)
         key = name.rpartition("/")[2]

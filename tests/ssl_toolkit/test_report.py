@@ -262,3 +262,10 @@ def test_report_of_no_run(tmp_path: Path) -> None:
         write_report(tmp_path)
     with pytest.raises(ValueError, match="does not exist"):
         write_report(tmp_path / "missing")
+
+
+def test_steps_are_counted_without_the_test_after_them(tmp_path):
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    (tmp_path / "metrics.csv").write_text("step,train/loss,val/loss,test/loss\n9,2.0,,\n9,,2.1,\n10,,,2.2\n")
+    texts = [text for text in Outline(write_report(tmp_path)).texts if text.strip()]
+    assert texts[texts.index("steps") + 1] == "10"
