@@ -172,7 +172,7 @@ def test_every_optimizer_in_mixed_precision_with_accumulated_gradients(optimizer
 def test_two_processes_have_the_same_weights_with_each_regularizer_and_resume(verb, tmp_path):
     file = write_recipe(tmp_path, verb, regularizers=REGULARIZERS, devices=2, strategy="ddp", precision="32-true")
     folder = tmp_path / "run"
-    same = ["--trainer.callbacks", '[{"class_path": "same_weights.SameWeights"}]']
+    same = ["--trainer.callbacks", '[{"class_path": "same_weights.SameWeights"}]', "--average.kind", "ema"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
     command = [sys.executable, "-m", "ssl_toolkit", verb]
     for arguments in (["-c", str(file), "--out", str(folder), *same], ["--resume", str(folder)]):
