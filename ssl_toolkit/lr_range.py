@@ -140,6 +140,14 @@ class Growth(Schedule):
         return self.curve(max(0, step - _STEPS_BEFORE) / (self.num_steps - 1))
 
 
+def check_range(lowest: float, highest: float, steps: int | None) -> None:
+    """Raises a ValueError if `range_test` cannot be made of these."""
+    if not 0 < lowest < highest < math.inf:
+        raise ValueError(f"--lowest is {lowest:g} and --highest {highest:g}, expected 0 < lowest < highest")
+    if steps is not None and steps < 10:
+        raise ValueError(f"--steps is {steps}, expected at least 10")
+
+
 def range_test(
     task: Task,
     data: LightningDataModule,
@@ -166,10 +174,7 @@ def range_test(
     Raises:
         ValueError: An argument is out of its range, or the loss is not finite from the start.
     """
-    if not 0 < lowest < highest < math.inf:
-        raise ValueError(f"--lowest is {lowest:g} and --highest {highest:g}, expected 0 < lowest < highest")
-    if steps is not None and steps < 10:
-        raise ValueError(f"--steps is {steps}, expected at least 10")
+    check_range(lowest, highest, steps)
     started = time.perf_counter()
     scaling, reference = task.lr_scaling, task.reference_batch_size
     schedule = Growth(highest / lowest)

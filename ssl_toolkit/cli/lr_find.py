@@ -13,7 +13,7 @@ from ssl_toolkit.cli.train import one_line_errors, prepare, quiet
 from ssl_toolkit.cli.training_parser import training_parser
 from ssl_toolkit.errors import nearest
 from ssl_toolkit.files import write_atomically
-from ssl_toolkit.lr_range import RangeTest, range_test
+from ssl_toolkit.lr_range import RangeTest, check_range, range_test
 from ssl_toolkit.processes import is_first_process
 from ssl_toolkit.report.drawing import COLOURS, FONT_SIZE, new_figure
 
@@ -55,6 +55,7 @@ def lr_find(arguments: Sequence[str]) -> None:
     for option in ("resume", "budget", "speed"):
         if config[option] is not None:
             raise ValueError(f"lr-find takes no --{option}: it is a trial before a run; leave it out")
+    check_range(config.lowest, config.highest, config.steps)
     out = None if config.out is None else Path(config.out)
     if out is not None and out.is_file():
         raise ValueError(f"--out {out} is a file, expected a folder for the picture and the figures")
