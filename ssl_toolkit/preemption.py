@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from types import FrameType
@@ -76,13 +77,21 @@ class Preemption:
             print(f"\nstopped by {name} at step {trainer.global_step:,}; go on with --resume {run}", flush=True)
             job = _slurm_job()
             if job and name == "SIGUSR1":
-                subprocess.run(["scontrol", "requeue", job], check=False)
+                _requeue(job)
         raise SystemExit(EXIT_STATUS)
 
 
 def is_restarted() -> bool:
     """Whether SLURM or torchrun has started the same command again after it was stopped."""
     return any(int(os.environ.get(name) or 0) > 0 for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
+
+
+def _requeue(job: str) -> None:
+    command = ["scontrol", "requeue", job]
+    try:
+        subprocess.run(command, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"the job is not queued again: {' '.join(command)} failed ({error})", file=sys.stderr)
 
 
 def _slurm_job() -> str | None:
