@@ -6,6 +6,7 @@ python benchmarks/mixing_pictures.py --picture docs/pictures/mixing.png
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,9 +48,12 @@ class Shown(nn.Module):
     def show(self, batch: Batch) -> tuple[Tensor, Mixing]:
         """The mixed images, and what was mixed with what."""
         self.training_batch = batch
-        compute = lambda: (self.backbone(batch.images.pixels / 255), self.mixing)  # noqa: E731
+
+        def compute() -> tuple[Tensor, Mixing | None]:
+            return self.backbone(batch.images.pixels / 255), self.mixing
+
         for regularizer in self.regularizers:
-            compute = lambda each=regularizer, inner=compute: each.around(self, inner)  # noqa: E731
+            compute = partial(regularizer.around, self, compute)
         images, mixing = compute()
         assert mixing is not None
         return images, mixing

@@ -10,6 +10,7 @@ and activation. So the names of the parameters stay, and whatever matches names 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -77,7 +78,7 @@ def num_groups(num_channels: int) -> int:
     return max(groups for groups in sizes if groups == 1 or groups < num_channels)
 
 
-class _InPlaceOf(nn.Module):
+class _InPlaceOf(nn.Module, ABC):
     """Has the scale, the shift, the dropout, the activation and the layout of another layer.
 
     Args:
@@ -93,9 +94,9 @@ class _InPlaceOf(nn.Module):
         self.channels_last = isinstance(source, nn.LayerNorm) and not isinstance(source, _CHANNELS_FIRST)
         self.train(source.training)
 
+    @abstractmethod
     def normalize(self, x: Tensor) -> Tensor:
         """Of a tensor of shape ``[batch, channels, ...]``."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalises, then drops and activates as the replaced layer did."""

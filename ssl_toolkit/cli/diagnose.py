@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
+from ssl_toolkit.cli.guards import one_line_errors, quiet
 from ssl_toolkit.cli.parser import options, parse
-from ssl_toolkit.cli.train import one_line_errors, prepare, quiet
+from ssl_toolkit.cli.train import prepare
 from ssl_toolkit.cli.training_parser import training_parser
 from ssl_toolkit.errors import nearest
 from ssl_toolkit.health.diagnose import FIGURES, PICTURE, Diagnosis

@@ -14,8 +14,9 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from ssl_toolkit.cli.guards import one_line_errors, quiet
 from ssl_toolkit.cli.parser import parse
-from ssl_toolkit.cli.train import one_line_errors, prepare, quiet
+from ssl_toolkit.cli.train import prepare
 from ssl_toolkit.cli.training_parser import training_parser
 from ssl_toolkit.errors import nearest
 from ssl_toolkit.evaluation.features import evaluation_mode

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ssl_toolkit.cli.guards import one_line_errors, quiet
 from ssl_toolkit.cli.parser import parse
-from ssl_toolkit.cli.train import one_line_errors, prepare, quiet
+from ssl_toolkit.cli.train import prepare
 from ssl_toolkit.cli.training_parser import training_parser
 from ssl_toolkit.errors import nearest
 from ssl_toolkit.files import write_atomically

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import time
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ssl_toolkit.budget import Stopwatch, measure, to_seconds, trial_trainer
 from ssl_toolkit.callbacks import ExportWeights, LearningRate, ProgressBar, ResumeMetrics, SampleViews, Throughput
 from ssl_toolkit.checkpoint import AtomicCheckpointIO
+from ssl_toolkit.cli.guards import Record, failure_noted, one_line_errors, quiet
 from ssl_toolkit.cli.inherited import inherited_remarks
 from ssl_toolkit.cli.parser import instantiate, options, parse, plain
 from ssl_toolkit.cli.training_parser import training_parser
 from ssl_toolkit.optim import large_batch_remark
-from ssl_toolkit.preemption import EXIT_STATUS, is_restarted
+from ssl_toolkit.preemption import is_restarted
 from ssl_toolkit.processes import from_first_process, is_first_process
 from ssl_toolkit.random import number
 from ssl_toolkit.report import write_report
@@ -34,8 +32,6 @@ from ssl_toolkit.run import (
     newest_checkpoint,
     open_run,
     sync_command,
-    write_config,
-    write_environment,
     write_status,
 )
 from ssl_toolkit.speed import KeptChoices, fastest, machine, measure_batch, speed_candidates
@@ -106,15 +102,15 @@ def train(verb: str, arguments: Sequence[str], quietly: bool = False) -> Path:
         objects = prepare(parser, config)
     resolved = plain(parser, config)
     with quiet(), one_line_errors():
-        trainer = make_trainer(objects, run, resolved)
+        record = Record(run, resolved)
+        trainer = make_trainer(objects, record)
         settle_lr(objects, trainer, resolved)
         if is_first_process():
-            write_config(run, resolved)
-            write_environment(run)
-            write_status(run, "running")
             print(objects.data.summary())
+        if resumed is None:
+            record.write()
         objects.model.resolved_config = resolved
-        with failure_noted(run, trainer):
+        with failure_noted(record, trainer):
             trainer.fit(objects.model, datamodule=objects.data, ckpt_path=checkpoint, weights_only=True)
             if verb == "transfer" and objects.data.num_images("test"):
                 trainer.test(objects.model, datamodule=objects.data, verbose=False)
@@ -197,18 +193,17 @@ def steps_within(seconds: float, objects: Namespace, started: float) -> int:
     return steps
 
 
-def make_trainer(objects: Namespace, run: Path, resolved: dict[str, Any]) -> Trainer:
+def make_trainer(objects: Namespace, record: Record) -> Trainer:
     """Lightning's Trainer for a run in a folder.
 
     Args:
         objects: What the configuration describes: ``model``, ``tracker``, ``checkpoint``, ``nonfinite``, ``watch``,
             ``average``, ``early_stopping``, and for a pretraining ``evaluation`` and ``progressive``; ``trainer`` holds
             the arguments of Lightning's Trainer.
-        run: The run's folder.
-        resolved: The configuration as plain data.
+        record: Of the run.
     """
     arguments = vars(objects.trainer)
-    own = [ResumeMetrics(), Throughput(), LearningRate(), SampleViews(), ProgressBar()]
+    own = [record, ResumeMetrics(), Throughput(), LearningRate(), SampleViews(), ProgressBar()]
     own += [objects.nonfinite, objects.checkpoint, objects.watch]
     own += [objects[name] for name in ("evaluation", "progressive") if name in objects]
     # early stopping looks at what the evaluation measures, and goes back to the best weights before the last export
@@ -217,10 +212,10 @@ def make_trainer(objects: Namespace, run: Path, resolved: dict[str, Any]) -> Tra
     users, plugins = arguments.pop("callbacks"), arguments.pop("plugins")
     return Trainer(
         **arguments,
-        logger=make_loggers(run, objects.tracker, config=resolved, pretraining=pretraining),
+        logger=make_loggers(record.run, objects.tracker, config=record.resolved, pretraining=pretraining),
         callbacks=[*own, *_listed(users)],
         plugins=[AtomicCheckpointIO(), *_listed(plugins)],
-        default_root_dir=run,
+        default_root_dir=record.run,
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
@@ -273,47 +268,6 @@ def say_what_next(verb: str, run: Path, trainer: Trainer) -> None:
             f"         ssl-toolkit transfer -c configs/transfer/linear_probe.yaml --data.path LABELLED "
             f"--model.weights {run / WEIGHTS}"
         )
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silences what Lightning says of its own business and the user cannot act on."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning.*")
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Gives what Lightning says of a wrong setting the form of the project's own errors."""
-    try:
-        yield
-    except MisconfigurationException as error:
-        raise ValueError(" ".join(str(error).split())) from None
-    except RuntimeError as error:
-        if "loading state_dict" not in str(error):
-            raise
-        reason = " ".join(str(error).split())
-        raise ValueError(f"the checkpoint is of another network than the configuration asks for: {reason}") from None
-
-
-@contextlib.contextmanager
-def failure_noted(run: Path, trainer: Trainer) -> Iterator[None]:
-    """Writes into the run's status why it failed."""
-    try:
-        yield
-    except BaseException as error:
-        if not (isinstance(error, SystemExit) and error.code == EXIT_STATUS):
-            reason = str(error).strip() or type(error).__name__
-            with contextlib.suppress(OSError):  # the disk may be what failed
-                write_status(run, "failed", step=trainer.global_step, reason=reason)
-        raise
 
 
 def _listed(given: Any) -> list[Any]:

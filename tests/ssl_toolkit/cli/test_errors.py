@@ -182,3 +182,16 @@ print([name for name in ("torch", "lightning", "timm", "matplotlib", "wandb") if
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert said.stdout.startswith("usage: ssl-toolkit report")
     assert said.stderr == "[]\n"
+
+
+def test_a_resume_with_another_network_is_one_line_and_leaves_the_run_as_it_was(recipe, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main(["pretrain", "-c", recipe, "--trainer.max_epochs", "1", "--out", str(run)]) == 0
+    before = {name: (run / name).read_bytes() for name in ("config.yaml", "status.json", "environment.json")}
+    capsys.readouterr()
+    assert main(["pretrain", "--resume", str(run), "--model.projector_widths", "[16, 4]"]) == 2
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert "of another network than the configuration asks for" in said
+    assert said.endswith("the first tensor that does not fit is projector.3.weight")
+    assert before == {name: (run / name).read_bytes() for name in before}
+    assert main(["pretrain", "--resume", str(run)]) == 0

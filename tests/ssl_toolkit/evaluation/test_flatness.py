@@ -66,9 +66,11 @@ def test_a_rescaling_that_changes_nothing_changes_no_figure():
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).double()
     images, targets = torch.randn(4, 3, 9, 9).double(), torch.randn(4, 4, 5, 5).double()
 
+    def loss():
+        return float((network(images) - targets).square().mean())
+
     def measured():
         with torch.no_grad():
-            loss = lambda: float((network(images) - targets).square().mean())  # noqa: E731
             return flatness(loss, dict(network.named_parameters()), ALPHAS).losses
 
     before = measured()

@@ -1,0 +1,88 @@
+"""What surrounds a training: silence, errors of one line, and a record of how it began and ended."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from ssl_toolkit.preemption import EXIT_STATUS
+from ssl_toolkit.processes import is_first_process
+from ssl_toolkit.run import write_config, write_environment, write_status
+
+
+class Record(Callback):
+    """Writes what a start of a run was told.
+
+    Of a resumed one it does so once the checkpoint is loaded: a start that cannot work leaves the run as it was.
+
+    Args:
+        run: The run's folder.
+        resolved: The configuration as plain data.
+    """
+
+    def __init__(self, run: Path, resolved: dict[str, Any]) -> None:
+        self.run = run
+        self.resolved = resolved
+        self.is_written = False
+
+    def write(self) -> None:
+        """Writes it, once."""
+        if not self.is_written and is_first_process():
+            write_config(self.run, self.resolved)
+            write_environment(self.run)
+            write_status(self.run, "running")
+        self.is_written = True
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes it."""
+        self.write()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silences what Lightning says of its own business and the user cannot act on."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning.*")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Gives what Lightning says of a wrong setting the form of the project's own errors."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        first = re.search(r"\w+\.[\w.]+", str(error).partition(":")[2])
+        where = f"; the first tensor that does not fit is {first[0]}" if first else ""
+        raise ValueError(f"the checkpoint is of another network than the configuration asks for{where}") from None
+
+
+@contextlib.contextmanager
+def failure_noted(record: Record, trainer: Trainer) -> Iterator[None]:
+    """Writes into the run's status why it failed, if it had begun."""
+    try:
+        yield
+    except BaseException as error:
+        if record.is_written and not (isinstance(error, SystemExit) and error.code == EXIT_STATUS):
+            reason = str(error).strip() or type(error).__name__
+            with contextlib.suppress(OSError):  # the disk may be what failed
+                write_status(record.run, "failed", step=trainer.global_step, reason=reason)
+        raise
