@@ -4,19 +4,21 @@
         --run lightly,32,60 --run lightly,bf16,60 --run ours,20 --run ours,40
 
 One run after the other on the same machine. lightly's example (ResNet-18 with 3x3 stem, batch 256, plain SGD with a
-constant rate, which is why it can be looked at any time) is saved every ten minutes; ours is a run of its own for each
-number of minutes, by `--budget`, because its schedule ends with it. What follows the number of minutes are further
+constant rate, which is why it can be looked at any time) is saved `--every` ten minutes; ours is a run of its own for
+each number of minutes, by `--budget`, because its schedule ends with it. What follows the number of minutes are further
 options of `ssl-toolkit pretrain`: `--run "ours,20,--progressive.start 0.5"`.
 
 All backbones are judged alike: pooled features, the labelled training images as the bank, k = 20. A run that the JSON
 file holds already is not repeated, so a comparison can be made in parts. Runs do not alternate: keep the machine quiet;
-`others` is how many cores other programs took.
+`others` is how many cores other programs took. On a machine that has other work, too, `--rate` makes lightly's run as
+many images long as its minutes hold at that rate: what it has learned then does not depend on how long it took.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
 import sys
 import tempfile
@@ -24,8 +26,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from measuring import HERE, add_outputs, lightly_python, window, write_json
-
-EVERY = 10
 
 
 class Run(NamedTuple):
@@ -66,10 +66,14 @@ def make(run: Run, args: argparse.Namespace) -> list[dict[str, float]]:
             python = lightly_python()
             if python is None:
                 return []
-            marks = [f"{mark:g}" for mark in [*range(EVERY, int(run.minutes), EVERY), run.minutes]]
+            num = math.ceil(run.minutes / args.every)
+            marks = [f"{mark:g}" for mark in [*(args.every * each for each in range(1, num)), run.minutes]]
             script = str(HERE / "peers" / "lightly_example.py")
+            by_images = ["--rate", str(args.rate)] if args.rate else []
             command = [str(python), script, "--images", args.images, "--precision", run.precision]
-            measured = window([*command, "--workers", str(args.workers), "--folder", name, "--minutes", *marks])
+            measured = window(
+                [*command, "--workers", str(args.workers), "--folder", name, *by_images, "--minutes", *marks]
+            )
             weights = {float(mark): folder / f"{mark}.pt" for mark in marks}
         return [
             {"minutes": minutes, "knn": knn(file, args), "others": measured.others} for minutes, file in weights.items()
@@ -108,6 +112,8 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, default=recipe, help="of our runs")
     parser.add_argument("--run", type=parse_run, action="append", default=[], help="a run; may be given several times")
     parser.add_argument("--workers", type=int, default=2, help="of lightly's loader (the example has 8)")
+    parser.add_argument("--rate", type=float, help="images a second that lightly trains on a quiet machine (see above)")
+    parser.add_argument("--every", type=float, default=10, help="minutes between two measurements of lightly's run")
     add_outputs(parser)
     args = parser.parse_args()
     for name in ("images", "test"):

@@ -48,10 +48,14 @@ class FirstStep(pl.Callback):
 
 
 class Snapshots(pl.Callback):
-    """Saves the backbone after given minutes of training, and stops after the last."""
+    """Saves the backbone after given minutes of training, and stops after the last.
 
-    def __init__(self, minutes: list[float], folder: Path) -> None:
+    With a rate in images a second a minute is not one of the clock but 60 times as many images.
+    """
+
+    def __init__(self, minutes: list[float], folder: Path, rate: float | None) -> None:
         self.minutes = sorted(minutes)
+        self.rate = rate
         self.folder = folder
         self.start = 0.0
         self.images = 0
@@ -61,7 +65,8 @@ class Snapshots(pl.Callback):
 
     def on_train_batch_end(self, trainer, module, outputs, batch, index):
         self.images += len(batch[0][0])
-        minutes = (time.perf_counter() - self.start) / 60
+        seconds = self.images / self.rate if self.rate else time.perf_counter() - self.start
+        minutes = seconds / 60
         if minutes >= self.minutes[0]:
             torch.save(module.backbone.state_dict(), self.folder / f"{self.minutes.pop(0):g}.pt")
             print(json.dumps({"minutes": minutes, "images": self.images}), flush=True)
@@ -75,13 +80,14 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--minutes", type=float, nargs="*", help="when to save the backbone; none: stop after one step")
+    parser.add_argument("--rate", type=float, help="images a second, to count minutes by images")
     parser.add_argument("--folder", type=Path)
     args = parser.parse_args()
     dataset = LightlyDataset(args.images, transform=SimCLRTransform(input_size=32))
     loader = torch.utils.data.DataLoader(
         dataset, batch_size=args.batch, shuffle=True, drop_last=True, num_workers=args.workers
     )
-    callback = Snapshots(args.minutes, args.folder) if args.minutes else FirstStep()
+    callback = Snapshots(args.minutes, args.folder, args.rate) if args.minutes else FirstStep()
     precision = {"32": "32-true", "bf16": "bf16-mixed"}[args.precision]
     trainer = pl.Trainer(
         max_epochs=10_000, devices=1, accelerator="auto", precision=precision, callbacks=[callback], logger=False,
