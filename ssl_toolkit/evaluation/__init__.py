@@ -22,7 +22,8 @@ from ssl_toolkit.evaluation.intervals import (
     paired_difference,
 )
 from ssl_toolkit.evaluation.knn import knn_accuracy, knn_predict
-from ssl_toolkit.evaluation.linear_probe import LinearClassifier, ProbeResult, fit_linear, linear_probe
+from ssl_toolkit.evaluation.linear_probe import ProbeResult, linear_probe
+from ssl_toolkit.evaluation.logistic_regression import LinearClassifier, fit_linear
 from ssl_toolkit.evaluation.measure import evaluate
 from ssl_toolkit.evaluation.random_weights import calibrate_batch_norm, random_backbone
 from ssl_toolkit.evaluation.representation import rank_me, spread

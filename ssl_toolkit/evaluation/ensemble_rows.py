@@ -9,7 +9,8 @@ import torch
 
 from ssl_toolkit.evaluation.ensembles import bagging, boosting, cross_validate
 from ssl_toolkit.evaluation.intervals import confidence_interval, paired_difference
-from ssl_toolkit.evaluation.linear_probe import Labelled, ProbeResult
+from ssl_toolkit.evaluation.linear_probe import ProbeResult
+from ssl_toolkit.evaluation.logistic_regression import Labelled
 from ssl_toolkit.evaluation.results import EnsembleRow, FoldsRow
 
 # boosting is for members weaker than the best

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ssl_toolkit.evaluation.intervals import Spread, mean_and_spread
-from ssl_toolkit.evaluation.linear_probe import Labelled, LinearClassifier, fit_linear, linear_probe
+from ssl_toolkit.evaluation.linear_probe import linear_probe
+from ssl_toolkit.evaluation.logistic_regression import Labelled, LinearClassifier, fit_linear
 from ssl_toolkit.random import integers, number, permutations, sample_keys
 
 

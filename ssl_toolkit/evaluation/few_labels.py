@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ssl_toolkit.evaluation.intervals import Spread, mean_and_spread
-from ssl_toolkit.evaluation.linear_probe import STRENGTHS, Labelled, ProbeResult, linear_probe
+from ssl_toolkit.evaluation.linear_probe import STRENGTHS, ProbeResult, linear_probe
+from ssl_toolkit.evaluation.logistic_regression import Labelled
 from ssl_toolkit.random import number, permutations, sample_keys
 
 
