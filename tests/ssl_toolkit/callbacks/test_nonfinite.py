@@ -2,6 +2,10 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -54,8 +58,9 @@ def spoil(monkeypatch, what, batches):
     monkeypatch.setattr(Task, "training_step", training_step)
 
 
+@pytest.mark.goal("R11")
 @pytest.mark.parametrize("what", ["nan", "inf", "gradient"])
-def test_a_run_stops_before_the_weights_change(command, tmp_path, monkeypatch, what, capsys):
+def test_a_run_stops_before_the_weights_change(command, tmp_path, monkeypatch, what, capsys, reached):
     spoil(monkeypatch, what, {3})
     assert main(["transfer", *command]) == 1
     said = capsys.readouterr().err
@@ -71,6 +76,26 @@ def test_a_run_stops_before_the_weights_change(command, tmp_path, monkeypatch, w
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert (status["state"], status["step"]) == ("failed", 3)
     assert "step 4" in status["reason"]
+    reached(f"{what}: stopped in its step, the checkpoint of step {checkpoint['global_step']} is finite")
+
+
+@pytest.mark.goal("R11")
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_one_bad_rank_of_two_stops_both_before_their_weights_change(command, tmp_path, what, reached):
+    bad = json.dumps([{"class_path": "one_bad_rank.OneBadRank", "init_args": {"what": what}}])
+    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.callbacks", bad]
+    here = str(Path(__file__).parents[2])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([here, *sys.path])}
+    start = [sys.executable, "-m", "ssl_toolkit", "transfer", *command, *two]
+    done = subprocess.run(start, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 1, done.stderr[-3000:]
+    assert "step 4: " in done.stderr
+    checkpoint = torch.load(newest_checkpoint(tmp_path / "run"), weights_only=True)
+    assert checkpoint["global_step"] == 3
+    assert all(tensor.isfinite().all() for tensor in checkpoint["state_dict"].values())
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed"
+    reached(f"{what} of one rank of two: both stopped in its step, the checkpoint before it is finite")
 
 
 def test_steps_left_out_leave_no_trace_and_are_counted_over_a_resume(command, tmp_path, monkeypatch):

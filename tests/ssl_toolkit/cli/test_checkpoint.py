@@ -39,15 +39,18 @@ def damaged(content: bytes):
         yield content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_named(run, capsys):
+@pytest.mark.goal("R10")
+def test_a_damaged_checkpoint_is_passed_over_and_named(run, capsys, reached):
     whole = newest_file(run).read_bytes()
-    for content in damaged(whole):
+    contents = list(damaged(whole))
+    for content in contents:
         newest_file(run).write_bytes(content)
         assert newest_checkpoint(run) == run / CHECKPOINTS / "step-0000000005.ckpt"
         said = capsys.readouterr().out
         assert all(words in said for words in (str(newest_file(run)), "step-0000000005.ckpt"))
     newest_file(run).write_bytes(whole)
     assert newest_checkpoint(run) == newest_file(run)
+    reached(f"{len(contents)} of {len(contents)} damaged files passed over")
 
 
 def test_a_checkpoint_without_checksum_is_not_trusted(run):
@@ -55,6 +58,7 @@ def test_a_checkpoint_without_checksum_is_not_trusted(run):
     assert newest_checkpoint(run) == run / CHECKPOINTS / "step-0000000005.ckpt"
 
 
+@pytest.mark.goal("R10")
 def test_no_whole_checkpoint_is_an_error_and_never_a_fresh_start(run):
     for file in (run / CHECKPOINTS).glob("*.ckpt"):
         file.write_bytes(b"")
@@ -68,8 +72,9 @@ def test_a_run_without_any_checkpoint_has_none(tmp_path):
     assert newest_checkpoint(tmp_path) is None
 
 
+@pytest.mark.goal("R9")
 @pytest.mark.timeout(200)
-def test_a_full_disk_keeps_what_was_saved_and_stops_the_run_at_the_third_failure(recipe, tmp_path):
+def test_a_full_disk_keeps_what_was_saved_and_stops_the_run_at_the_third_failure(recipe, tmp_path, reached):
     run = tmp_path / "run"
     options = ["-c", recipe, "--trainer.max_epochs", "4", "--checkpoint.every_n_steps", "3", "--checkpoint.keep", "9"]
     command = [sys.executable, "-m", "ssl_toolkit", "pretrain", *options, "--out", str(run)]
@@ -86,6 +91,7 @@ def test_a_full_disk_keeps_what_was_saved_and_stops_the_run_at_the_third_failure
     assert done.stderr.count("could not save") == 3
     assert done.stderr.count("the run stops") == 1
     assert list((run / CHECKPOINTS).iterdir()) == []
+    reached(f"{done.stderr.count('could not save')} failures, exit status {done.returncode}, no part of a file")
 
     subprocess.run([*command[:4], "--resume", str(run)], env=environment, check=True, timeout=180)
     assert newest_checkpoint(run).name == "step-0000000020.ckpt"

@@ -1,6 +1,7 @@
 """Signals: the state of the current step on disk, all processes gone, and a run that goes on as if nothing had been."""
 
 import json
+import math
 import os
 import signal
 import stat
@@ -18,7 +19,7 @@ from ssl_toolkit.task import Task
 
 ALONE = [sys.executable, "-m", "ssl_toolkit", "pretrain"]
 TORCHRUN = [
-    sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29631",
+    sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
     "-m", "ssl_toolkit", "pretrain",
 ]  # fmt: skip
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -71,14 +72,16 @@ def assert_same_weights(first, second):
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
+@pytest.mark.goal("R4")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
-def test_a_signal_saves_the_step_and_the_run_goes_on_exactly(recipe, tmp_path, name):
+def test_a_signal_saves_the_step_and_the_run_goes_on_exactly(recipe, tmp_path, name, reached):
     # bounded by steps and not by time, for a slow machine
     options = ["--trainer.max_epochs", "16"]
     process = start(ALONE, recipe, tmp_path / "stopped", *options)
     process.send_signal(getattr(signal, name))
-    assert_preempted(process, tmp_path / "stopped", name)
+    seconds = assert_preempted(process, tmp_path / "stopped", name)
+    reached(f"one process, {name}: gone within {math.ceil(seconds)} s")
 
     if name == "SIGTERM":
         train("pretrain", ["-c", recipe, "--out", str(tmp_path / "whole"), *LONG, *options], quietly=True)
@@ -87,16 +90,18 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_exactly(recipe, tmp_path, n
         assert json.loads((tmp_path / "stopped" / "status.json").read_text())["state"] == "finished"
 
 
+@pytest.mark.goal("R4")
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("who", ["first", "second", "all", "launcher"])
-def test_a_signal_to_any_process_ends_all_of_them_at_the_same_step(recipe, tmp_path, who):
+def test_a_signal_to_any_process_ends_all_of_them_at_the_same_step(recipe, tmp_path, who, reached):
     run = tmp_path / "run"
     two = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "8"]
     process = start(TORCHRUN, recipe, run, *two, "--trainer.max_epochs", "500")
     ranks = workers(process)
     assert len(ranks) == 2
     whom = {"first": ranks[:1], "second": ranks[1:], "all": ranks, "launcher": [process.pid]}[who]
+    asked = time.monotonic()
     for pid in whom:
         os.kill(pid, signal.SIGTERM)
     said = process.communicate(timeout=60)[0]
@@ -105,10 +110,12 @@ def test_a_signal_to_any_process_ends_all_of_them_at_the_same_step(recipe, tmp_p
     left = json.loads((run / "status.json").read_text())
     assert (left["state"], left["reason"]) == ("preempted", "SIGTERM"), said[-3000:]
     assert int(newest_checkpoint(run).stem.split("-")[1]) == left["step"] > 0
+    reached(f"two processes, signal to {who}: gone within {math.ceil(time.monotonic() - asked)} s")
 
 
+@pytest.mark.goal("R5")
 @pytest.mark.timeout(300)
-def test_slurm_queues_the_job_once_and_the_same_command_goes_on(recipe, tmp_path, monkeypatch):
+def test_slurm_queues_the_job_once_and_the_same_command_goes_on(recipe, tmp_path, monkeypatch, reached):
     called = tmp_path / "called"
     scontrol = tmp_path / "bin" / "scontrol"
     scontrol.parent.mkdir()
@@ -127,8 +134,10 @@ def test_slurm_queues_the_job_once_and_the_same_command_goes_on(recipe, tmp_path
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     train("pretrain", again, quietly=True)
     assert newest_checkpoint(tmp_path / "run").stem.endswith("080")
+    reached(f"{called.read_text().count('requeue')} requeue, all 80 steps")
 
 
+@pytest.mark.goal("R4")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", ["none", "ema"])
 def test_a_signal_during_validation_is_heeded_there(recipe, tmp_path, monkeypatch, kind):

@@ -14,7 +14,7 @@ from ssl_toolkit.run import newest_checkpoint
 
 LAUNCHERS = {
     "lightning": [sys.executable, "-m", "ssl_toolkit"],
-    "torchrun": [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617",
+    "torchrun": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
                  "-m", "ssl_toolkit"],
 }  # fmt: skip
 
