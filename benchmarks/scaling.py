@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from measuring import add_outputs, undisturbed, write_json
+from measuring import add_outputs, save_small, undisturbed, write_json
 
 FILES_IN_A_FOLDER = 1000
 GIB = 2**30
@@ -144,15 +144,18 @@ def report(args: argparse.Namespace, measured: dict[str, dict[int, list[dict[str
 def draw(file: Path, measured: dict[str, dict[int, list[dict[str, float]]]]) -> None:
     """One diagram for each axis."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
 
     figure = Figure(figsize=(3.2 * len(measured), 3), layout="constrained")
     diagrams: Any = figure.subplots(1, len(measured), squeeze=False)[0]
     for axes, (axis, rows) in zip(diagrams, measured.items(), strict=True):
         name, unit = ("seconds", "seconds to open") if axis == "files" else ("images_per_second", "images/s")
-        axes.loglog(list(rows), [median(figures, name) for figures in rows.values()], marker="o")
-        axes.set(xlabel=axis, ylabel=unit)
-        axes.grid(alpha=0.3, which="both")
-    figure.savefig(file, dpi=150)
+        axes.semilogx(list(rows), [median(figures, name) for figures in rows.values()], marker="o")
+        axes.set(xlabel=axis, ylabel=unit, ylim=(0, None))
+        axes.set_xticks(list(rows), labels=[f"{value:,}" for value in rows])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.grid(alpha=0.3)
+    save_small(figure, file)
 
 
 if __name__ == "__main__":
