@@ -33,6 +33,8 @@ class _Rows(NamedTuple):
 class _Mixer(Regularizer):
     """Mixes what the backbone sees of some samples in training, and tells the task."""
 
+    shardable = True
+
     def __init__(self, alpha: float, probability: float) -> None:
         if alpha <= 0:
             raise ValueError(f"regularizers: alpha is {alpha}, expected a number above 0")
@@ -253,6 +255,8 @@ class LabelSmoothing(Regularizer):
     Args:
         share: What is spread, at least 0 and less than 1 (the paper: 0.1).
     """
+
+    shardable = True
 
     def __init__(self, share: float = 0.1) -> None:
         self.share = check_probability(share, "share")
