@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer, callbacks
 from lightning.pytorch.plugins.io import CheckpointIO
+from torch import Tensor
 
 from ssl_toolkit.callbacks.early_stopping import EarlyStopping
 from ssl_toolkit.callbacks.weight_average import trained_weights
 from ssl_toolkit.errors import CANNOT_WRITE
-from ssl_toolkit.files import remove_with_checksum, write_checksum
+from ssl_toolkit.files import flush_folder, remove_orphans, remove_with_checksum, write_checksum
 from ssl_toolkit.preemption import Preemption
+from ssl_toolkit.processes import is_first_process
 from ssl_toolkit.run import CHECKPOINTS
 
 # failures to save in a row after which a run stops: what is not saved is lost
@@ -42,19 +45,30 @@ class AtomicCheckpointIO(CheckpointIO):
         target = Path(path)
         try:
             self._save(checkpoint, target)
-            self.failures = 0
+            self.note(target, None)
         # torch raises a RuntimeError if its archive cannot be written to its end
         except (OSError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not isinstance(error.__context__, OSError):
                 raise
-            self.failures += 1
-            reason = error.__context__ if isinstance(error, RuntimeError) else error
-            print(f"\ncould not save {target} ({reason}); what was saved before is kept", file=sys.stderr)
+            self.note(target, str(error.__context__ if isinstance(error, RuntimeError) else error))
+
+    def note(self, target: Path, problem: str | None) -> None:
+        """Counts a failure, and says so; a success ends the row.
+
+        Args:
+            target: What was to be saved.
+            problem: Why it could not; None if it was.
+        """
+        if problem is None:
+            self.failures = 0
+            return
+        self.failures += 1
+        if is_first_process():
+            print(f"\ncould not save {target} ({problem}); what was saved before is kept", file=sys.stderr)
 
     def _save(self, checkpoint: dict[str, Any], target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
-        for orphan in target.parent.glob(".*.partial"):
-            orphan.unlink(missing_ok=True)
+        remove_orphans(target.parent)
         partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
         try:
             with partial.open("wb") as file:
@@ -63,36 +77,52 @@ class AtomicCheckpointIO(CheckpointIO):
                 os.fsync(file.fileno())
             # the checksum first: there is no moment at which a checkpoint has none
             write_checksum(partial, target)
+            if target.is_dir():  # of a run whose weights were in parts
+                remove_with_checksum(target)
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
-        folder = os.open(target.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+        flush_folder(target.parent)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Loads tensors and plain data.
-
-        Raises:
-            ValueError: If the file holds anything else, or is damaged; nothing in it is run.
-        """
-        try:
-            loaded = torch.load(path, map_location=map_location or "cpu", weights_only=True)
-        # of what is no checkpoint, torch raises whatever comes first
-        except Exception as error:
-            raise ValueError(
-                f"{path} is no checkpoint of a run, which holds tensors and plain data only ({_first_line(error)}); "
-                "nothing in it was run"
-            ) from None
-        missing = {"state_dict", "global_step", "loops", "pytorch-lightning_version"}
-        missing -= set(loaded) if isinstance(loaded, dict) else set()
-        if missing:
-            raise ValueError(f"{path} is no checkpoint of a run: it lacks {', '.join(sorted(missing))}")
-        return loaded
+        """See `read_checkpoint`."""
+        return read_checkpoint(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
         """Deletes a checkpoint."""
         remove_with_checksum(path)
+
+
+def read_checkpoint(path: Path, parts: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
+    """Loads tensors and plain data, whole or in parts, whichever way they were saved.
+
+    Args:
+        path: A file, or the folder of a run whose weights were in parts.
+        parts: For a folder: the parameters that are in parts (see `ssl_toolkit.sharded_checkpoint.load`).
+
+    Raises:
+        ValueError: If it holds anything else, or is damaged; nothing in it is run.
+    """
+    try:
+        if path.is_dir():
+            from ssl_toolkit import sharded_checkpoint
+
+            loaded = sharded_checkpoint.load(path, parts)
+        else:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    # of what is no checkpoint, torch raises whatever comes first, and of a folder something outside of Exception
+    except BaseException as error:
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise
+        raise ValueError(
+            f"{path} is no checkpoint of a run, which holds tensors and plain data only ({_first_line(error)}); "
+            "nothing in it was run"
+        ) from None
+    missing = {"state_dict", "global_step", "loops", "pytorch-lightning_version"}
+    missing -= set(loaded) if isinstance(loaded, dict) else set()
+    if missing:
+        raise ValueError(f"{path} is no checkpoint of a run: it lacks {', '.join(sorted(missing))}")
+    return loaded
 
 
 class Checkpoint(callbacks.Checkpoint):
@@ -202,5 +232,8 @@ def _may_stop_early(trainer: Trainer) -> bool:
     return any(isinstance(each, EarlyStopping) and each.patience is not None for each in every)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
+    # torch's error of a folder holds those of the processes
+    for failure, _ in getattr(error, "failures", {}).values():
+        return _first_line(failure)
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
+
+# within a folder: the checksums of its files
+SUMS = "SHA256SUMS"
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:
@@ -39,21 +43,67 @@ def write_checksum(content: str | Path, target: str | Path) -> None:
 
 
 def remove_with_checksum(path: str | Path) -> None:
-    """Deletes a file, and what `write_checksum` wrote for it."""
+    """Deletes a file, and what `write_checksum` wrote for it; or a folder."""
     path = Path(path)
+    if path.is_dir():
+        # under another name first: what is half removed must not be taken for what it was
+        going = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        path.rename(going)
+        shutil.rmtree(going)
+        return
     path.unlink(missing_ok=True)
     _checksum_file(path).unlink(missing_ok=True)
 
 
+def remove_orphans(folder: Path) -> None:
+    """Deletes what processes that were killed have left of files and folders they were writing."""
+    for orphan in folder.glob(".*.partial"):
+        if orphan.is_dir():
+            shutil.rmtree(orphan)
+        else:
+            orphan.unlink(missing_ok=True)
+
+
+def checksums(folder: Path, pattern: str) -> dict[str, str]:
+    """The SHA-256 of those files of a folder whose names match, by name."""
+    return {file.name: _sha256(file) for file in folder.glob(pattern)}
+
+
+def flush_folder(folder: Path) -> None:
+    """Has the names in a folder written to the disk."""
+    opened = os.open(folder, os.O_RDONLY)
+    os.fsync(opened)
+    os.close(opened)
+
+
 def damage(path: str | Path) -> str | None:
-    """What is wrong with a file that should have a checksum beside it; None if it is whole."""
+    """What is wrong with a file that should have a checksum beside it, or a folder with `SUMS`; None if it is whole."""
     path = Path(path)
+    if path.is_dir():
+        return _damage_of_folder(path)
     try:
         expected = _checksum_file(path).read_text(encoding="utf-8", errors="replace").split()
         found = _sha256(path)
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
     return None if expected[:1] == [found] else f"it is not what {_checksum_file(path).name} says"
+
+
+def _damage_of_folder(folder: Path) -> str | None:
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
+        listed = {name: expected for expected, _, name in (line.partition("  ") for line in lines)}
+        there = {file.name for file in folder.iterdir()} - {SUMS}
+        if unlisted := sorted(there - listed.keys()):
+            return f"{SUMS} lacks {unlisted[0]}"
+        for name, expected in listed.items():
+            if name not in there:
+                return f"{name} is missing"
+            if _sha256(folder / name) != expected:
+                return f"{name} is not what {SUMS} says"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    return None if listed else f"{SUMS} is empty"
 
 
 def _checksum_file(path: Path) -> Path:

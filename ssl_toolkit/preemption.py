@@ -86,6 +86,17 @@ def is_restarted() -> bool:
     return any(int(os.environ.get(name) or 0) > 0 for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
 
 
+def restart_remarks() -> list[str]:
+    """What to say where torchrun is going to start processes again, and might not get through."""
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS") or 0)
+    if not restarts or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return []
+    return [
+        "torchrun: processes that are started again may wait for those that died: set "
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 where torchrun is started"
+    ]
+
+
 def _requeue(job: str) -> None:
     command = ["scontrol", "requeue", job]
     try:

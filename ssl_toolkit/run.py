@@ -35,7 +35,9 @@ def new_run(path: str | None, task_name: str) -> Path:
         ValueError: If the folder holds a run, or is a file.
     """
     if path is None:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # srun numbers its processes; without such a number there is one, whatever the job may hold
+        under_srun = os.environ.get("SLURM_NTASKS", "1") if "SLURM_PROCID" in os.environ else "1"
+        if int(os.environ.get("WORLD_SIZE", under_srun)) > 1:
             raise ValueError("several processes need to agree on the run's folder: name it with --out")
         # processes that Lightning launches run this command again and must find the same folder
         stamp = os.environ.setdefault("SSL_TOOLKIT_STARTED", datetime.now().strftime("%Y%m%d-%H%M%S"))

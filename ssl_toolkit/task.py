@@ -17,7 +17,7 @@ from ssl_toolkit.data import ImageData
 from ssl_toolkit.distributed import convert_sync_batchnorm
 from ssl_toolkit.gradient_checkpointing import checkpoint_stages
 from ssl_toolkit.init import Initializer, check_covered
-from ssl_toolkit.optim import LRScaling, OptimizerSpec, parameter_groups, scaled_lr
+from ssl_toolkit.optim import LRScaling, OptimizerSpec, match_layout, parameter_groups, scaled_lr
 from ssl_toolkit.processes import rank, world_size
 from ssl_toolkit.random import number, sample_keys
 from ssl_toolkit.regularization import Regularizer
@@ -121,6 +121,8 @@ class Task(LightningModule, ABC):
         self.gradient_checkpointing = gradient_checkpointing
         self.compile_backbone = compile
         self.resolved_config: dict[str, Any] = {}
+        # kept, because weights in parts make the task an object of another class
+        self._class_path = f"{type(self).__module__}.{type(self).__qualname__}"
 
     @abstractmethod
     def step(self, batch: Any, keys: Tensor) -> StepOutput:
@@ -189,6 +191,12 @@ class Task(LightningModule, ABC):
         if self.compile_backbone:
             self.backbone.compile()
 
+    def configure_model(self) -> None:
+        """Divides the weights among the processes, if the trainer's strategy does."""
+        shard = getattr(self.trainer.strategy, "shard", None)
+        if shard is not None:
+            shard(self)
+
     def settle_lr(self, batch_size: int) -> float:
         """Scales the learning rate, once, to the batch of a step.
 
@@ -215,6 +223,7 @@ class Task(LightningModule, ABC):
         spec = self.optimizer_spec
         groups = parameter_groups(self, spec.lr, spec.weight_decay, self.lr_factor)
         optimizer = spec.build(groups, fused=self._may_fuse())
+        optimizer.register_load_state_dict_post_hook(match_layout)
         steps_per_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
 
         def factor(step: int) -> float:
@@ -293,7 +302,7 @@ class Task(LightningModule, ABC):
     def weights_header(self) -> dict[str, Any]:
         """What a weights file tells of the run it comes from: plain data only."""
         return {
-            "task": f"{type(self).__module__}.{type(self).__qualname__}",
+            "task": self._class_path,
             "step": self.global_step,
             "epoch": self.current_epoch,
             "seed": self.seed,

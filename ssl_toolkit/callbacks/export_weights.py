@@ -11,6 +11,7 @@ from lightning import Callback, LightningModule, Trainer
 from ssl_toolkit import weights
 from ssl_toolkit.callbacks.early_stopping import EarlyStopping
 from ssl_toolkit.callbacks.weight_average import averaged_weights
+from ssl_toolkit.parts import whole_state
 from ssl_toolkit.run import WEIGHTS
 
 
@@ -47,13 +48,14 @@ class ExportWeights(Callback):
         self._written_step = trainer.global_step
 
     def _write_current(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        tensors = whole_state(cast(Any, pl_module).backbone.model)
         if trainer.is_global_zero:
             # any task of this project has the two; Lightning's type knows of neither
             task = cast(Any, pl_module)
             header = task.weights_header()
             if (step := _restored_step(trainer)) is not None:
                 header["step"] = step
-            weights.save_backbone(Path(trainer.default_root_dir) / WEIGHTS, task.backbone, header)
+            weights.save_backbone(Path(trainer.default_root_dir) / WEIGHTS, task.backbone, header, tensors)
 
 
 def _restored_step(trainer: Trainer) -> int | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ssl_toolkit.errors import RunFailed
+from ssl_toolkit.parts import own_part
 
 _MOST_NAMED = 8
 
@@ -52,7 +53,7 @@ class NonFinite(Callback):
         self._losses, self._indices = [], []
         if trainer.precision == "16-mixed":
             return
-        gradients = [each.grad for each in pl_module.parameters() if each.grad is not None]
+        gradients = [own_part(each.grad) for each in pl_module.parameters() if each.grad is not None]
         sizes = torch.stack([*losses, torch.nn.utils.get_total_norm(gradients)])
         is_bad: Any = (~sizes.isfinite()).any().int()
         if trainer.world_size > 1:
@@ -87,7 +88,7 @@ def _describe(step: int, module: LightningModule, losses: list[Tensor], indices:
     """What is not finite, where, and with which images."""
     places = [f"the loss is {float(loss)}" for loss in losses if not loss.isfinite()][:1]
     for name, parameter in module.named_parameters():
-        if parameter.grad is not None and not parameter.grad.isfinite().all():
+        if parameter.grad is not None and not own_part(parameter.grad).isfinite().all():
             places.append(f"the gradient of {name} is not finite")
             break
     named = ", ".join(map(str, indices[:_MOST_NAMED].tolist())) + (", ..." if len(indices) > _MOST_NAMED else "")

@@ -18,6 +18,7 @@ from ssl_toolkit.evaluation.features import extract_features
 from ssl_toolkit.evaluation.knn import knn_accuracy
 from ssl_toolkit.evaluation.linear_probe import linear_probe
 from ssl_toolkit.evaluation.representation import rank_me, spread
+from ssl_toolkit.parts import whole_weights
 from ssl_toolkit.random import sample_order
 from ssl_toolkit.task import Task
 
@@ -97,7 +98,7 @@ class OnlineEvaluation(Callback):
         if not (due or _is_last_epoch(trainer)):
             return
         start = time.perf_counter()
-        with averaged_weights(trainer, pl_module):
+        with averaged_weights(trainer, pl_module), whole_weights(pl_module):
             values = self._evaluate(trainer, pl_module)
         values["evaluation_seconds"] = time.perf_counter() - start
         for name, value in values.items():

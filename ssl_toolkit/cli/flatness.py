@@ -14,6 +14,7 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from ssl_toolkit.checkpoint import AtomicCheckpointIO
 from ssl_toolkit.cli.guards import one_line_errors, quiet
 from ssl_toolkit.cli.parser import parse
 from ssl_toolkit.cli.train import prepare
@@ -102,7 +103,7 @@ def of_run(run: Path, alphas: Sequence[float], num_directions: int, max_images: 
         trainer = Trainer(
             accelerator=objects.trainer.accelerator, devices=1, precision="32-true", logger=False, callbacks=[around],
             limit_val_batches=1, inference_mode=False, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False, use_distributed_sampler=False,
+            enable_model_summary=False, use_distributed_sampler=False, plugins=[AtomicCheckpointIO()],
         )  # fmt: skip
         checkpoint = str(newest_checkpoint(run))
         trainer.validate(objects.model, objects.data, ckpt_path=checkpoint, weights_only=True, verbose=False)

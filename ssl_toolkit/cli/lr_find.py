@@ -17,6 +17,7 @@ from ssl_toolkit.files import write_atomically
 from ssl_toolkit.lr_range import RangeTest, check_range, range_test
 from ssl_toolkit.processes import is_first_process
 from ssl_toolkit.report.drawing import COLOURS, FONT_SIZE, new_figure
+from ssl_toolkit.sharding import NAME as SHARDED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,6 +57,8 @@ def lr_find(arguments: Sequence[str]) -> None:
     for option in ("resume", "budget", "speed"):
         if config[option] is not None:
             raise ValueError(f"lr-find takes no --{option}: it is a trial before a run; leave it out")
+    if config.trainer.strategy == SHARDED:
+        raise ValueError(f"lr-find does not work with trainer.strategy {SHARDED}: add --trainer.strategy ddp")
     check_range(config.lowest, config.highest, config.steps)
     out = None if config.out is None else Path(config.out)
     if out is not None and out.is_file():

@@ -21,7 +21,7 @@ from ssl_toolkit.cli.inherited import inherited_remarks
 from ssl_toolkit.cli.parser import instantiate, options, parse, plain
 from ssl_toolkit.cli.training_parser import training_parser
 from ssl_toolkit.optim import large_batch_remark
-from ssl_toolkit.preemption import is_restarted
+from ssl_toolkit.preemption import is_restarted, restart_remarks
 from ssl_toolkit.processes import from_first_process, is_first_process
 from ssl_toolkit.random import number
 from ssl_toolkit.report import write_report
@@ -34,6 +34,8 @@ from ssl_toolkit.run import (
     sync_command,
     write_status,
 )
+from ssl_toolkit.sharding import NAME as SHARDED
+from ssl_toolkit.sharding import check_run
 from ssl_toolkit.speed import KeptChoices, fastest, machine, measure_batch, speed_candidates
 from ssl_toolkit.tracking import make_loggers
 
@@ -89,7 +91,7 @@ def train(verb: str, arguments: Sequence[str], quietly: bool = False) -> Path:
 
     objects = prepare(parser, config)
     if is_first_process():
-        for line in inherited_remarks(arguments, objects):
+        for line in (*inherited_remarks(arguments, objects), *restart_remarks()):
             print(line)
     if config.speed == "auto":
         with quiet(), one_line_errors():
@@ -127,6 +129,7 @@ def prepare(parser: ArgumentParser, config: Namespace) -> Namespace:
     torch.manual_seed(number("model", config.seed))
     objects = instantiate(parser, config)
     objects.model.check()
+    check_run(objects, config.get("budget"), config.get("speed"))
     if "progressive" in objects:
         objects.progressive.check(objects.model)
     objects.data.setup("fit")
@@ -210,6 +213,9 @@ def make_trainer(objects: Namespace, record: Record) -> Trainer:
     own += [objects.average, objects.early_stopping, ExportWeights()]
     pretraining = getattr(objects.model, "pretraining", None)
     users, plugins = arguments.pop("callbacks"), arguments.pop("plugins")
+    if arguments["strategy"] == SHARDED:
+        # what is gathered in inference mode could not be trained with later
+        arguments["inference_mode"] = False
     return Trainer(
         **arguments,
         logger=make_loggers(record.run, objects.tracker, config=record.resolved, pretraining=pretraining),

@@ -14,6 +14,7 @@ from ssl_toolkit.health.findings import Check, Finding, name_some
 from ssl_toolkit.health.layers import LayerStatistics, layer_statistics
 from ssl_toolkit.health.trial import copy_of, loss_of, open_branches, weights_of
 from ssl_toolkit.optim import parameter_groups
+from ssl_toolkit.parts import whole
 from ssl_toolkit.task import Task
 
 WARMUP_STEPS = 10
@@ -93,7 +94,10 @@ def try_steps(task: Task, batches: Sequence[Any], total_steps: int, steps_per_ep
 def update_ratios(before: dict[str, Tensor], after: dict[str, nn.Parameter]) -> dict[str, float]:
     """The length of each weight's update over that of the weight before it; weights of zeros are left out."""
     lengths = torch.stack(
-        [torch.stack([(after[name] - old).float().norm(), old.float().norm()]) for name, old in before.items()]
+        [
+            torch.stack([whole((after[name] - old).float().norm()), whole(old.float().norm())])
+            for name, old in before.items()
+        ]
     ).tolist()
     return {name: update / weight for name, (update, weight) in zip(before, lengths, strict=True) if weight > 0}
 

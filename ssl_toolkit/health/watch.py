@@ -17,6 +17,7 @@ from ssl_toolkit.health.layers import DeadUnits
 from ssl_toolkit.health.steps import RATIOS, update_ratios
 from ssl_toolkit.health.trial import weights_of
 from ssl_toolkit.metrics_file import read_metrics
+from ssl_toolkit.parts import whole
 from ssl_toolkit.task import Task
 from ssl_toolkit.tracking import MetricsLogger
 
@@ -90,7 +91,7 @@ class Watch(Callback):
         gradients = {name: weight.grad for name, weight in weights.items() if weight.grad is not None}
         if not gradients:
             return
-        norms = torch.stack([gradient.float().norm() for gradient in gradients.values()])
+        norms = torch.stack([whole(gradient.float().norm()) for gradient in gradients.values()])
         self._judge_gradients(list(gradients), (norms / _loss_scale(trainer, optimizer)).tolist(), trainer)
         self._before = {name: weights[name].detach().clone() for name in gradients}
 

@@ -18,6 +18,8 @@ class Adagrad(OptimizerSpec):
         weight_decay: L2 penalty's strength, added to the gradient.
     """
 
+    shardable = True
+
     def __init__(self, lr: float = 1e-2, eps: float = 1e-10, weight_decay: float = 0.0) -> None:
         super().__init__(lr, weight_decay)
         self.eps = eps
@@ -37,6 +39,8 @@ class Adadelta(OptimizerSpec):
         eps: Added under both roots.
         weight_decay: L2 penalty's strength, added to the gradient.
     """
+
+    shardable = True
 
     def __init__(self, lr: float = 1.0, rho: float = 0.9, eps: float = 1e-6, weight_decay: float = 0.0) -> None:
         super().__init__(lr, weight_decay)
@@ -59,6 +63,8 @@ class RMSprop(OptimizerSpec):
         momentum: Decay of a velocity over the scaled gradients, 0 for none.
         weight_decay: L2 penalty's strength, added to the gradient.
     """
+
+    shardable = True
 
     def __init__(
         self,

@@ -33,6 +33,8 @@ class Adam(_AdamSpec):
         weight_decay: L2 penalty's strength, added to the gradient.
     """
 
+    shardable = True
+
     def __init__(
         self, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0
     ) -> None:
@@ -52,6 +54,8 @@ class AdamW(_AdamSpec):
         eps: Added to the denominator.
         weight_decay: Share of a weight that is taken off at each step, times the learning rate.
     """
+
+    shardable = True
 
     def __init__(
         self, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.05
@@ -74,6 +78,8 @@ class NAdam(_AdamSpec):
             0 leaves it at half.
         weight_decay: Share of a weight that is taken off at each step, times the learning rate.
     """
+
+    shardable = True
 
     def __init__(
         self,
@@ -102,6 +108,8 @@ class RAdam(_AdamSpec):
         eps: Added to the denominator.
         weight_decay: Share of a weight that is taken off at each step, times the learning rate.
     """
+
+    shardable = True
 
     def __init__(
         self, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.05

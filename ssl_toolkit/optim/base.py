@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
+
+from ssl_toolkit.parts import own_part
 
 
 class OptimizerSpec(ABC):
@@ -14,7 +17,10 @@ class OptimizerSpec(ABC):
     Attributes:
         lr: Learning rate, before the schedule's factor.
         weight_decay: Weight decay of the parameters that are decayed.
+        shardable: Whether it works where each process holds a part of each weight (``trainer.strategy: fsdp2``).
     """
+
+    shardable: ClassVar[bool] = False
 
     def __init__(self, lr: float, weight_decay: float) -> None:
         if lr <= 0:
@@ -53,3 +59,18 @@ def adapt_matrices(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     timm itself adapts where the decay is not 0, so that without any decay LARS would silently be plain SGD.
     """
     return [{**group, "always_adapt": group["decayed"]} for group in groups]
+
+
+@torch.no_grad()
+def match_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Gives what an optimizer has loaded for a parameter the parameter's own layout in memory.
+
+    A fused kernel goes through the memory of both as it lies, and so would mix up the numbers if a run that was saved
+    with its weights in another memory format, or in parts, is resumed.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if not isinstance(value, Tensor) or value.shape != parameter.shape:
+                continue
+            if own_part(value).stride() != own_part(parameter).stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -26,6 +26,8 @@ class SGD(OptimizerSpec):
         weight_decay: L2 penalty's strength, added to the gradient.
     """
 
+    shardable = True
+
     def __init__(
         self, lr: float = 0.1, momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 1e-4
     ) -> None:
@@ -110,6 +112,8 @@ class Lion(OptimizerSpec):
         weight_decay: Share of a weight that is taken off at each step, times the learning rate; three to ten times
             more than AdamW's.
     """
+
+    shardable = True
 
     def __init__(self, lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.3) -> None:
         super().__init__(lr, weight_decay)

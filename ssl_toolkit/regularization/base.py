@@ -21,9 +21,12 @@ class Regularizer:
 
     Attributes:
         changes_gradients: Whether `before_optimizer_step` does something.
+        shardable: Whether it works where each process holds a part of the weights (``trainer.strategy: fsdp2``): it
+            neither reads nor changes weights or their gradients.
     """
 
     changes_gradients: ClassVar[bool] = False
+    shardable: ClassVar[bool] = False
 
     def check(self, task: Any) -> None:
         """Raises a ValueError if the task cannot do what the regularizer needs; before anything is written."""

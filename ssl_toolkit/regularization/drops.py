@@ -18,6 +18,8 @@ class _Drop(Regularizer):
     Stochastic depth, which drops whole residual blocks, is the backbone's own: ``kwargs: {drop_path_rate: 0.1}``.
     """
 
+    shardable = True
+
     def __init__(self, probability: float, pattern: str) -> None:
         self.probability = check_probability(probability)
         self.pattern = pattern

@@ -20,6 +20,8 @@ class InputNoise(Regularizer):
         std: Its standard deviation, 0 or more, in the units of the images, which go from 0 to 1.
     """
 
+    shardable = True
+
     def __init__(self, std: float) -> None:
         self.std = _zero_or_more("std", std)
 
@@ -41,6 +43,8 @@ class ActivationNoise(Regularizer):
         std: Its standard deviation over that of the output, 0 or more.
         pattern: Regular expression, searched in the names of the task's modules (``backbone.model.layer2$``, say).
     """
+
+    shardable = True
 
     def __init__(self, std: float, pattern: str) -> None:
         self.std = _zero_or_more("std", std)

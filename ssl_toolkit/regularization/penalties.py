@@ -135,6 +135,8 @@ class FeatureNorm(Penalty):
         strength: Factor on the mean, 0 or more.
     """
 
+    shardable = True
+
     def value(self, task: nn.Module, features: Tensor) -> Tensor:
         """The mean over the batch."""
         return features.square().sum(dim=-1).mean()
@@ -151,6 +153,8 @@ class VarianceCovariance(Penalty):
         covariance: Factor on the covariance's term within the sum, 0 or more (the paper: 1/25).
         least_std: The standard deviation below which a feature is penalised.
     """
+
+    shardable = True
 
     def __init__(self, strength: float, covariance: float = 0.04, least_std: float = 1.0) -> None:
         super().__init__(strength)

@@ -49,18 +49,25 @@ class LoadReport(NamedTuple):
         return f"{self.num_loaded} of {self.num_total} tensors loaded from {self.path}"
 
 
-def save_backbone(path: str | Path, backbone: Backbone, header: dict[str, Any] | None = None) -> None:
+def save_backbone(
+    path: str | Path,
+    backbone: Backbone,
+    header: dict[str, Any] | None = None,
+    tensors: dict[str, Tensor] | None = None,
+) -> None:
     """Writes a weights file, whole or not at all: a reader never sees half of it, nor does a crash leave one.
 
     Args:
         path: The file; an older one is replaced.
         backbone: What to save. Floats of any width are saved as float32.
         header: What else the file shall say: ``pretext``, ``step``, ``config`` and the like, plain data only.
+        tensors: The state dict of ``backbone.model``, where it is not at hand there.
 
     Raises:
         WeightsError: If a weight is not finite (a file that exists is then kept), or if the header is not plain data.
     """
-    tensors = {key: _as_saved(tensor) for key, tensor in backbone.model.state_dict().items()}
+    state = backbone.model.state_dict() if tensors is None else tensors
+    tensors = {key: _as_saved(tensor) for key, tensor in state.items()}
     broken = [key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise WeightsError(

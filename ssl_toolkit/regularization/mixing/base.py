@@ -38,6 +38,8 @@ class Mixer(Regularizer):
         probability: Of a sample to be mixed, above 0 and at most 1.
     """
 
+    shardable = True
+
     def __init__(self, alpha: float, probability: float) -> None:
         if alpha <= 0:
             raise ValueError(f"regularizers: alpha is {alpha}, expected a number above 0")

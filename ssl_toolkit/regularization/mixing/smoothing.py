@@ -18,6 +18,8 @@ class LabelSmoothing(Regularizer):
         share: What is spread, at least 0 and less than 1 (the paper: 0.1).
     """
 
+    shardable = True
+
     def __init__(self, share: float = 0.1) -> None:
         self.share = check_probability(share, "share")
 
