@@ -53,8 +53,6 @@ class AtomicCheckpointIO(CheckpointIO):
 
     def _save(self, checkpoint: dict[str, Any], target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
-        for orphan in target.parent.glob(".*.partial"):
-            orphan.unlink(missing_ok=True)
         partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
         try:
             with partial.open("wb") as file:
