@@ -17,7 +17,7 @@ from torch import Tensor
 from ssl_toolkit.callbacks.early_stopping import EarlyStopping
 from ssl_toolkit.callbacks.weight_average import trained_weights
 from ssl_toolkit.errors import CANNOT_WRITE
-from ssl_toolkit.files import flush_folder, remove_orphans, remove_with_checksum, write_checksum
+from ssl_toolkit.files import flush_folder, remove_with_checksum, write_checksum
 from ssl_toolkit.preemption import Preemption
 from ssl_toolkit.processes import is_first_process
 from ssl_toolkit.run import CHECKPOINTS
@@ -68,7 +68,6 @@ class AtomicCheckpointIO(CheckpointIO):
 
     def _save(self, checkpoint: dict[str, Any], target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
-        remove_orphans(target.parent)
         partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
         try:
             with partial.open("wb") as file:

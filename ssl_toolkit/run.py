@@ -15,13 +15,14 @@ from typing import Any, Literal
 import yaml
 
 from ssl_toolkit.errors import nearest
-from ssl_toolkit.files import damage, write_atomically
+from ssl_toolkit.files import damage, remove_orphans, write_atomically
 from ssl_toolkit.processes import is_first_process
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
 WEIGHTS = "backbone.safetensors"
 STATUS = "status.json"
+ENVIRONMENT = "environment.json"
 
 
 def new_run(path: str | None, task_name: str) -> Path:
@@ -85,6 +86,15 @@ def newest_checkpoint(run: Path) -> Path | None:
     return None
 
 
+def remove_leftovers(run: Path) -> None:
+    """Deletes what killed processes left in a run: parts of files, and checksums of checkpoints that never came."""
+    for folder in (run, run / CHECKPOINTS):
+        remove_orphans(folder)
+    for checksum in (run / CHECKPOINTS).glob("step-*.ckpt.sha256"):
+        if not checksum.with_suffix("").exists():
+            checksum.unlink(missing_ok=True)
+
+
 def write_status(run: Path, state: Literal["running", "finished", "preempted", "failed"], **facts: Any) -> None:
     """Writes how a run stands to ``status.json``.
 
@@ -108,8 +118,13 @@ def read_config(run: Path) -> dict[str, Any]:
     return yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
 
 
-def write_environment(run: Path) -> None:
-    """Writes the machine, the versions and the command, each start of the run after the other."""
+def write_environment(run: Path, **facts: Any) -> None:
+    """Writes the machine, the versions and the command, each start of the run after the other.
+
+    Args:
+        run: The run's folder.
+        **facts: Plain data that belong to this start, too.
+    """
     import torch
 
     packages = ("ssl-toolkit", "torch", "lightning", "torchvision", "timm", "jsonargparse", "numpy", "pillow", "wandb")
@@ -123,10 +138,15 @@ def write_environment(run: Path) -> None:
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "versions": {package: version(package) for package in packages},
+        **facts,
     }
-    file = run / "environment.json"
-    starts = json.loads(file.read_text(encoding="utf-8"))["starts"] if file.exists() else []
-    write_atomically(file, json.dumps({"starts": [*starts, start]}, indent=2))
+    write_atomically(run / ENVIRONMENT, json.dumps({"starts": [*read_starts(run), start]}, indent=2))
+
+
+def read_starts(run: Path) -> list[dict[str, Any]]:
+    """What was written of each start of a run, the last one last."""
+    file = run / ENVIRONMENT
+    return json.loads(file.read_text(encoding="utf-8"))["starts"] if file.exists() else []
 
 
 def processor() -> str:

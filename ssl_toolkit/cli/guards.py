@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ssl_toolkit.preemption import EXIT_STATUS
 from ssl_toolkit.processes import is_first_process
-from ssl_toolkit.run import write_config, write_environment, write_status
+from ssl_toolkit.run import CONFIG, remove_leftovers, write_config, write_environment, write_status
 
 
 class Record(Callback):
@@ -26,18 +26,25 @@ class Record(Callback):
     Args:
         run: The run's folder.
         resolved: The configuration as plain data.
+
+    Attributes:
+        facts: Plain data about this start, to be written with it.
+        is_written: Whether it was.
     """
 
     def __init__(self, run: Path, resolved: dict[str, Any]) -> None:
         self.run = run
         self.resolved = resolved
+        self.facts: dict[str, Any] = {}
         self.is_written = False
 
     def write(self) -> None:
         """Writes it, once."""
         if not self.is_written and is_first_process():
+            if (self.run / CONFIG).exists():  # else the folder may hold files of the user's
+                remove_leftovers(self.run)
             write_config(self.run, self.resolved)
-            write_environment(self.run)
+            write_environment(self.run, **self.facts)
             write_status(self.run, "running")
         self.is_written = True
 

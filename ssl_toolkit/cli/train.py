@@ -16,6 +16,7 @@ from lightning.pytorch import Trainer
 from ssl_toolkit.budget import Stopwatch, measure, to_seconds, trial_trainer
 from ssl_toolkit.callbacks import ExportWeights, LearningRate, ProgressBar, ResumeMetrics, SampleViews, Throughput
 from ssl_toolkit.checkpoint import AtomicCheckpointIO
+from ssl_toolkit.cli.global_batch import batch_facts, keep_global_batch
 from ssl_toolkit.cli.guards import Record, failure_noted, one_line_errors, quiet
 from ssl_toolkit.cli.inherited import inherited_remarks
 from ssl_toolkit.cli.parser import instantiate, options, parse, plain
@@ -106,6 +107,10 @@ def train(verb: str, arguments: Sequence[str], quietly: bool = False) -> Path:
     with quiet(), one_line_errors():
         record = Record(run, resolved)
         trainer = make_trainer(objects, record)
+        if resumed is not None:
+            is_given = "--data.batch_size" in dict(options(arguments))
+            keep_global_batch(objects.data, trainer.world_size, run, resolved, is_given)
+        record.facts = batch_facts(objects.data, trainer.world_size)
         settle_lr(objects, trainer, resolved)
         if is_first_process():
             print(objects.data.summary())

@@ -199,15 +199,29 @@ class ImageData(LightningDataModule):
         return loader
 
     def state_dict(self) -> dict[str, int]:
-        """The state of the training loader, for a checkpoint.
+        """The state of the training loader, for a checkpoint, and the size of the batches that it counts.
 
         Lightning saves that of the loader itself, too, but does not restore it if ``estimated_stepping_batches`` was
         asked for (Lightning issue 20550) or if the checkpoint was taken at the end of an epoch.
         """
-        return self._train_loader.state_dict() if self._train_loader is not None else {}
+        if self._train_loader is None:
+            return {}
+        return {**self._train_loader.state_dict(), "global_batch": self.batch_size * world_size()}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Makes the next `train_dataloader` go on at this state."""
+        """Makes the next `train_dataloader` go on at this state.
+
+        Raises:
+            ValueError: The batches of all processes together have another size now, so the place in the epoch, which is
+                a number of batches, would be another one.
+        """
+        now, num = self.batch_size * world_size(), world_size()
+        if (before := state_dict.get("global_batch", now)) != now:
+            raise ValueError(
+                f"the checkpoint is of a run whose batches have {before:,} {self.noun} in all processes together, but "
+                f"data.batch_size {self.batch_size:,} in {num} process{'es' if num > 1 else ''} makes {now:,}; "
+                + (f"set it to {before // num:,}" if before % num == 0 else f"use a number that divides {before:,}")
+            )
         self._resumed = state_dict
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:

@@ -1,0 +1,63 @@
+"""The batch of all processes together, which a run keeps when it is resumed with another number of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ssl_toolkit.processes import is_first_process
+from ssl_toolkit.run import read_config, read_starts
+
+
+def batch_facts(data: Any, num_processes: int) -> dict[str, int]:
+    """What a start of a run leaves for the next one: the processes, and the samples in a batch of each."""
+    return {"processes": num_processes, "batch_size": data.batch_size}
+
+
+def keep_global_batch(
+    data: Any, num_processes: int, run: Path, resolved: dict[str, Any], batch_size_is_given: bool
+) -> None:
+    """Divides the batches of a run that is resumed among the processes that it has now, and says so.
+
+    The batch of all processes together is what the learning rate is for, what BatchNorm and contrastive losses see, and
+    what the place in the epoch is counted in, so that none of these changes.
+
+    Args:
+        data: The run's data; their ``batch_size`` is that of each process.
+        num_processes: How many there are now.
+        run: The run's folder.
+        resolved: The configuration as plain data, whose batch size becomes the one in use.
+        batch_size_is_given: Whether the command line names one: that is not changed.
+
+    Raises:
+        ValueError: If the batches cannot be divided, or if a batch size is asked for that would change them.
+    """
+    starts = read_starts(run)
+    before = starts[-1] if starts else {}
+    if not {"processes", "batch_size"} <= before.keys():
+        return  # of a version that did not write them
+    whole, size = before["processes"] * before["batch_size"], data.batch_size
+    if size * num_processes == whole:
+        return
+    what = f"{whole:,} {data.noun}"
+    if whole % num_processes:
+        raise ValueError(
+            f"the run's batches of {what} cannot be divided among {num_processes} processes: --resume it with a number "
+            f"of processes (--trainer.devices, --trainer.num_nodes) that divides {whole:,}"
+        )
+    share = whole // num_processes
+    if batch_size_is_given or size != read_config(run)["data"]["batch_size"]:
+        raise ValueError(
+            f"data.batch_size {size:,} in {_counted(num_processes)} makes batches of {size * num_processes:,} "
+            f"{data.noun}, but the run's have {whole:,}: leave it out or set it to {share:,}"
+        )
+    data.batch_size = resolved["data"]["batch_size"] = share
+    if is_first_process():
+        print(
+            f"batches of {share:,} {data.noun} in {_counted(num_processes)}, before {before['batch_size']:,} in "
+            f"{_counted(before['processes'])}: {whole:,} in all, as before"
+        )
+
+
+def _counted(num_processes: int) -> str:
+    return f"{num_processes} processes" if num_processes > 1 else "1 process"

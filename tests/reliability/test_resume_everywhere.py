@@ -1,0 +1,49 @@
+"""A run resumed after any of its steps sees the same batches and ends with the same bits.
+
+The schedule of each task asks for `estimated_stepping_batches`, which has made loaders lose their state in Lightning.
+"""
+
+from __future__ import annotations
+
+import methods
+import pytest
+from runs import batches_noted, checkpoint, command, copy_until, differences
+
+from ssl_toolkit.cli.train import train
+
+# an odd number of batches, so that the last one of an epoch is a step of its own where two add up to one
+IMAGES = {"max_images": 50}
+QUICK = (list(methods.tasks())[-1], 2)
+CASES = [
+    pytest.param(name, accumulated, marks=[] if (name, accumulated) == QUICK else pytest.mark.slow)
+    for name in methods.tasks()
+    for accumulated in (1, 2)
+]
+
+
+@pytest.mark.goal("R2")
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("name", "accumulated"), CASES)
+def test_resume_after_every_step(name, accumulated, tmp_path, monkeypatch, reached):
+    # the page is no part of what is resumed
+    monkeypatch.setattr("ssl_toolkit.cli.train.finish", lambda *_: None)
+    verb, whole, expected = methods.verb(name), tmp_path / "whole", []
+    changes = {"checkpoint": {"every_n_steps": 1, "keep": 99}}
+    if verb == "pretrain":
+        changes["data"] = IMAGES
+    start = command(name, tmp_path, changes, max_epochs=2, accumulate_grad_batches=accumulated)
+    with batches_noted(expected.append):
+        train(verb, [*start, "--out", str(whole)], quietly=True)
+    end = checkpoint(whole)
+    per_epoch = sum(epoch == 0 for _, epoch, *_ in expected)
+    assert len(expected) == 2 * per_epoch
+    assert per_epoch % 2 == 1
+    assert end["global_step"] == 2 * -(-per_epoch // accumulated)
+
+    for step in range(1, end["global_step"] + 1):
+        broken, batches = copy_until(whole, step, tmp_path / f"from-{step}"), []
+        with batches_noted(batches.append):
+            train(verb, ["--resume", str(broken), "--checkpoint.every_n_steps", "1000"], quietly=True)
+        assert batches == [batch for batch in expected if batch[0] >= step]
+        assert differences(end, checkpoint(broken)) == [], step
+    reached(f"{end['global_step']} of {end['global_step']} steps, the 2 ends of an epoch among them")
