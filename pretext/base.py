@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from ssl_toolkit.augment import RandomView
 from ssl_toolkit.batch import Batch, Images
+from ssl_toolkit.layers import mlp
+from ssl_toolkit.random import fold
 from ssl_toolkit.task import StepOutput, Task
 
 
@@ -62,3 +65,53 @@ class PretextTask(Task):
     def example_views(self, batch: Batch) -> Tensor:
         """What the task sees of a batch in its epoch, as pictures (see `view_pictures`)."""
         return self.view_pictures(self.make_views(batch.images, self.keys(batch)))
+
+
+class TwoViewTask(PretextTask):
+    """A task that compares the embeddings of two views of each image. A new one defines `loss` and nothing else.
+
+    Args:
+        view: How a view is made; two are drawn of each image.
+        projector_widths: Widths of the projector's hidden and output layers.
+        forward_passes: 1: both views pass the network in one batch, which BatchNorm then normalises as one; 2: one
+            view after the other, which is quicker on some machines.
+        **kwargs: See `ssl_toolkit.task.Task`.
+    """
+
+    views_may_shrink = True
+    speed_settings: ClassVar[dict[str, tuple[Any, ...]]] = {**PretextTask.speed_settings, "forward_passes": (1, 2)}
+
+    def __init__(
+        self,
+        *,
+        view: RandomView,
+        projector_widths: tuple[int, ...],
+        forward_passes: Literal[1, 2] = 1,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if forward_passes not in (1, 2):
+            raise ValueError(f"model.forward_passes is {forward_passes}, expected 1 or 2")
+        self.view = view
+        self.forward_passes = forward_passes
+        self.projector = mlp([self.backbone.num_features, *projector_widths])
+
+    def make_views(self, images: Images, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Two views of each image, each of shape ``[batch, channels, size, size]``."""
+        first, second = self.view(images, fold(keys, torch.arange(2, device=keys.device)[:, None]))
+        return first, second
+
+    def embed(self, views: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """The network's output for both views.
+
+        Args:
+            views: As `make_views` gives them.
+
+        Returns:
+            The backbone's features, of shape ``[2 * batch, num_features]``, and the embeddings of the first and of the
+            second views, each of shape ``[batch, width]``.
+        """
+        batches = views if self.forward_passes == 2 else (torch.cat(views),)
+        features = [self.backbone(batch) for batch in batches]
+        first, second = torch.cat([self.projector(each) for each in features]).chunk(2)
+        return torch.cat(features), first, second

@@ -7,20 +7,17 @@ arXiv 2002.05709.
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from pretext.base import PretextTask
-from ssl_toolkit.augment import RandomView
-from ssl_toolkit.batch import Images
+from pretext.base import TwoViewTask
 from ssl_toolkit.distributed import gather
-from ssl_toolkit.layers import full_precision, mlp
+from ssl_toolkit.layers import full_precision
 from ssl_toolkit.processes import rank
-from ssl_toolkit.random import fold
 from ssl_toolkit.soft_targets import Mixing, SoftTargets, soft_cross_entropy, soften
 from ssl_toolkit.task import StepOutput
 
@@ -28,42 +25,27 @@ from ssl_toolkit.task import StepOutput
 _MAX_SIMILARITIES = 1 << 24
 
 
-class SimCLR(PretextTask):
+class SimCLR(TwoViewTask):
     """Contrastive embedding of two views (Chen et al. 2020, arXiv 2002.05709, algorithm 1).
 
-    With a regularizer that mixes images it is i-Mix (Lee et al. 2021, arXiv 2010.08887), see `i_mix`.
+    Section 3 of the paper finds crops and colour distortion together essential. With a regularizer that mixes images it
+    is i-Mix (Lee et al. 2021, arXiv 2010.08887), see `i_mix`.
 
     Args:
-        view: How a view is made; section 3 of the paper finds crops and colour distortion together essential.
         projector_widths: Widths of the projector's hidden and output layers (the paper: num_features and 128).
         temperature: The paper's tau, above 0. Table 5: 0.1 for ImageNet; figure B.7: 0.5 for CIFAR-10.
-        forward_passes: 1: both views pass the network in one batch, which BatchNorm then normalises as one; 2: one
-            view after the other, which is quicker on some machines.
-        **kwargs: See `ssl_toolkit.task.Task`.
+        **kwargs: See `pretext.base.TwoViewTask` and `ssl_toolkit.task.Task`.
     """
 
-    views_may_shrink = True
     takes_soft_targets = True
-    speed_settings: ClassVar[dict[str, tuple[Any, ...]]] = {**PretextTask.speed_settings, "forward_passes": (1, 2)}
 
     def __init__(
-        self,
-        *,
-        view: RandomView,
-        projector_widths: tuple[int, ...] = (512, 128),
-        temperature: float = 0.5,
-        forward_passes: Literal[1, 2] = 1,
-        **kwargs: Any,
+        self, *, projector_widths: tuple[int, ...] = (512, 128), temperature: float = 0.5, **kwargs: Any
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(projector_widths=projector_widths, **kwargs)
         if temperature <= 0:
             raise ValueError(f"model.temperature is {temperature}, expected a number above 0")
-        if forward_passes not in (1, 2):
-            raise ValueError(f"model.forward_passes is {forward_passes}, expected 1 or 2")
-        self.view = view
         self.temperature = temperature
-        self.forward_passes = forward_passes
-        self.projector = mlp([self.backbone.num_features, *projector_widths])
 
     def initial_loss(self, batch_size: int) -> float:
         """Each of the 2N - 1 others is as likely the partner: ln(2N - 1)."""
@@ -79,11 +61,6 @@ class SimCLR(PretextTask):
         apart = batch_size / max(1, batch_size - 1)
         return math.log1p((2 * batch_size - 2) * math.exp(-apart / self.temperature))
 
-    def make_views(self, images: Images, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Two views of each image, each of shape ``[batch, channels, size, size]``."""
-        first, second = self.view(images, fold(keys, torch.arange(2, device=keys.device)[:, None]))
-        return first, second
-
     def mixed_rows(self, partners: Tensor) -> tuple[Tensor, Tensor]:
         """The first views are mixed; the second ones are what they are compared with."""
         images = torch.arange(len(partners), device=partners.device)
@@ -91,13 +68,11 @@ class SimCLR(PretextTask):
 
     def loss(self, views: tuple[Tensor, Tensor]) -> StepOutput:
         """NT-Xent or i-Mix of the projected views; ``pair_top1`` is how often the right partner is the nearest."""
-        batches = views if self.forward_passes == 2 else (torch.cat(views),)
-        features = [self.backbone(batch) for batch in batches]
-        first, second = torch.cat([self.projector(each) for each in features]).chunk(2)
+        features, first, second = self.embed(views)
         # a validation batch may differ in size between processes: there each process contrasts its own images
         arguments = (first, second, self.temperature, self.training, self.smoothing)
         loss, pair_top1 = nt_xent(*arguments) if self.mixing is None else i_mix(self.mixing, *arguments)
-        return StepOutput(loss, torch.cat(features), {"pair_top1": pair_top1})
+        return StepOutput(loss, features, {"pair_top1": pair_top1})
 
 
 def nt_xent(

@@ -1,4 +1,4 @@
-"""What several processes must agree on: gathered embeddings, averages, and batch-norm statistics.
+"""What several processes must agree on: gathered embeddings, sums, averages, and batch-norm statistics.
 
 With these, W processes of batch B compute the loss, the gradients and the batch-norm statistics of one process of
 batch W x B. Everything runs on CPU (gloo) and on GPU (nccl), and is the identity where there is one process.
@@ -42,17 +42,45 @@ def gather(x: Tensor) -> Tensor:
     return cast(Tensor, _Gather.apply(x))
 
 
+def all_reduce_sum(x: Tensor) -> Tensor:
+    """The sum of a float tensor over the processes, with gradients to each process.
+
+    As with `gather`, the gradient of ``x`` is the sum over the processes of their gradients for the result: where every
+    process computes the loss of the whole batch, DDP's average makes it exactly that of one process. (An ``all_reduce``
+    behind autograd's back leaves 1/W of it; the mean of the losses of local statistics is another loss.)
+
+    Args:
+        x: Float tensor of any shape, the same shape in every process.
+
+    Returns:
+        Tensor of the same shape; ``x`` itself in one process.
+    """
+    return x if world_size() == 1 else cast(Tensor, _AllReduceSum.apply(x))
+
+
+def standardize(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """Each column with mean 0 and variance 1 over the samples of all processes, with gradients to each process.
+
+    The arithmetic of `SyncBatchNorm` in training, but wherever it is called, and also for a single sample, which
+    becomes 0. The processes may have different numbers of samples.
+
+    Args:
+        x: Float tensor of shape ``[batch, width]``, float32 at least.
+        eps: Added to the variances, so that a column that is constant becomes 0.
+    """
+    count = all_reduce_sum(x.new_tensor(float(len(x))))
+    centred = x - all_reduce_sum(x.sum(dim=0)) / count
+    variance = all_reduce_sum(centred.square().sum(dim=0)) / count
+    return centred * torch.rsqrt(variance + eps)
+
+
 def all_reduce_mean(x: Tensor) -> Tensor:
     """The average of a float tensor over the processes, without gradient.
 
     Args:
         x: Float tensor of any shape, the same shape in every process.
     """
-    mean = x.detach().clone()
-    if world_size() > 1:
-        dist.all_reduce(mean)
-        mean /= world_size()
-    return mean
+    return x.detach().clone() if world_size() == 1 else _summed(x.detach()) / world_size()
 
 
 def convert_sync_batchnorm(module: nn.Module) -> nn.Module:
@@ -140,9 +168,17 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        total = grads[0].contiguous().clone()  # all_reduce works in place, and autograd owns the gradient it gives
-        dist.all_reduce(total)
-        return total.narrow(0, rank() * ctx.batch, ctx.batch)
+        return _summed(grads[0]).narrow(0, rank() * ctx.batch, ctx.batch)
+
+
+class _AllReduceSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return _summed(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return _summed(grads[0])
 
 
 class _GlobalBatchNorm(torch.autograd.Function):
@@ -189,6 +225,13 @@ class _GlobalBatchNorm(torch.autograd.Function):
         if weight is None:
             return grad_x, None, None, None
         return grad_x, local[1].to(weight.dtype), local[0].to(weight.dtype), None
+
+
+def _summed(x: Tensor) -> Tensor:
+    """The sum over the processes, in a tensor of its own: all_reduce works in place, and ``x`` may be autograd's."""
+    total = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total
 
 
 def _all_gather(x: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ OPTIMIZER = {
 
 # what each task needs to be small, by its class's name
 ARGUMENTS: dict[str, dict[str, Any]] = {
+    "BarlowTwins": {"view": {"size": 24}, "projector_widths": [16, 8]},
     "SimCLR": {"view": {"size": 24}, "projector_widths": [16, 8]},
     "PatchPosition": {
         "backbone": {**BACKBONE, "stem": "small"},

@@ -3,6 +3,7 @@
 import torch
 from lightning.pytorch import Trainer
 
+from pretext.barlow_twins import BarlowTwins
 from pretext.patch_position import PatchPosition
 from pretext.simclr import SimCLR
 from ssl_toolkit.augment import CenterView, RandomView
@@ -46,6 +47,21 @@ def test_simclr_learns():
     # the right one of 255 others: chance is 0.4 percent
     assert metrics["train/pair_top1"] > 0.03
     assert knn_top1(backbone, data) > knn_top1(random, data) + 0.08
+
+
+def test_barlow_twins_learns():
+    backbone, random = make_backbone(stem_width=8), make_backbone(stem_width=8)
+    colours = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.5, "grayscale": 0.5}
+    view = RandomView(size=40, scale=(0.6, 1.0), blur=0, **colours)
+    schedule = Cosine(warmup_percent=10)
+    task = BarlowTwins(
+        backbone=backbone, view=view, optimizer=AdamW(lr=8e-3), schedule=schedule, projector_widths=(256, 256)
+    )
+    data, metrics = pretrain(task, max_images=2000, max_steps=150, batch_size=64)
+    # by chance: no agreement, and a loss of 277
+    assert metrics["train/agreement"] > 0.4
+    assert metrics["train/loss"] < 0.6 * task.initial_loss(64)
+    assert knn_top1(backbone, data) > knn_top1(random, data) + 0.07
 
 
 def test_patch_position_learns():

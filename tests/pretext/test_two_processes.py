@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from pretext.barlow_twins import BarlowTwins
 from pretext.patch_position import PatchPosition
 from pretext.simclr import SimCLR
 from ssl_toolkit.augment import RandomView
@@ -31,14 +32,16 @@ def make_task(name):
     }
     if name == "simclr":
         return SimCLR(**shared, projector_widths=(16, 8), temperature=0.2).double()
+    if name == "barlow_twins":
+        return BarlowTwins(**shared, projector_widths=(16, 8)).double()
     return PatchPosition(**shared, patch_size=12, jitter=0, hidden_width=16).double()
 
 
 def make_views(name):
     generator = torch.Generator().manual_seed(1)
-    if name == "simclr":
-        return tuple(torch.rand(2, BATCH, 3, 36, 36, generator=generator, dtype=torch.float64))
-    return torch.rand(BATCH, 9, 3, 12, 12, generator=generator, dtype=torch.float64)
+    if name == "patch_position":
+        return torch.rand(BATCH, 9, 3, 12, 12, generator=generator, dtype=torch.float64)
+    return tuple(torch.rand(2, BATCH, 3, 36, 36, generator=generator, dtype=torch.float64))
 
 
 class Loss(torch.nn.Module):
@@ -56,7 +59,7 @@ def loss_and_gradients(name):
     """On this process's share of the views."""
     share = slice(rank() * BATCH // world_size(), (rank() + 1) * BATCH // world_size())
     views = make_views(name)
-    views = tuple(view[share] for view in views) if name == "simclr" else views[share]
+    views = views[share] if name == "patch_position" else tuple(view[share] for view in views)
     module = Loss(make_task(name))
     if world_size() > 1:
         module = DistributedDataParallel(convert_sync_batchnorm(module))
@@ -65,7 +68,7 @@ def loss_and_gradients(name):
     return loss.item(), {name: p.grad for name, p in module.named_parameters()}
 
 
-@pytest.mark.parametrize("name", ["simclr", "patch_position"])
+@pytest.mark.parametrize("name", ["simclr", "barlow_twins", "patch_position"])
 def test_two_processes_equal_one(name, run_processes):
     loss, gradients = loss_and_gradients(name)
     (first_loss, first), (second_loss, second) = run_processes(loss_and_gradients, 2, name)

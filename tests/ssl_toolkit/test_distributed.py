@@ -12,7 +12,14 @@ import torch.distributed as dist
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from ssl_toolkit.distributed import SyncBatchNorm, all_reduce_mean, convert_sync_batchnorm, gather
+from ssl_toolkit.distributed import (
+    SyncBatchNorm,
+    all_reduce_mean,
+    all_reduce_sum,
+    convert_sync_batchnorm,
+    gather,
+    standardize,
+)
 from ssl_toolkit.processes import rank, world_size
 
 
@@ -66,6 +73,41 @@ def test_gather_refuses_unequal_shapes_in_every_process(run_processes, shapes, d
         assert seconds < 5
 
 
+def global_moments(x, parts):
+    """A loss of sums over all samples, and one of standardised columns; of this process's part, their gradients."""
+    own = x.split(parts)[rank()].clone().requires_grad_()
+    # a sum that is not the last thing to be computed, and of what is not contiguous
+    total = all_reduce_sum((own.T @ own).T)
+    columns = standardize(own)
+    loss = total.sin().sum() + all_reduce_sum((columns**3).sum(0)).square().sum()
+    loss.backward()
+    return total.detach(), columns.detach(), loss.item(), own.grad
+
+
+@pytest.mark.parametrize("parts", [[4, 4], [6, 2], [7, 1]])
+def test_sums_and_standardized_columns_are_those_of_one_process(run_processes, parts):
+    x = 3 * torch.randn(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 100
+    total, columns, loss, gradient = global_moments(x, [8])
+    close(total, (x.T @ x).T)
+    close(columns, (x - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt())
+    totals, parts_of_columns, losses, gradients = zip(*run_processes(global_moments, 2, x, parts), strict=True)
+    for each, value in zip(totals, losses, strict=True):
+        close(each, total)
+        assert value == pytest.approx(loss, rel=1e-10)
+    close(torch.cat(parts_of_columns), columns)
+    # twice, as with gather
+    close(torch.cat(gradients) / 2, gradient)
+
+
+def test_standardized_columns_of_one_sample_or_one_value_are_zero():
+    x = torch.randn(5, 2)
+    x[:, 1] = 7
+    columns = standardize(x)
+    torch.testing.assert_close(columns[:, 0], torch.nn.functional.batch_norm(x, None, None, training=True)[:, 0])
+    assert (columns[:, 1] == 0).all()
+    assert (standardize(x[:1]) == 0).all()
+
+
 def average(values):
     x = values[rank()].requires_grad_()
     return all_reduce_mean(x), x.detach()
@@ -83,6 +125,7 @@ def test_one_process_changes_nothing():
     x = torch.randn(3, 2, requires_grad=True)
     assert (rank(), world_size()) == (0, 1)
     assert gather(x) is x
+    assert all_reduce_sum(x) is x
     assert torch.equal(all_reduce_mean(x), x)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from downstream.classification import Classification
+from pretext.barlow_twins import BarlowTwins
 from pretext.patch_position import PatchPosition
 from pretext.simclr import SimCLR, nt_xent
 from ssl_toolkit import init
@@ -61,6 +62,7 @@ def test_healthy_tasks_have_no_finding(seed):
     patches = {"view": RandomView(60), "patch_size": 18, "jitter": 1, "colour": "none", "hidden_width": 64}
     for task in (
         SimCLR(backbone=backbone(), view=RandomView(24), projector_widths=(32, 16), **common),
+        BarlowTwins(backbone=backbone(), view=RandomView(24), projector_widths=(64, 64), **common),
         PatchPosition(backbone=Backbone("resnet10t", stem="standard", kwargs={"channels": (16, 16, 32, 32)}),
                       **patches, **common),
         classification(seed=seed),
@@ -158,6 +160,22 @@ def test_a_wrong_gradient_is_found():
 
 def test_a_wrong_number_of_classes_is_found():
     assert kinds(examined(classification(num_classes=100))) == {"initial loss"}
+
+
+class SameView(BarlowTwins):
+    """Its two views are one."""
+
+    def make_views(self, images, keys):
+        first, _ = super().make_views(images, keys)
+        return first, first
+
+
+def test_an_answer_that_leaks_is_found():
+    arguments = {"view": RandomView(24), "projector_widths": (64, 64), "backbone": backbone()}
+    arguments |= {"optimizer": AdamW(lr=0.002), "schedule": Cosine(warmup_percent=10)}
+    found = examined(SameView(**arguments)).findings
+    assert [finding.kind for finding in found] == ["initial loss"]
+    assert "leaks" in str(found[0])
 
 
 class Shuffled(Classification):
