@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer, callbacks
 from lightning.pytorch.plugins.io import CheckpointIO
 
+from ssl_toolkit.archives import check_not_compressed
 from ssl_toolkit.callbacks.early_stopping import EarlyStopping
 from ssl_toolkit.callbacks.weight_average import trained_weights
 from ssl_toolkit.errors import CANNOT_WRITE
@@ -77,6 +78,7 @@ class AtomicCheckpointIO(CheckpointIO):
             ValueError: If the file holds anything else, or is damaged; nothing in it is run.
         """
         try:
+            check_not_compressed(path)
             loaded = torch.load(path, map_location=map_location or "cpu", weights_only=True)
         # of what is no checkpoint, torch raises whatever comes first
         except Exception as error:
