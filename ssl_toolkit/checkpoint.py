@@ -14,6 +14,7 @@ from lightning.pytorch import LightningModule, Trainer, callbacks
 from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor
 
+from ssl_toolkit.archives import check_not_compressed
 from ssl_toolkit.callbacks.early_stopping import EarlyStopping
 from ssl_toolkit.callbacks.weight_average import trained_weights
 from ssl_toolkit.errors import CANNOT_WRITE
@@ -108,6 +109,7 @@ def read_checkpoint(path: Path, parts: Mapping[str, Tensor] | None = None) -> di
 
             loaded = sharded_checkpoint.load(path, parts)
         else:
+            check_not_compressed(path)
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     # of what is no checkpoint, torch raises whatever comes first, and of a folder something outside of Exception
     except BaseException as error:

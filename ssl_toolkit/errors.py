@@ -29,3 +29,8 @@ def nearest(name: str, choices: Iterable[str]) -> str:
         lowered = {choice.lower(): choice for choice in choices}
         matches = [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)]
     return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def printable(text: str) -> str:
+    """A text that a file brought along, on one line and without codes that a terminal would obey."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
+import stat
 from pathlib import Path
+from typing import BinaryIO
 
 # within a folder: the checksums of its files
 SUMS = "SHA256SUMS"
@@ -29,6 +32,29 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def open_plain(path: str | Path) -> BinaryIO:
+    """Opens a file for reading, if it is one.
+
+    To open a named pipe waits for ever for somebody to write into it, and to open a device may do anything.
+
+    Raises:
+        OSError: There is no such file, or it is a pipe, a socket, a device or a folder.
+    """
+    problem = OSError(errno.EINVAL, "not a file, but a pipe, a socket, a device or a folder", str(path))
+    if not stat.S_ISREG(Path(path).stat().st_mode):
+        raise problem
+    # asked again of what was opened, without waiting: it may have been exchanged in between
+    file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115 - it is for the caller to close
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise problem
+    return file
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def write_checksum(content: str | Path, target: str | Path) -> None:
@@ -82,10 +108,14 @@ def damage(path: str | Path) -> str | None:
     if path.is_dir():
         return _damage_of_folder(path)
     try:
-        expected = _checksum_file(path).read_text(encoding="utf-8", errors="replace").split()
+        with open_plain(_checksum_file(path)) as file:
+            # a line of sha256sum, and no more of a file that is none
+            expected = file.read(1024).decode("utf-8", "replace").split()
         found = _sha256(path)
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
+    except OSError as error:
+        return f"{Path(error.filename or path).name}: {error.strerror}"
     return None if expected[:1] == [found] else f"it is not what {_checksum_file(path).name} says"
 
 
@@ -103,6 +133,8 @@ def _damage_of_folder(folder: Path) -> str | None:
                 return f"{name} is not what {SUMS} says"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
+    except OSError as error:
+        return f"{Path(error.filename or folder).name}: {error.strerror}"
     return None if listed else f"{SUMS} is empty"
 
 
@@ -111,7 +143,7 @@ def _checksum_file(path: Path) -> Path:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 22):
             digest.update(block)

@@ -7,6 +7,7 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, Literal
 
 import yaml
 
-from ssl_toolkit.errors import nearest
+from ssl_toolkit.errors import nearest, printable
 from ssl_toolkit.files import damage, remove_orphans, write_atomically
 from ssl_toolkit.processes import is_first_process
 
@@ -23,6 +24,7 @@ CHECKPOINTS = "checkpoints"
 WEIGHTS = "backbone.safetensors"
 STATUS = "status.json"
 ENVIRONMENT = "environment.json"
+BAD_FILES = "bad_files.txt"
 
 
 def new_run(path: str | None, task_name: str) -> Path:
@@ -105,6 +107,22 @@ def write_status(run: Path, state: Literal["running", "finished", "preempted", "
     """
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     write_atomically(run / STATUS, json.dumps({"state": state, "at": now, **facts}, indent=2) + "\n")
+
+
+def write_bad_files(run: Path, bad: Iterable[tuple[str, str]]) -> int:
+    """Adds the images that could not be decoded to ``bad_files.txt``: one line each, its name and the reason.
+
+    What an earlier start of the run has found stays, because without a cache each start meets some of them only.
+
+    Returns:
+        How many are listed.
+    """
+    file = run / BAD_FILES
+    before = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    lines = {*before, *("\t".join(map(printable, each)) for each in bad)}
+    if len(lines) > len(before):
+        write_atomically(file, "".join(f"{line}\n" for line in sorted(lines)))
+    return len(lines)
 
 
 def write_config(run: Path, config: dict[str, Any]) -> None:

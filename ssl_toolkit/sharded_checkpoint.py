@@ -29,6 +29,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
+from ssl_toolkit.archives import check_not_compressed
 from ssl_toolkit.files import (
     SUMS,
     checksums,
@@ -72,6 +73,7 @@ def load(path: Path, parts: Mapping[str, Tensor] | None = None) -> dict[str, Any
         parts: Parameters in parts (DTensor), by their names: their values, and what an optimizer keeps for each of
             them, are loaded into such parts of the same size; whatever is not here is loaded whole.
     """
+    check_not_compressed(path / _REST)
     rest = torch.load(path / _REST, map_location="cpu", weights_only=True)
     described, names = rest["tensors"], rest["names"]
     targets: dict[str, Any] = {}

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ssl_toolkit.cli.imports import quick_imports
+from ssl_toolkit.credentials import check_no_password
 from ssl_toolkit.errors import CANNOT_WRITE, RunFailed, nearest
 from ssl_toolkit.memory import keep_freed_memory
 
@@ -76,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.path.append(here)  # a task in a file of the user's own is found by its class path
     keep_freed_memory()
     try:
+        check_no_password(rest, "the command line")
         with quick_imports():
             module = importlib.import_module(VERBS[verb][0])
         getattr(module, verb.replace("-", "_"))(rest)

@@ -15,7 +15,14 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ssl_toolkit.preemption import EXIT_STATUS
 from ssl_toolkit.processes import is_first_process
-from ssl_toolkit.run import CONFIG, remove_leftovers, write_config, write_environment, write_status
+from ssl_toolkit.run import (
+    CONFIG,
+    remove_leftovers,
+    write_bad_files,
+    write_config,
+    write_environment,
+    write_status,
+)
 
 
 class Record(Callback):
@@ -93,3 +100,14 @@ def failure_noted(record: Record, trainer: Trainer) -> Iterator[None]:
             with contextlib.suppress(OSError):  # the disk may be what failed
                 write_status(record.run, "failed", step=trainer.global_step, reason=reason)
         raise
+
+
+@contextlib.contextmanager
+def bad_files_noted(record: Record, data: Any) -> Iterator[None]:
+    """Lists the images that could not be decoded in the run's folder, however the training ends."""
+    try:
+        yield
+    finally:
+        if record.is_written and is_first_process():
+            with contextlib.suppress(OSError):  # the disk may be what failed
+                write_bad_files(record.run, ((each.path, each.reason) for each in data.bad_files))

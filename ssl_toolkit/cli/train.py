@@ -17,22 +17,25 @@ from ssl_toolkit.budget import Stopwatch, measure, to_seconds, trial_trainer
 from ssl_toolkit.callbacks import ExportWeights, LearningRate, ProgressBar, ResumeMetrics, SampleViews, Throughput
 from ssl_toolkit.checkpoint import AtomicCheckpointIO
 from ssl_toolkit.cli.global_batch import batch_facts, keep_global_batch
-from ssl_toolkit.cli.guards import Record, failure_noted, one_line_errors, quiet
+from ssl_toolkit.cli.guards import Record, bad_files_noted, failure_noted, one_line_errors, quiet
 from ssl_toolkit.cli.inherited import inherited_remarks
 from ssl_toolkit.cli.parser import instantiate, options, parse, plain
 from ssl_toolkit.cli.training_parser import training_parser
+from ssl_toolkit.credentials import check_no_password
 from ssl_toolkit.optim import large_batch_remark
 from ssl_toolkit.preemption import is_restarted, restart_remarks
 from ssl_toolkit.processes import from_first_process, is_first_process
 from ssl_toolkit.random import number
 from ssl_toolkit.report import write_report
 from ssl_toolkit.run import (
+    BAD_FILES,
     CONFIG,
     WEIGHTS,
     new_run,
     newest_checkpoint,
     open_run,
     sync_command,
+    write_bad_files,
     write_status,
 )
 from ssl_toolkit.sharding import NAME as SHARDED
@@ -76,6 +79,7 @@ def train(verb: str, arguments: Sequence[str], quietly: bool = False) -> Path:
         arguments = ["--config", str(open_run(resumed) / CONFIG), *arguments]
     parser = training_parser(verb, arguments)
     config = parse(parser, arguments)
+    check_no_password(config.as_dict())
     for option in ("budget", "speed"):
         if config[option] is not None and resumed is not None:
             raise ValueError(f"--{option} is for a new run: a resumed one goes on as it began")
@@ -117,7 +121,7 @@ def train(verb: str, arguments: Sequence[str], quietly: bool = False) -> Path:
         if resumed is None:
             record.write()
         objects.model.resolved_config = resolved
-        with failure_noted(record, trainer):
+        with failure_noted(record, trainer), bad_files_noted(record, objects.data):
             trainer.fit(objects.model, datamodule=objects.data, ckpt_path=checkpoint, weights_only=True)
             if verb == "transfer" and objects.data.num_images("test"):
                 trainer.test(objects.model, datamodule=objects.data, verbose=False)
@@ -258,10 +262,9 @@ def settle_lr(objects: Namespace, trainer: Trainer, resolved: dict[str, Any]) ->
 
 
 def finish(objects: Namespace, run: Path) -> None:
-    """Writes what a finished run leaves beside its weights: the list of bad files, and the page."""
-    if bad := objects.data.bad_files:
-        (run / "bad_files.txt").write_text("".join(f"{file.path}\t{file.reason}\n" for file in bad), encoding="utf-8")
-        print(f"unreadable files left out: {len(bad)}, listed in {run / 'bad_files.txt'}")
+    """Says how many files were bad, and writes the page."""
+    if num_bad := write_bad_files(run, []):
+        print(f"unreadable files left out: {num_bad}, listed in {run / BAD_FILES}")
     write_report(run)
 
 

@@ -16,9 +16,10 @@ import PIL
 
 from ssl_toolkit.data.cache_file import MAGIC, read_images, write_images
 from ssl_toolkit.data.decode import BadImage
-from ssl_toolkit.data.reading import BadFiles, Decoded
+from ssl_toolkit.data.reading import BadFiles, Decoded, read_many
 from ssl_toolkit.data.sources import Source
 from ssl_toolkit.data.store import DecodedStore, DecodingStore, Store
+from ssl_toolkit.data.threads import READ_TIMEOUT, ReadingThreads
 
 CacheKind = Literal["auto", "disk", "memory", "none"]
 
@@ -42,6 +43,7 @@ def open_store(
     cache: CacheKind = "auto",
     cache_dir: Path | None = None,
     progress: bool = True,
+    read_timeout: float = READ_TIMEOUT,
 ) -> Store:
     """The store of a source's images, built or found.
 
@@ -55,9 +57,11 @@ def open_store(
             to 1 GiB of decoded images, disk up to 20 GiB if half of the free space is enough, and none beyond.
         cache_dir: Folder of the files; `default_cache_dir` by default.
         progress: Whether to show a progress bar when decoding takes long.
+        read_timeout: Seconds that reading one image may take.
 
     Raises:
         ValueError: Too many bad images, or the file cannot be written.
+        RunFailed: Reading an image does not end.
     """
     folder = cache_dir or default_cache_dir()
     key = "\n".join([MAGIC.decode(), PIL.__version__, settings, str(channels), source.fingerprint()])
@@ -66,12 +70,16 @@ def open_store(
         store = read_images(path, channels, bad)
         if store is not None:
             return store
-    expected = 0 if cache == "none" else _expected_bytes(source)
+    expected = 0
+    if cache != "none":
+        with ReadingThreads(num_threads, read_timeout) as pool:
+            expected = _expected_bytes(source, channels, pool)
     if cache == "auto":
         cache = _choose(expected, folder)
     if cache == "none":
-        return DecodingStore(source, channels, num_threads, bad)
-    decoded = Decoded(source, channels, num_threads, f"decoding images, {_size(expected)} in {cache}", progress)
+        return DecodingStore(source, channels, num_threads, bad, read_timeout)
+    what = f"decoding images, {_size(expected)} in {cache}"
+    decoded = Decoded(source, channels, num_threads, read_timeout, what, progress)
     if cache == "memory":
         buffer = io.BytesIO()
         sizes = np.zeros((len(source), 2), dtype=np.int64)
@@ -91,10 +99,11 @@ def open_store(
     return store
 
 
-def _expected_bytes(source: Source) -> int:
+def _expected_bytes(source: Source, channels: int, pool: ReadingThreads) -> int:
     """What the decoded images will take, from up to 32 of them."""
     sample = np.linspace(0, len(source) - 1, min(32, len(source))).astype(int).tolist()
-    lengths = [result.size for result in source.read_many(sample) if not isinstance(result, BadImage)]
+    results = read_many(source, sample, channels, pool, chunk=8)
+    lengths = [result.size for result in results if not isinstance(result, BadImage)]
     return round(len(source) * sum(lengths) / len(lengths)) if lengths else 0
 
 

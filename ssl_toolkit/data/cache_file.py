@@ -97,23 +97,26 @@ def _go_on(images: Path, journal: Path, sizes: NDArray[np.int64], channels: int,
     kept = ""
     if images.is_file() and journal.is_file():
         available = images.stat().st_size
-        for line in journal.read_text(encoding="utf-8").splitlines(keepends=True):
-            try:
-                part = json.loads(line)
-            except ValueError:
-                break
+        for line in journal.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
             if not line.endswith("\n"):
                 break  # it was cut off while being written
-            part_sizes = np.array(part["sizes"], dtype=np.int64).reshape(-1, 2)
+            try:
+                part = json.loads(line)
+                part_sizes = np.array(part["sizes"], dtype=np.int64).reshape(-1, 2)
+                found = {int(index): BadImage(str(name), str(reason)) for index, name, reason in part["bad"]}
+            except (ValueError, TypeError, KeyError, OverflowError):
+                break  # it is damaged
             part_bytes = int(part_sizes.prod(axis=1).sum()) * channels
-            if part["first"] != num_images or num_bytes + part_bytes > available:
+            end = num_images + len(part_sizes)
+            if part["first"] != num_images or end > len(sizes) or (part_sizes < 0).any():
                 break
-            sizes[num_images : num_images + len(part_sizes)] = part_sizes
-            for index in range(num_images, num_images + len(part_sizes)):
-                bad.saw(index)
-            for index, name, reason in part["bad"]:
-                bad.saw(index, BadImage(name, reason))
-            num_images += len(part_sizes)
+            if num_bytes + part_bytes > available or not all(num_images <= index < end for index in found):
+                break
+            sizes[num_images:end] = part_sizes
+            bad.saw_all(num_images, end)
+            for index, error in found.items():
+                bad.saw(index, error)
+            num_images = end
             num_bytes += part_bytes
             kept += line
     journal.write_text(kept, encoding="utf-8")  # without what is cut off or claims too much
@@ -152,12 +155,22 @@ def read_images(path: Path, channels: int, bad: BadFiles) -> DecodedStore | None
     num_bytes, table_length, text_length = lengths
     with path.open("rb") as file:
         file.seek(num_bytes)
-        sizes = np.frombuffer(file.read(table_length), dtype="<i8").astype(np.int64).reshape(-1, 2)
-        entries = json.loads(file.read(text_length))
-    for index in range(len(sizes)):
-        bad.saw(index)
-    for index, name, reason in entries:
-        bad.saw(index, BadImage(name, reason))
+        table, text = file.read(table_length), file.read(text_length)
+    try:
+        sizes = np.frombuffer(table, dtype="<i8").astype(np.int64).reshape(-1, 2)
+        entries = {int(index): BadImage(str(name), str(reason)) for index, name, reason in json.loads(text)}
+        areas = sizes.astype(np.float64).prod(axis=1)  # of damaged sizes an integer would overflow
+        whole = len(sizes) == bad.num_images and bool((sizes >= 0).all()) and areas.sum() * channels == num_bytes
+        whole = whole and entries.keys() == set(np.flatnonzero(areas == 0).tolist())
+    except (ValueError, TypeError):
+        whole = False
+    if not whole:
+        say(f"the cache file '{path}' is damaged; decoding the images again")
+        path.unlink()
+        return None
+    bad.saw_all(0, len(sizes))
+    for index, error in sorted(entries.items()):
+        bad.saw(index, error)
     bad.check()
     data = np.memmap(path, dtype=np.uint8, mode="r", shape=(num_bytes,)) if num_bytes else np.zeros(0, np.uint8)
     return DecodedStore(data.view(np.ndarray), sizes, channels, bad)
@@ -173,7 +186,7 @@ def _lengths(path: Path) -> tuple[int, int, int] | None:
     with path.open("rb") as file:
         file.seek(end)
         lengths, magic = np.frombuffer(file.read(24), dtype="<i8"), file.read()
-    if magic != MAGIC or lengths.sum() != end:
-        return None
     images, table, text = (int(length) for length in lengths)
+    if magic != MAGIC or images + table + text != end or min(images, table, text) < 0:
+        return None
     return images, table, text

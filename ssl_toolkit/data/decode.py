@@ -1,25 +1,37 @@
 """From an image file to bytes: upright, 8 bits a channel, reduced to a bounded size.
 
 Pillow decodes, because torchvision's PNG decoder crashes the process on a corrupt file (one flipped byte is enough,
-torchvision 0.29.2), and only the formats below are tried.
+torchvision 0.29.2), and only the formats below are tried. What a file is, its content says and not its name.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import re
+import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ssl_toolkit.data.pixels import eight_bit, reduce, reduced_size
+from ssl_toolkit.errors import printable
+from ssl_toolkit.files import open_plain
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 64 * 1024 * 1024
 """Larger images are refused from their header: decoding one would take more than a gigabyte."""
+MAX_BYTES = 512 * 1024 * 1024
+"""Larger files are refused unread: so much takes the largest image without compression, at 16 bits a channel."""
 
-_ORIENTATION = 0x0112
+_SMALL = 4 << 20  # pixels that no care is taken of
+_ORIENTATION, _TILE_WIDTH, _TILE_LENGTH = 0x0112, 322, 323
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -30,6 +42,10 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+
+
+# what a machine says that is out of its means, whatever the file
+_OUT_OF_MEANS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 class BadImage(Exception):
@@ -46,7 +62,7 @@ class BadImage(Exception):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return f"{printable(self.path)}: {self.reason}"
 
 
 def decode_file(
@@ -67,25 +83,38 @@ def decode_file(
         uint8 array of shape ``[height, width, channels]``.
 
     Raises:
-        BadImage: The file is missing, truncated, too large, or not an image.
+        BadImage: The file is missing, truncated, too large, or not an image, or no file at all, but a pipe or a device.
+        MemoryError: There is no memory for it.
+        OSError: Too many files are open.
     """
     try:
         if not isinstance(path, (str, Path)):
             return _decode(path, image_size, channels)
-        with Path(path).open("rb") as file:
+        with open_plain(path) as file:
             return _decode(file, image_size, channels)
     except BadImage as error:
         raise BadImage(name, error.reason) from None
     except Exception as error:
+        if not_its_fault(error):
+            raise
         # On damaged files Pillow raises nearly everything: OSError, SyntaxError, ValueError, struct.error, ...
         raise BadImage(name, _reason(error)) from None
 
 
+def not_its_fault(error: Exception) -> bool:
+    """Whether reading an image failed for want of memory or of open files, which says nothing of the image."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _OUT_OF_MEANS)
+
+
 def to_array(image: Image.Image, image_size: int | None = None, channels: int = 3) -> NDArray[np.uint8]:
     """The same for an image that Pillow has opened already."""
-    image.load()
-    orientation = _orientation(image)  # asked after loading: Pillow turns a TIFF upright itself while it loads
-    image = _reduce(_eight_bit(image, "L" if channels == 1 else "RGB"), image_size)
+    mode = "L" if channels == 1 else "RGB"
+    _check_pixels(image.width, image.height)
+    with _PIXELS.held(image.width * image.height):
+        image.load()
+        orientation = _orientation(image)  # asked after loading: Pillow turns a TIFF upright itself while it loads
+        image = reduce(eight_bit(image, mode), image_size)
+    image = image if image.mode == mode else image.convert(mode)  # grey takes a quarter of the memory until here
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
     array = np.array(image, dtype=np.uint8)
@@ -94,14 +123,94 @@ def to_array(image: Image.Image, image_size: int | None = None, channels: int = 
 
 def _decode(file: IO[bytes], image_size: int | None, channels: int) -> NDArray[np.uint8]:
     _silence_pillow()
+    _check_bytes(file)
     with Image.open(file, formats=FORMATS) as image:
         width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise BadImage("", f"{width} x {height} pixels, more than {MAX_PIXELS // 2**20} million")
+        _check_pixels(width, height)
+        if image.format == "TIFF":
+            _check_tile(image)
         if image_size is not None:
             # the JPEG decoder itself reduces by 2, 4 or 8, staying at twice the size that is wanted
-            image.draft(None, _reduced_size(width, height, 2 * image_size))
+            image.draft(None, reduced_size(width, height, 2 * image_size))
         return to_array(image, image_size, channels)
+
+
+def _check_pixels(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise BadImage("", f"{width} x {height} pixels, more than {MAX_PIXELS // 2**20} million")
+
+
+def _check_bytes(file: IO[bytes]) -> None:
+    """Refuses what takes much memory before Pillow has said how large the image is."""
+    num_bytes = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if num_bytes > MAX_BYTES:
+        raise BadImage("", f"a file of {num_bytes // 2**20} MiB, more than {MAX_BYTES // 2**20}")
+    # the decoder of WEBP makes two canvases as soon as the file is opened
+    _check_pixels(*_webp_size(file.read(30)))
+    file.seek(0)
+
+
+def _webp_size(head: bytes) -> tuple[int, int]:
+    """Width and height that the header of a WEBP file claims (RFC 9649, section 2); zeros of another file."""
+
+    def number(start: int, end: int) -> int:
+        return int.from_bytes(head[start:end], "little")
+
+    if head[:4] != b"RIFF" or head[8:12] != b"WEBP":
+        return 0, 0
+    if head[12:16] == b"VP8X":
+        return 1 + number(24, 27), 1 + number(27, 30)
+    if head[12:16] == b"VP8L":
+        return 1 + (number(21, 25) & 0x3FFF), 1 + (number(21, 25) >> 14 & 0x3FFF)
+    return number(26, 28) & 0x3FFF, number(28, 30) & 0x3FFF
+
+
+def _check_tile(image: Any) -> None:
+    """Refuses a small TIFF with a large tile, all of which would be decoded."""
+    width, height = (image.tag_v2.get(tag, 0) for tag in (_TILE_WIDTH, _TILE_LENGTH))
+    if width * height > max(_SMALL, 2 * image.width * image.height):
+        raise BadImage("", f"a tile of {width} x {height} pixels for {image.width} x {image.height}")
+
+
+class _PixelBudget:
+    """Keeps many threads from decoding many of the largest images at once, each of which takes half a gigabyte.
+
+    Args:
+        most: Pixels that may be in work at the same time; one image always may.
+        small: Images of so many pixels need not ask.
+    """
+
+    def __init__(self, most: int, small: int) -> None:
+        self._most = most
+        self._small = small
+        self._reset()
+        if hasattr(os, "register_at_fork"):
+            # the threads that hold pixels do not come along
+            os.register_at_fork(after_in_child=self._reset)
+
+    def _reset(self) -> None:
+        self._held = 0
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def held(self, num_pixels: int) -> Iterator[None]:
+        """Waits until so many more pixels fit."""
+        if num_pixels <= self._small:
+            yield
+            return
+        with self._changed:
+            self._changed.wait_for(lambda: self._held == 0 or self._held + num_pixels <= self._most)
+            self._held += num_pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held -= num_pixels
+                self._changed.notify_all()
+
+
+_PIXELS = _PixelBudget(2 * MAX_PIXELS, _SMALL)
 
 
 def _silence_pillow() -> None:
@@ -124,56 +233,3 @@ def _orientation(image: Image.Image) -> Any:
         return image.getexif().get(_ORIENTATION)
     except Exception:
         return None  # the pixels are good even if the metadata are not
-
-
-def _eight_bit(image: Image.Image, mode: str) -> Image.Image:
-    """Any mode of Pillow to "L" or "RGB"."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = Image.fromarray(_scale_to_bytes(np.asarray(image)))
-    elif image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        image = Image.new("RGBA", layer.size, "white")
-        image.alpha_composite(layer)
-        image = image.convert("RGB")
-    return image if image.mode == mode else image.convert(mode)
-
-
-def _scale_to_bytes(values: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Numbers of more than 8 bits to bytes.
-
-    The file does not say what is white: numbers that fit into 16 bits (integers) or into 0 to 1, 0 to 255, 0 to 65535
-    (floating point, the narrowest) are taken to fill that range; any others are stretched from minimum to maximum.
-    """
-    numbers = values.astype(np.float64)
-    low, high = float(numbers.min()), float(numbers.max())
-    if not np.isfinite(low + high):
-        raise ValueError("pixels that are not finite")
-    whites = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (65535.0,)
-    white = next((white for white in whites if low >= 0 and high <= white), None)
-    if white is None:
-        numbers, white = numbers - low, high - low
-    return np.rint(numbers * (255.0 / white)).astype(np.uint8)
-
-
-def _reduced_size(width: int, height: int, image_size: int) -> tuple[int, int]:
-    """Width and height after the short side is reduced to at most ``image_size``."""
-    scale = min(1.0, image_size / min(width, height))
-    return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def _reduce(image: Image.Image, image_size: int | None) -> Image.Image:
-    if image_size is None:
-        return image
-    width, height = image.size
-    full = _reduced_size(width, height, image_size)
-    size = (min(full[0], 2 * image_size), min(full[1], 2 * image_size))
-    if size == image.size:
-        return image
-    if full == image.size:  # nothing to reduce: whole pixels are cut off
-        left, top = (width - size[0]) // 2, (height - size[1]) // 2
-        return image.crop((left, top, left + size[0], top + size[1]))
-    # the part of the original that stays, which need not end between two of its pixels
-    kept = (width * size[0] / full[0], height * size[1] / full[1])
-    left, top = (width - kept[0]) / 2, (height - kept[1]) / 2
-    box = cast(tuple[float, float, float, float], (left, top, left + kept[0], top + kept[1]))
-    return image.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Sequence, Set
 from pathlib import Path
@@ -61,21 +62,30 @@ def find_images(path: Path, suffixes: Set[str] = SUFFIXES) -> list[ImageFile]:
             name = f"{folder}/{entry.name}" if folder else entry.name
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            status = _status(entry)
+            if status is not None and stat.S_ISDIR(status.st_mode):
                 (linked if entry.is_symlink() else waiting).append(name)
             elif Path(entry.name).suffix.lower() not in suffixes:
                 others[Path(entry.name).suffix.lower() or "no suffix"] += 1
-            elif entry.is_file():
-                status = entry.stat()
+            elif status is not None and stat.S_ISREG(status.st_mode):
                 found.append(ImageFile(name, status.st_size, status.st_mtime_ns))
-            elif entry.is_symlink():
-                found.append(ImageFile(name, -1, -1))  # a broken link is a bad image: to be named, not to be lost
+            else:
+                # a broken link, a pipe or a device is a bad image: to be named, not to be lost, and never to be opened
+                found.append(ImageFile(name, -1, -1))
     if not found:
         kinds = ", ".join(f"{suffix} {count}" for suffix, count in others.most_common(5))
         number = others.total()
         held = f"holds {number} file{'s' * (number != 1)}, none is an image ({kinds})" if number else "is empty"
         raise ValueError(f"the folder '{path}' {held}; images end in {' '.join(sorted(suffixes))}")
     return sorted(found)
+
+
+def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """What an entry or the target of a link is; None if that cannot be said, as of a link that leads to itself."""
+    try:
+        return entry.stat()
+    except OSError:
+        return None
 
 
 def check_folder(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ssl_toolkit.data.cache import CacheKind, open_store
+from ssl_toolkit.data.cache import CacheKind, default_cache_dir, open_store
 from ssl_toolkit.data.decode import BadImage
 from ssl_toolkit.data.reading import BadFiles, OnError
 from ssl_toolkit.data.sources import Source
@@ -27,6 +28,7 @@ class ReadOptions(NamedTuple):
     cache: CacheKind
     cache_dir: Path | None
     num_threads: int
+    read_timeout: float
 
 
 class ImageSet:
@@ -53,15 +55,18 @@ class ImageSet:
         options = self._options
         # without a cache every process meets bad images of its own, which only it can name
         announce = self._first_process or options.cache == "none"
+        key = hashlib.blake2b(self.source.fingerprint().encode(), digest_size=4).hexdigest()
+        listing = (options.cache_dir or default_cache_dir()) / f"bad-files-{key}.txt"
         return open_store(
             self.source,
-            BadFiles(len(self.source), options.on_error, options.max_bad, announce),
+            BadFiles(len(self.source), options.on_error, options.max_bad, announce, listing),
             settings=f"image_size={options.image_size}",
             channels=options.channels,
             num_threads=options.num_threads,
             cache=options.cache,
             cache_dir=options.cache_dir,
             progress=self._first_process,
+            read_timeout=options.read_timeout,
         )
 
     @property

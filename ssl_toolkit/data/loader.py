@@ -157,7 +157,7 @@ class BatchLoader:
         try:
             for _ in range(self._batch, self._num_batches):
                 start = time.perf_counter()
-                batch = made.get()
+                batch = _take(made, thread)
                 self.wait_seconds += time.perf_counter() - start
                 if isinstance(batch, BaseException):
                     raise batch
@@ -203,6 +203,7 @@ class BatchLoader:
         return np.split(own, [size * number for number in range(1, self._num_batches)])
 
     def _make(self, epoch: int, places: NDArray[np.int64]) -> Batch:
+        places = self._without_known_bad(places)
         indices = self._indices[places]
         images, missing = self._store.gather(indices)
         if missing:
@@ -216,10 +217,18 @@ class BatchLoader:
         """Moves each bad place of a batch on to the next image of the split until all are good."""
         places = places.copy()
         while missing:
-            for place in missing:
-                places[place] = self._next_good(places[place])
+            while missing:
+                for place in missing:
+                    places[place] = self._next_good(places[place])
+                _, still = self._store.gather(self._indices[places[missing]])
+                missing = [missing[number] for number in still]
             images, missing = self._store.gather(self._indices[places])
         return images, self._indices[places]
+
+    def _without_known_bad(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Spares the store images that it cannot give; what stands in for them is the same."""
+        found = self._store.bad.found
+        return np.array([self._next_good(at) if int(self._indices[at]) in found else at for at in places], np.int64)
 
     def _next_good(self, place: int) -> int:
         """The next place of the split whose image is not known to be bad."""
@@ -229,6 +238,18 @@ class BatchLoader:
             if int(self._indices[candidate]) not in self._store.bad.found:
                 return candidate
         raise ValueError("no image of this split can be decoded")
+
+
+def _take(made: queue.Queue[Any], thread: threading.Thread) -> Any:
+    """Waits for a batch, but not for a thread that has ended without a word."""
+    while True:
+        # asked first: what a thread put before it ended is there
+        alive = thread.is_alive()
+        try:
+            return made.get(timeout=1.0 if alive else 0.0)
+        except queue.Empty:
+            if not alive:
+                raise RuntimeError("the thread that makes the batches has ended") from None
 
 
 def _put(made: queue.Queue[Any], item: Any, stopped: threading.Event) -> bool:

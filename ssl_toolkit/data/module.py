@@ -20,6 +20,7 @@ from ssl_toolkit.data.loader import BatchLoader
 from ssl_toolkit.data.opening import Origin, open_sets
 from ssl_toolkit.data.reading import OnError
 from ssl_toolkit.data.sources import LabelKind
+from ssl_toolkit.data.threads import READ_TIMEOUT
 from ssl_toolkit.processes import num_cores, rank, world_size
 
 
@@ -53,6 +54,8 @@ class ImageData(LightningDataModule):
         cache: Where decoded images are kept: "memory", "disk", "none" (decode them every time) or "auto" (by size).
         cache_dir: Folder of the files of the "disk" cache; ~/.cache/ssl-toolkit by default.
         num_threads: Threads that decode; as many as there are cores, at most 8, by default. No result depends on it.
+        read_timeout: Seconds that reading one image may take. A disk that has not answered by then ends the run, which
+            names the image and can be resumed.
         seed: Of the order of the images and of the choice of the few labelled ones.
         split_seed: Of what runs with different seeds must share to be comparable: which images are in the test,
             validation and training splits, which are chosen by `max_images`, and the procedural images themselves.
@@ -89,6 +92,7 @@ class ImageData(LightningDataModule):
         cache: CacheKind = "auto",
         cache_dir: str | None = None,
         num_threads: int | None = None,
+        read_timeout: float = READ_TIMEOUT,
         seed: int = 0,
         split_seed: int = 0,
     ) -> None:
@@ -101,6 +105,8 @@ class ImageData(LightningDataModule):
         check_choice("labels", labels, get_args(LabelKind))
         check_choice("on_error", on_error, get_args(OnError))
         check_choice("cache", cache, get_args(CacheKind))
+        if not read_timeout > 0:
+            raise ValueError(f"data.read_timeout must be above 0 seconds, got {read_timeout}")
         if not 0 < label_fraction <= 1:
             raise ValueError(f"data.label_fraction must be above 0 and at most 1, got {label_fraction}")
         if labels_per_class is not None and label_fraction != 1:
@@ -121,6 +127,7 @@ class ImageData(LightningDataModule):
             cache,
             Path(cache_dir).expanduser() if cache_dir else None,
             num_threads or min(8, num_cores()),
+            read_timeout,
         )
         self._train_loader: BatchLoader | None = None
         self._resumed: dict[str, int] = {}

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from pathlib import Path
 from typing import IO, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -16,6 +19,9 @@ from rich.progress import Progress
 
 from ssl_toolkit.data.decode import BadImage
 from ssl_toolkit.data.sources import Source
+from ssl_toolkit.data.threads import ReadingThreads, reading
+from ssl_toolkit.errors import printable
+from ssl_toolkit.files import write_atomically
 
 CONSOLE = Console(stderr=True)
 """Where messages about images go; shared, so that they do not tear a progress bar."""
@@ -24,7 +30,6 @@ T = TypeVar("T")
 OnError = Literal["skip", "raise"]
 
 _CHUNKS_AHEAD = 16
-_MIN_SEEN = 50  # a share of fewer images means little
 _MAX_NAMED = 100  # messages about bad files on the screen
 
 
@@ -36,10 +41,16 @@ class BadFiles:
         on_error: "skip" notes and names a bad file, "raise" stops at the first one.
         max_bad: Largest share of bad files that is tolerated, from 0 to 1.
         announce: Whether to name bad files on the screen.
+        listing: Where all of them are listed when they are too many.
     """
 
     def __init__(
-        self, num_images: int, on_error: OnError = "skip", max_bad: float = 0.1, announce: bool = True
+        self,
+        num_images: int,
+        on_error: OnError = "skip",
+        max_bad: float = 0.1,
+        announce: bool = True,
+        listing: Path | None = None,
     ) -> None:
         self._found: dict[int, BadImage] = {}
         self._seen = np.zeros(num_images, dtype=bool)
@@ -47,6 +58,9 @@ class BadFiles:
         self._on_error = on_error
         self._max_bad = max_bad
         self._announce = announce
+        self._listing = listing
+        # the batches of training and those of an evaluation beside it are made in different threads
+        self._lock = threading.Lock()
 
     def saw(self, index: int, error: BadImage | None = None) -> None:
         """Notes that an image was read, well or not.
@@ -54,6 +68,16 @@ class BadFiles:
         Raises:
             ValueError: It was not, and ``on_error`` is "raise".
         """
+        with self._lock:
+            self._saw(index, error)
+
+    def saw_all(self, start: int, end: int) -> None:
+        """Notes that all images from one to before another were read well."""
+        with self._lock:
+            self._seen[start:end] = True
+            self._num_seen = int(self._seen.sum())
+
+    def _saw(self, index: int, error: BadImage | None) -> None:
         if not self._seen[index]:
             self._seen[index] = True
             self._num_seen += 1
@@ -68,15 +92,37 @@ class BadFiles:
             say("further bad images are counted, but not named here")
 
     def check(self) -> None:
-        """Raises a ValueError if too large a share of the images read so far is bad."""
-        num_bad = len(self._found)
-        if self._num_seen < min(_MIN_SEEN, len(self._seen)) or num_bad <= self._max_bad * self._num_seen:
+        """Raises a ValueError if too large a share of the images is bad.
+
+        While only some have been read, they are taken for a sample: a share that chance alone could make of one that
+        is tolerated does not stop a run.
+        """
+        num_bad, num_seen, share = len(self._found), self._num_seen, self._max_bad
+        # five standard deviations of a binomial count, and five for where that is not normal
+        chance = 5 * math.sqrt(num_seen * share * (1 - share)) + 5
+        if num_bad <= share * len(self._seen) and num_bad <= share * num_seen + chance:
             return
         first = ", ".join(str(error) for _, error in sorted(self._found.items())[:3])
         raise ValueError(
-            f"{num_bad} of {self._num_seen} images cannot be decoded, more than data.max_bad = {self._max_bad:g} "
-            f"allows ({first}{', ...' if num_bad > 3 else ''}); remove them or raise data.max_bad"
+            f"{num_bad} of {num_seen} images cannot be decoded, more than data.max_bad = {share:g} allows "
+            f"({first}{', ...' if num_bad > 3 else ''}); remove them{self._list()} or raise data.max_bad"
         )
+
+    def _list(self) -> str:
+        """Writes the list, and says where it is."""
+        if self._listing is None:
+            return ""
+        lines = [f"{printable(error.path)}\t{error.reason}\n" for _, error in sorted(self._found.items())]
+        try:
+            write_atomically(self._listing, "".join(lines))
+        except OSError:
+            return ""
+        return f" (all are listed in '{self._listing}')"
+
+    @property
+    def num_images(self) -> int:
+        """How many images the source holds."""
+        return len(self._seen)
 
     @property
     def found(self) -> dict[int, BadImage]:
@@ -85,7 +131,7 @@ class BadFiles:
 
 
 def read_many(
-    source: Source, indices: Sequence[int], channels: int, pool: Executor, chunk: int
+    source: Source, indices: Sequence[int], channels: int, pool: ReadingThreads, chunk: int
 ) -> Generator[NDArray[np.uint8] | BadImage, None, None]:
     """Reads images in the threads of a pool.
 
@@ -101,15 +147,16 @@ def read_many(
 
     Raises:
         ValueError: The source delivers another number of channels.
+        RunFailed: Reading an image does not end.
     """
     waiting: deque[Future[list[NDArray[np.uint8] | BadImage]]] = deque()
     try:
         for start in range(0, len(indices), chunk):
             waiting.append(pool.submit(_read_chunk, source, indices[start : start + chunk], channels))
             if len(waiting) > _CHUNKS_AHEAD:
-                yield from waiting.popleft().result()
+                yield from pool.result(waiting.popleft())
         while waiting:
-            yield from waiting.popleft().result()
+            yield from pool.result(waiting.popleft())
     finally:
         for future in waiting:
             future.cancel()
@@ -122,6 +169,7 @@ class Decoded(NamedTuple):
         source: The images.
         channels: How many channels each must have.
         num_threads: Of decoding.
+        read_timeout: Seconds that reading one image may take.
         what: What the progress bar says.
         progress: Whether to show it, if it takes long.
     """
@@ -129,6 +177,7 @@ class Decoded(NamedTuple):
     source: Source
     channels: int
     num_threads: int
+    read_timeout: float
     what: str
     progress: bool
 
@@ -145,7 +194,7 @@ class Decoded(NamedTuple):
             The number of each image that is done.
         """
         indices = range(first, len(self.source))
-        with ThreadPoolExecutor(self.num_threads, thread_name_prefix="decode") as pool:
+        with ReadingThreads(self.num_threads, self.read_timeout) as pool:
             results = read_many(self.source, indices, self.channels, pool, chunk=32)
             with contextlib.closing(results):
                 numbered = zip(indices, results, strict=True)
@@ -161,6 +210,7 @@ class Decoded(NamedTuple):
 
 
 def _read_chunk(source: Source, indices: Sequence[int], channels: int) -> list[NDArray[np.uint8] | BadImage]:
+    reading(source, indices[0])  # a source that reads its images one by one starts the clock for each of them
     return [
         result if isinstance(result, BadImage) else _channels_first(result, channels)
         for result in source.read_many(indices)

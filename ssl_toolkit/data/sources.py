@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_toolkit.data import folders
-from ssl_toolkit.data.decode import BadImage, decode_file
+from ssl_toolkit.data.decode import BadImage, decode_file, not_its_fault
+from ssl_toolkit.data.threads import reading
+from ssl_toolkit.errors import RunFailed
 
 LabelKind = Literal["folder", "none"]
 
@@ -63,14 +65,29 @@ class Source(ABC):
         """Several images at once: what `read` returns or raises for each of them.
 
         A source that makes many images faster together than one by one overrides it.
+
+        Raises:
+            RunFailed: The machine has no memory for an image, or no more files may be open.
         """
         return [self._read_or_report(index) for index in indices]
 
     def _read_or_report(self, index: int) -> NDArray[np.uint8] | BadImage:
+        reading(self, index)
         try:
             return self.read(index)
         except BadImage as error:
             return error
+        except RunFailed:
+            raise
+        except Exception as error:
+            what = str(error).strip() or "no memory"
+            if not_its_fault(error):
+                raise RunFailed(
+                    f"reading the image {self.name(index)} failed for want of the machine's means ({what}), which is "
+                    "not its own fault; fewer data.num_threads need less; resume the run"
+                ) from error
+            kind = ValueError if isinstance(error, ValueError) else RuntimeError
+            raise kind(f"reading the image {self.name(index)} failed: {type(error).__name__}: {what}") from error
 
 
 class FolderSource(Source):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from ssl_toolkit.batch import Images
 from ssl_toolkit.data.decode import BadImage
 from ssl_toolkit.data.reading import BadFiles, read_many
 from ssl_toolkit.data.sources import Source
+from ssl_toolkit.data.threads import READ_TIMEOUT, ReadingThreads
 
 
 class Store(ABC):
@@ -86,14 +86,18 @@ class DecodingStore(Store):
         channels: Of every image.
         num_threads: How many images are decoded at once.
         bad: Where images that cannot be decoded are noted.
+        read_timeout: Seconds that reading one image may take.
     """
 
-    def __init__(self, source: Source, channels: int, num_threads: int, bad: BadFiles) -> None:
+    def __init__(
+        self, source: Source, channels: int, num_threads: int, bad: BadFiles, read_timeout: float = READ_TIMEOUT
+    ) -> None:
         self.bad = bad
         self._source = source
         self._channels = channels
         self._num_threads = num_threads
-        self._pool: ThreadPoolExecutor | None = None
+        self._read_timeout = read_timeout
+        self._pool: ReadingThreads | None = None
         self._pool_process = 0
 
     def gather(self, indices: NDArray[np.int64]) -> tuple[Images, list[int]]:
@@ -105,10 +109,10 @@ class DecodingStore(Store):
         arrays = [result for result in results if not isinstance(result, BadImage)]
         return to_canvas(arrays, self._channels), missing
 
-    def _threads(self) -> ThreadPoolExecutor:
+    def _threads(self) -> ReadingThreads:
         """Made at first use and made again after a fork, which no thread survives."""
         if self._pool is None or self._pool_process != os.getpid():
-            self._pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix="decode")
+            self._pool = ReadingThreads(self._num_threads, self._read_timeout)
             self._pool_process = os.getpid()
         return self._pool
 

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_toolkit.data.decode import BadImage, decode_file, to_array
+from ssl_toolkit.archives import BadArchive, guarded_unpacking
+from ssl_toolkit.data.decode import BadImage, decode_file, not_its_fault, to_array
 from ssl_toolkit.data.sources import Source
 from ssl_toolkit.errors import nearest
 
@@ -124,6 +125,8 @@ class TorchvisionSource(Source):
         except BadImage as error:
             raise BadImage(self.name(index), error.reason) from None
         except Exception as error:
+            if not_its_fault(error):
+                raise
             raise BadImage(self.name(index), " ".join(str(error).split())) from None
 
     def fingerprint(self) -> str:
@@ -156,7 +159,10 @@ def _open(name: str, root: Path, split: str, download: bool, image_size: int | N
         # files go through our own decoder, which is faster (it reduces while it decodes) and checks more
         arguments["loader"] = functools.partial(_load, image_size=image_size, channels=channels)
     try:
-        return make(root, **arguments)
+        with guarded_unpacking():
+            return make(root, **arguments)
+    except BadArchive as error:
+        raise ValueError(f"cannot unpack torchvision's {name} ({split}): {error}; delete it") from error
     except (OSError, RuntimeError, ImportError, ValueError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         advice = "check the network or copy its files there" if download else "set data.download: true to fetch it"

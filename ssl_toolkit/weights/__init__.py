@@ -12,9 +12,11 @@ Nothing is ever unpickled.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import platform
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +28,8 @@ from torch import Tensor
 from ssl_toolkit.backbones import Backbone
 from ssl_toolkit.files import write_atomically
 from ssl_toolkit.weights.fit import check_fit
-from ssl_toolkit.weights.reading import FORMAT, METADATA_KEY, WeightsError, read
+from ssl_toolkit.weights.reading import FORMAT, METADATA_KEY, WeightsError, opened, read, read_layout, short
+from ssl_toolkit.weights.skeleton import build_skeleton
 
 __all__ = [
     "LoadReport",
@@ -112,19 +115,15 @@ def load_backbone(path: str | Path) -> Backbone:
             another network from the header.
     """
     path = Path(path)
-    header, tensors = _read_whole(path)
+    header, layout = read(path), read_layout(path)
     arguments = header["backbone"] | {"pretrained": False}
-    try:
+    with _building(path):
         # first without memory: a hostile header may ask for a network of any size
-        with torch.device("meta"):
-            skeleton = Backbone(**arguments)
-        check_fit(path, header, tensors, skeleton)
+        check_fit(path, header, layout, build_skeleton(arguments, len(layout)))
+    tensors = _read_tensors(path, header)
+    with _building(path):
         backbone = Backbone(**arguments)
-    except WeightsError:
-        raise
-    except (ValueError, TypeError, AttributeError) as error:
-        raise WeightsError(f"cannot build the backbone of {path}: {error}") from error
-    _fill(backbone, header, tensors)
+        _fill(backbone, header, tensors)
     return backbone
 
 
@@ -142,20 +141,34 @@ def load_into(backbone: Backbone, path: str | Path) -> LoadReport:
             The message then lists what only the file has (``-``) and what only the backbone has (``+``).
     """
     path = Path(path)
-    header, tensors = _read_whole(path)
-    check_fit(path, header, tensors, backbone)
-    _fill(backbone, header, tensors)
+    header = read(path)
+    check_fit(path, header, read_layout(path), backbone)
+    tensors = _read_tensors(path, header)
+    with _building(path):
+        _fill(backbone, header, tensors)
     return LoadReport(len(tensors), len(backbone.model.state_dict()), path)
 
 
-def _read_whole(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The header and the tensors, every byte of them checked."""
-    header = read(path)
-    tensors = safetensors.torch.load_file(path)
-    recorded = header.pop("sha256")
-    if _digest(header, tensors) != recorded:
+def _read_tensors(path: Path, header: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors, every byte of them checked."""
+    with opened(path) as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+    content = {key: value for key, value in header.items() if key != "sha256"}
+    if _digest(content, tensors) != header["sha256"]:
         raise WeightsError(f"{path} is damaged: its content does not match its SHA-256; copy it again or write it anew")
-    return header, tensors
+    return tensors
+
+
+@contextlib.contextmanager
+def _building(path: Path) -> Iterator[None]:
+    """Arguments that make no sense fail wherever timm trips over them."""
+    try:
+        yield
+    except WeightsError:
+        raise
+    except Exception as error:
+        reason = str(error).strip() or type(error).__name__
+        raise WeightsError(f"cannot build the backbone of {path}: {short(reason)}") from error
 
 
 def _fill(backbone: Backbone, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:

@@ -5,18 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from ssl_toolkit.backbones import Backbone
-from ssl_toolkit.weights.reading import WeightsError
+from ssl_toolkit.weights.reading import WeightsError, describe
 
 _MAX_DIFF_LINES = 10
 
 
-def check_fit(path: Path, header: dict[str, Any], tensors: dict[str, Tensor], backbone: Backbone) -> None:
-    """Raises `WeightsError` with a readable diff unless the file is for this network; loads nothing into it."""
+def check_fit(path: Path, header: dict[str, Any], layout: dict[str, str], backbone: Backbone) -> None:
+    """Raises `WeightsError` with a readable diff unless the file is for this network; loads nothing into it.
+
+    Args:
+        path: The file, for messages.
+        header: Its header.
+        layout: The shape and the dtype of each of its tensors, as `read_layout` finds them.
+        backbone: The network.
+    """
     arguments = _architecture(header["backbone"]), _architecture(backbone.config())
-    layouts = _layout(tensors), _layout(backbone.model.state_dict())
+    state = backbone.model.state_dict()
+    layouts = layout, {key: describe(tensor.shape, tensor.dtype) for key, tensor in state.items()}
     if arguments[0] == arguments[1] and layouts[0] == layouts[1]:
         return
     lines = _diff(*arguments) + _diff(*layouts)
@@ -46,14 +52,6 @@ def _architecture(config: dict[str, Any]) -> dict[str, str]:
         "norm": str(config.get("norm", "own")),
         "weight_standardization": str(config.get("weight_standardization", False)),
         **{f"kwargs.{key}": str(value) for key, value in kwargs.items() if not key.startswith("drop")},
-    }
-
-
-def _layout(tensors: dict[str, Tensor]) -> dict[str, str]:
-    """The shape of each tensor; floats of any width count as equal, because loading converts them."""
-    return {
-        key: f"{list(tensor.shape)}" if tensor.is_floating_point() else f"{list(tensor.shape)} {tensor.dtype}"
-        for key, tensor in tensors.items()
     }
 
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import safetensors
 
-from ssl_toolkit.errors import nearest
+from ssl_toolkit.errors import nearest, printable
 
 FORMAT = 1
 METADATA_KEY = "ssl_toolkit"
+
+# beyond these a header is not that of a network; what its arguments may build, `skeleton.py` limits
+_LARGEST_NUMBER = 1 << 16
+_LONGEST = 1000
+_DEEPEST = 8
 
 
 class WeightsError(ValueError):
@@ -23,11 +31,8 @@ def read(path: Path) -> dict[str, Any]:
     """The header, checked; raises `WeightsError` for a file that is missing, damaged or of another kind."""
     if not path.is_file():
         raise WeightsError(_missing(path))
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except safetensors.SafetensorError as error:
-        raise WeightsError(_not_safetensors(path, error)) from error
+    with opened(path) as file:
+        metadata = file.metadata() or {}
     if METADATA_KEY not in metadata:
         raise WeightsError(
             f"{path} is a safetensors file without the header of ssl-toolkit, so it does not say which backbone it is "
@@ -36,11 +41,54 @@ def read(path: Path) -> dict[str, Any]:
     return _check_header(path, metadata[METADATA_KEY])
 
 
+def read_layout(path: Path) -> dict[str, str]:
+    """Shape and dtype of each tensor, as `layout` describes them, without reading one."""
+    with opened(path) as file:
+        slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+        return {key: describe(each.get_shape(), each.get_dtype()) for key, each in slices.items()}
+
+
+def describe(shape: Any, dtype: Any) -> str:
+    """A few words for a shape and a dtype; floats of any width count as equal, because loading converts them."""
+    name = str(dtype).lower().removeprefix("torch.")
+    # safetensors says F32, BF16, I64, U8 where torch says float32, bfloat16, int64, uint8
+    if re.match(r"b?f(loat)?\d", name):
+        return f"{list(shape)}"
+    full = re.sub(r"^(u?)i?(?=[0-9])", r"\1int", name)
+    return f"{list(shape)} {full}"
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """The file, opened by safetensors; whatever goes wrong with it is a `WeightsError`."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            yield file
+    except WeightsError:
+        raise
+    except safetensors.SafetensorError as error:
+        raise WeightsError(_not_safetensors(path, error)) from error
+    # of a damaged file, torch raises what comes first, when it is to make a tensor
+    except Exception as error:
+        reason = str(error).strip() or type(error).__name__
+        raise WeightsError(f"{path} cannot be read: {short(reason)}") from error
+
+
+def short(text: str) -> str:
+    """The first line, and not much of it: an error may repeat what a file holds."""
+    first = printable(text.strip().split("\n")[0])
+    return first if len(first) <= 300 else first[:297] + "..."
+
+
 def _check_header(path: Path, text: str) -> dict[str, Any]:
     try:
         header = json.loads(text)
+        canonical = json.dumps(header) == text
     except (ValueError, RecursionError) as error:
-        raise WeightsError(f"the header of {path} is damaged: {str(error).splitlines()[0]}") from error
+        raise WeightsError(f"the header of {path} is damaged: {short(str(error))}") from error
+    if not canonical:
+        # the checksum is of what the text says; of two ways to say the same, one is not as it was written
+        raise WeightsError(f"the header of {path} is damaged: it is not as ssl-toolkit writes it")
     found = header.get("format") if isinstance(header, dict) else None
     if isinstance(found, int) and found > FORMAT:
         raise WeightsError(
@@ -53,12 +101,31 @@ def _check_header(path: Path, text: str) -> dict[str, Any]:
         and _is_numbers(header.get("mean"), header["backbone"].get("in_channels"))
         and _is_numbers(header.get("std"), header["backbone"].get("in_channels"))
         and isinstance(header.get("sha256"), str)
+        and isinstance(header["backbone"].get("name"), str)
+        and isinstance(header["backbone"].get("kwargs"), dict | None)
     )
     if not valid:
         raise WeightsError(
             f"the header of {path} is damaged: it lacks format, backbone, num_features, mean, std or sha256"
         )
+    problem = _beyond_reason(header["backbone"])
+    if problem:
+        raise WeightsError(f"the header of {path} is not one of a backbone: it holds {problem}")
     return header
+
+
+def _beyond_reason(value: Any, depth: int = 0) -> str | None:
+    """What no network has as an argument, and what could take all memory before a network is there to compare."""
+    if isinstance(value, dict | list | str) and len(value) > _LONGEST:
+        return f"a {type(value).__name__} of length {len(value):,}"
+    if isinstance(value, dict | list):
+        if depth == _DEEPEST:
+            return f"more than {_DEEPEST} lists in each other"
+        each = value.values() if isinstance(value, dict) else value
+        return next(filter(None, (_beyond_reason(item, depth + 1) for item in each)), None)
+    if isinstance(value, int | float) and not abs(value) <= _LARGEST_NUMBER:
+        return f"the number {str(value)[:20]}"
+    return None
 
 
 def _is_numbers(value: Any, length: Any) -> bool:
@@ -91,4 +158,4 @@ def _not_safetensors(path: Path, error: Exception) -> str:
             f"{path} is a checkpoint (a pickle), which serves to resume a run and nothing else; "
             "give the backbone.safetensors of its run instead"
         )
-    return f"{path} is not a safetensors file, or a damaged one: {str(error).splitlines()[0]}"
+    return f"{path} is not a safetensors file, or a damaged one: {short(str(error))}"

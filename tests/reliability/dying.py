@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from runs import batches_noted
 
+from runs import batches_noted
 from ssl_toolkit.checkpoint import AtomicCheckpointIO, Checkpoint
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.run import newest_checkpoint, remove_leftovers

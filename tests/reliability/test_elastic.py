@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from runs import batches_noted, checkpoint, command
 
+from runs import batches_noted, checkpoint, command
 from ssl_toolkit.batch import Images
 from ssl_toolkit.cli.global_batch import keep_global_batch
 from ssl_toolkit.cli.train import train

@@ -15,8 +15,8 @@ import pytest
 import safetensors.torch
 from dying import MOMENTS, Kill
 from forks import Forks
-from runs import checkpoint, command, differences
 
+from runs import checkpoint, command, differences
 from ssl_toolkit.run import newest_checkpoint
 
 EVERY = 3

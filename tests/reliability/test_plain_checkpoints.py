@@ -7,8 +7,8 @@ from collections import OrderedDict
 import methods
 import pytest
 import torch
-from runs import command
 
+from runs import command
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.run import newest_checkpoint
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import methods
 import pytest
-from runs import batches_noted, checkpoint, command, copy_until, differences
 
+from runs import batches_noted, checkpoint, command, copy_until, differences
 from ssl_toolkit.cli.train import train
 
 # an odd number of batches, so that the last one of an epoch is a step of its own where two add up to one

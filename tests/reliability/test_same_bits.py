@@ -13,8 +13,8 @@ from pathlib import Path
 
 import methods
 import pytest
-from runs import batches_noted, checkpoint, command, differences
 
+from runs import batches_noted, checkpoint, command, differences
 from ssl_toolkit.cli.train import train
 
 # the first is what the others are compared with

@@ -203,11 +203,13 @@ def test_truncated_file(file):
         (lambda h: h.update(mean=[float("nan")] * 3), "header .* is damaged"),
         (lambda h: h.update(backbone=[]), "header .* is damaged"),
         (lambda h: h["backbone"].update(name="resnet_81"), "cannot build the backbone .*knows no network"),
-        (lambda h: h["backbone"].update(name=3), "cannot build the backbone"),
+        (lambda h: h["backbone"].update(name=3), "header .* is damaged"),
+        (lambda h: h["backbone"].update(kwargs=[3]), "header .* is damaged"),
         (lambda h: h["backbone"].update(size=3), "cannot build the backbone"),
         (lambda h: h["backbone"].update(kwargs={"checkpoint_path": "/etc/passwd"}), "may not hold 'checkpoint_path'"),
         # a network that would need 200 GB is never allocated
-        (lambda h: h["backbone"].update(name="resnet18", kwargs={"channels": [90000] * 4}), "does not fit"),
+        (lambda h: h["backbone"].update(name="resnet18", kwargs={"channels": [60000] * 4}), "does not fit"),
+        (lambda h: h["backbone"].update(kwargs={"channels": [90000] * 4}), "not one of a backbone: .* number 90000"),
     ],
 )
 def test_wrong_or_hostile_headers(file, change, message):

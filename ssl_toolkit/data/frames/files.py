@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +15,10 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
 
+from ssl_toolkit.archives import check_not_compressed
+from ssl_toolkit.data.decode import MAX_PIXELS, not_its_fault
 from ssl_toolkit.data.sources import LabelKind
+from ssl_toolkit.files import open_plain
 
 TENSOR_SUFFIXES = frozenset({".npy", ".pt", ".safetensors"})
 
@@ -38,15 +43,19 @@ class TensorFile:
     """A file with the frames of one sequence, read one by one.
 
     Raises:
-        ValueError: It does not hold a uint8 tensor ``[frames, height, width, channels]``.
+        ValueError: It does not hold a uint8 tensor ``[frames, height, width, channels]``, or claims to hold more bytes
+            than it has.
     """
 
     def __init__(self, path: Path) -> None:
+        with open_plain(path) as plain:  # to open a pipe would wait for ever
+            num_bytes = plain.seek(0, os.SEEK_END)
         self._array: Any
         if path.suffix.lower() == ".npy":
             self._array = np.load(path, mmap_mode="r", allow_pickle=False)
             shape, kind = list(self._array.shape), str(self._array.dtype)
         elif path.suffix.lower() == ".pt":
+            check_not_compressed(path)
             loaded = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
             if not isinstance(loaded, Tensor):
                 raise WrongTensor(f"'{path}' holds a {type(loaded).__name__}, expected one tensor")
@@ -63,6 +72,11 @@ class TensorFile:
             raise WrongTensor(
                 f"'{path}' holds {kind} {shape}, expected uint8 [frames, height, width, 1, 3 or 4 channels]"
             )
+        # a tensor may repeat its bytes, and frames without pixels take none: there may be any number of them
+        if math.prod(shape) > num_bytes or (shape[0] and not shape[1] * shape[2]):
+            raise ValueError(f"'{path}' claims frames of {shape} in {num_bytes} bytes")
+        if shape[1] * shape[2] > MAX_PIXELS:
+            raise ValueError(f"frames of more than {MAX_PIXELS // 2**20} million pixels")
         if isinstance(self._array, Tensor):
             self._array = self._array.numpy()
         self.num_frames: int = shape[0]
@@ -89,21 +103,29 @@ def group_frames(root: Path, files: Sequence[str], labels: LabelKind) -> dict[st
         ValueError: A file lies where it is no part of a sequence, or a tensor is not one of frames.
     """
     sequences: dict[str, list[Frame]] = {}
+    wrong: list[WrongTensor] = []
+    num_tensors = 0
     for file in sorted(files, key=natural_key):
         is_tensor = Path(file).suffix.lower() in TENSOR_SUFFIXES
         name = file if is_tensor else file.rpartition("/")[0]
         if not name or (labels == "folder" and "/" not in name):
             form = "class/sequence/frame.jpg or class/sequence.npy" if labels == "folder" else "sequence/frame.jpg"
             raise ValueError(f"'{file}' in '{root}' is not part of a sequence; the files must lie as {form}")
-        sequences.setdefault(name, []).extend(_tensor_frames(root, file) if is_tensor else [Frame(file, -1)])
+        frames = _tensor_frames(root, file, wrong) if is_tensor else [Frame(file, -1)]
+        sequences.setdefault(name, []).extend(frames)
+        num_tensors += is_tensor
+    if wrong and len(wrong) == num_tensors:
+        raise wrong[0]  # not damage here and there, but data of another kind
     return sequences
 
 
-def _tensor_frames(root: Path, file: str) -> list[Frame]:
+def _tensor_frames(root: Path, file: str, wrong: list[WrongTensor]) -> list[Frame]:
+    num_frames = 1  # of a file that cannot be read: reading it will say what is wrong, and counts it with the bad ones
     try:
         num_frames = TensorFile(root / file).num_frames
-    except WrongTensor:
-        raise
-    except Exception:
-        num_frames = 1  # reading it will say what is wrong, and it is counted with the bad files
+    except WrongTensor as error:
+        wrong.append(error)
+    except Exception as error:
+        if not_its_fault(error):
+            raise
     return [Frame(file, place) for place in range(max(1, num_frames))]

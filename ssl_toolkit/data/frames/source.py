@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ssl_toolkit.data import folders
-from ssl_toolkit.data.decode import MAX_PIXELS, BadImage, decode_file, to_array
+from ssl_toolkit.data.decode import BadImage, decode_file, not_its_fault, to_array
 from ssl_toolkit.data.frames.files import TENSOR_SUFFIXES, Frame, TensorFile, group_frames, natural_key
 from ssl_toolkit.data.sources import LabelKind, Source
 
@@ -43,11 +43,11 @@ class FrameSource(Source):
             return decode_file(self._path / file, self.name(index), self._image_size, self._channels)
         try:
             frame = TensorFile(self._path / file).frame(place)
-            if frame.shape[0] * frame.shape[1] > MAX_PIXELS:
-                raise ValueError(f"a frame of more than {MAX_PIXELS // 2**20} million pixels")
             image = Image.fromarray(frame[:, :, 0] if frame.shape[2] == 1 else frame)
             return to_array(image, self._image_size, self._channels)
         except Exception as error:
+            if not_its_fault(error):
+                raise
             # the three readers raise nearly everything on damaged files
             raise BadImage(self.name(index), " ".join(str(error).split()) or type(error).__name__) from None
 

@@ -231,11 +231,57 @@ def test_the_rules_hold_for_a_file_that_is_reused(tmp_path):
         open_store(Noise(bad=(3, 9)), tmp_path, "disk", max_bad=0.0)
 
 
-def test_without_a_cache_the_share_counts_from_fifty_images_on(tmp_path):
-    store = open_store(Noise(200, bad=tuple(range(8))), tmp_path, "none")
-    store.gather(np.arange(49))
-    with pytest.raises(ValueError, match=r"8 of 50 images cannot be decoded"):
-        store.gather(np.array([49]))
+def test_without_a_cache_the_first_images_are_a_sample(tmp_path):
+    store = open_store(Noise(200, bad=tuple(range(20))), tmp_path, "none")
+    store.gather(np.arange(200))  # a tenth, although all of it comes first
+    store = open_store(Noise(200, bad=(*range(0, 100, 5), 150)), tmp_path, "none")
+    store.gather(np.arange(100))  # a fifth of these, but not more than a tenth of all
+    with pytest.raises(ValueError, match=r"21 of 151 images cannot be decoded"):
+        store.gather(np.arange(100, 151))
+    store = open_store(Noise(5000, bad=tuple(range(0, 5000, 2))), tmp_path, "none")
+    with pytest.raises(ValueError, match=r"25 of 50 images cannot be decoded"):
+        store.gather(np.arange(50))  # more than chance makes of a tenth
+
+
+@pytest.mark.parametrize("place", ["sizes", "bad", "lengths"])
+def test_a_file_with_a_damaged_table_is_built_again(tmp_path, place, capsys):
+    """The images themselves have no checksum; what says where they are must fit them."""
+    open_store(Noise(bad=(4,)), tmp_path, "disk")
+    (path,) = tmp_path.glob("*.images")
+    whole = path.read_bytes()
+    end = len(whole) - 32
+    text = int.from_bytes(whole[end + 16 : end + 24], "little")
+    damaged = bytearray(whole)
+    start = {"sizes": end - text - 640, "bad": end - text, "lengths": end}[place]
+    damaged[start : start + 8] = (-3).to_bytes(8, "little", signed=True)
+    path.write_bytes(damaged)
+    source = Noise(bad=(4,))
+    store = open_store(source, tmp_path, "disk")
+    assert source.reads == 32 + 40
+    assert "is damaged; decoding the images again" in capsys.readouterr().err
+    assert sorted(store.bad.found) == [4]
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"first": 0}',
+        '{"first": 0, "sizes": [[-1, 4]], "bad": []}',
+        '{"first": 0, "sizes": [[1, 1]], "bad": [[77, "x", "y"]]}',
+        "[]",
+        "3",
+        "\xff",
+    ],
+)
+def test_a_damaged_journal_is_not_believed(tmp_path, line):
+    open_store(Noise(), tmp_path, "disk")
+    (path,) = tmp_path.glob("*.images")
+    whole = path.read_bytes()
+    path.rename(path.with_suffix(".partial"))
+    path.with_suffix(".journal").write_text(line + "\n", encoding="latin-1")
+    open_store(Noise(), tmp_path, "disk")
+    assert path.read_bytes() == whole
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
