@@ -93,8 +93,8 @@ def open_store(
 
 def _expected_bytes(source: Source) -> int:
     """What the decoded images will take, from up to 32 of them."""
-    sample = np.linspace(0, len(source) - 1, min(32, len(source))).astype(int).tolist()
-    lengths = [result.size for result in source.read_many(sample) if not isinstance(result, BadImage)]
+    examples = source.examples(32)
+    lengths = [result.size for result in source.read_many(examples) if not isinstance(result, BadImage)]
     return round(len(source) * sum(lengths) / len(lengths)) if lengths else 0
 
 
