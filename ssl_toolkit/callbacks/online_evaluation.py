@@ -19,7 +19,6 @@ from ssl_toolkit.evaluation.knn import knn_accuracy
 from ssl_toolkit.evaluation.linear_probe import linear_probe
 from ssl_toolkit.evaluation.representation import rank_me, spread
 from ssl_toolkit.parts import whole_weights
-from ssl_toolkit.random import sample_order
 from ssl_toolkit.task import Task
 
 # of the training's arithmetic, for all evaluations but the last
@@ -169,7 +168,7 @@ class OnlineEvaluation(Callback):
         self, trainer: Trainer, pl_module: LightningModule, data: ImageData, view: View, split: Split, most: int
     ) -> tuple[Tensor, Tensor]:
         """Pooled features and labels of the chosen images of a split, of all processes."""
-        chosen = data.indices(split)[sample_order(self.seed, 0, data.num_images(split))[:most].sort().values]
+        chosen = data.choose(split, most, self.seed)
         extracted = extract_features(cast(Backbone, pl_module.backbone), data.loader(split, indices=chosen), view)
         part = (extracted.features["pooled"], extracted.labels)
         if trainer.world_size == 1:

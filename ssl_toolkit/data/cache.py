@@ -101,8 +101,7 @@ def open_store(
 
 def _expected_bytes(source: Source, channels: int, pool: ReadingThreads) -> int:
     """What the decoded images will take, from up to 32 of them."""
-    sample = np.linspace(0, len(source) - 1, min(32, len(source))).astype(int).tolist()
-    results = read_many(source, sample, channels, pool, chunk=8)
+    results = read_many(source, source.examples(32), channels, pool, chunk=8)
     lengths = [result.size for result in results if not isinstance(result, BadImage)]
     return round(len(source) * sum(lengths) / len(lengths)) if lengths else 0
 

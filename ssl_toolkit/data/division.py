@@ -48,6 +48,9 @@ class Division:
         shares: How they are divided.
         split_seed: Another seed gives another division.
 
+    Attributes:
+        shares_source: Whether the validation or the test split is a share of the same source as the training split.
+
     Raises:
         ValueError: The images are too few, or too many of them are bad.
     """
@@ -62,6 +65,7 @@ class Division:
         parts |= {name: np.arange(len(images.labels)) for name, images in sets.items() if name != "train"}
         self._parts = parts  # with bad images, which are known only when all have been decoded
         self._splits: dict[str, SplitImages] = {}
+        self.shares_source = bool(val_fraction or test_fraction)
         self.split("train")
 
     def split(self, name: str) -> SplitImages:

@@ -45,7 +45,7 @@ class ImageSet:
 
     def __init__(self, source: Source, options: ReadOptions, first_process: bool = True) -> None:
         self.source = source
-        self.labels = torch.tensor([source.label(index) for index in range(len(source))], dtype=torch.int64)
+        self.labels = torch.from_numpy(source.labels())
         self._options = options
         self._first_process = first_process
 
@@ -79,4 +79,4 @@ class ImageSet:
     def without_bad(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """The images among these that are not known to be bad."""
         bad = np.fromiter(self.store.bad.found, dtype=np.int64)
-        return indices[~np.isin(indices, bad)]
+        return indices[~np.isin(indices, bad)] if len(bad) else indices

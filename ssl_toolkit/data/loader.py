@@ -6,6 +6,7 @@ between processes. Two integers, the epoch and the batch, are the whole state.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -19,8 +20,8 @@ from torch import Tensor
 
 from ssl_toolkit.batch import Batch, Images
 from ssl_toolkit.data.device_copies import DeviceCopies
+from ssl_toolkit.data.order import Groups, epoch_order, groups_of
 from ssl_toolkit.data.store import Store
-from ssl_toolkit.random import sample_order
 
 
 class BatchLoader:
@@ -53,6 +54,7 @@ class BatchLoader:
         ahead: How many batches the background thread makes ahead.
         device: A GPU to which the thread copies them ahead, too; None to leave them on the CPU.
         what: What to call these images in messages.
+        groups: Which images of the store lie together; the order then respects it (see `epoch_order`).
 
     Attributes:
         wait_seconds: How long the consumer has waited for batches, in total.
@@ -76,6 +78,7 @@ class BatchLoader:
         ahead: int = 2,
         device: torch.device | None = None,
         what: str = "loader",
+        groups: Groups | None = None,
     ) -> None:
         global_batch = batch_size * world_size
         num = len(indices)
@@ -94,6 +97,7 @@ class BatchLoader:
         self.batch_size = batch_size
         self._seed = seed
         self._shuffle = shuffle
+        self._groups = groups_of(groups, indices) if shuffle else None
         self._drop_last = drop_last
         self._rank = rank
         self._world_size = world_size
@@ -123,15 +127,23 @@ class BatchLoader:
         self._epoch_batches = max(1, min(wanted, self._num_batches))
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch and the place in it of the batch that comes next."""
-        return {"epoch": self._epoch, "batch": self._batch}
+        """The epoch and the place in it of the batch that comes next; with groups, how many are shuffled together."""
+        window = {"window": self._groups.window} if self._groups is not None else {}
+        return {"epoch": self._epoch, "batch": self._batch, **window}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Makes the next ``iter()`` go on at this state.
 
         Raises:
-            ValueError: The epoch has fewer batches than that.
+            ValueError: The epoch has fewer batches than that, or another order.
         """
+        window = self._groups.window if self._groups is not None else None
+        if state.get("window") != window:
+            began, now = ("all shards" if each is None else f"{each} shards" for each in (state.get("window"), window))
+            raise ValueError(
+                f"cannot resume: the run began with {began} shuffled together, now it is {now}; set data.shard_window "
+                f"to {state.get('window') or 'the number of shards'}"
+            )
         if not 0 <= state["batch"] < self._num_batches:
             raise ValueError(
                 f"cannot resume at batch {state['batch']}: an epoch has {self._num_batches} batches now; the images, "
@@ -184,17 +196,19 @@ class BatchLoader:
     ) -> None:
         """Runs in the background: puts batches, or the exception that ended them."""
         try:
-            for each in places:
-                batch = self._make(epoch, each)
-                if not _put(made, self._copies.send(batch) if self._copies else batch, stopped):
-                    return
+            with contextlib.closing(self._store.ahead(self._indices[each] for each in places)) as ahead:
+                for each in places:
+                    next(ahead, None)
+                    batch = self._make(epoch, each)
+                    if not _put(made, self._copies.send(batch) if self._copies else batch, stopped):
+                        return
         except BaseException as error:
             _put(made, error, stopped)
 
     def _places(self, epoch: int) -> list[NDArray[np.int64]]:
         """For each batch of this process, the places of its images in the split."""
         num, size = len(self._indices), self.batch_size
-        order = sample_order(self._seed, epoch, num).numpy() if self._shuffle else np.arange(num)
+        order = epoch_order(self._seed, epoch, num, self._groups) if self._shuffle else np.arange(num)
         if self._drop_last:
             step = size * self._world_size
             starts = range(self._rank * size, self._num_batches * step, step)

@@ -18,24 +18,30 @@ from ssl_toolkit.data.division import Division, Shares, Split
 from ssl_toolkit.data.image_set import ImageSet, ReadOptions
 from ssl_toolkit.data.loader import BatchLoader
 from ssl_toolkit.data.opening import Origin, open_sets
-from ssl_toolkit.data.reading import OnError
+from ssl_toolkit.data.order import epoch_order, groups_of
+from ssl_toolkit.data.reading import OnError, say
+from ssl_toolkit.data.shards import ShardOptions
 from ssl_toolkit.data.sources import LabelKind
+from ssl_toolkit.data.store import DecodedStore
 from ssl_toolkit.data.threads import READ_TIMEOUT
-from ssl_toolkit.processes import num_cores, rank, world_size
+from ssl_toolkit.processes import is_first_process, num_cores, rank, world_size
 
 
 class ImageData(LightningDataModule):
     """Images for pretraining, transfer and evaluation.
 
     Args:
-        path: The folder of images; with a data set of torchvision the folder where torchvision keeps its files.
-        source: "folder", "procedural" (built-in drawings of ten classes, no files needed), or "torchvision:NAME", such
-            as "torchvision:CIFAR10"; "torchvision:STL10:unlabeled" trains on another split of the data set.
-        val_path: A second folder whose images are the validation split; a share of `path` by default.
-        test_path: A folder whose images are the test split; a share of `path` (or the data set's own test split) by
-            default.
+        path: The folder of images; with "shards" tar archives: one, a folder of them, "train-{000..146}.tar", "*.tar",
+            a text file with one on each line, or such an address (https://, s3://, gs://, ...); with a data set of
+            torchvision the folder where torchvision keeps its files.
+        source: "folder", "shards", "procedural" (built-in drawings of ten classes, no files needed), or
+            "torchvision:NAME", such as "torchvision:CIFAR10"; "torchvision:STL10:unlabeled" trains on another split of
+            the data set.
+        val_path: A second folder, or other shards, whose images are the validation split; a share of `path` by default.
+        test_path: A folder, or shards, whose images are the test split; a share of `path` (or the data set's own test
+            split) by default.
         labels: "folder": the first-level sub-folder of an image is its class; "none": a folder has no labels. Other
-            sources bring their labels along.
+            sources bring their labels along: shards those in .cls files, unless it is "folder".
         download: Fetch the files of a data set of torchvision if they are missing.
         image_size: Larger images are reduced to this short side in pixels, and their long side is cropped to at most
             twice that; smaller ones stay as they are.
@@ -53,6 +59,10 @@ class ImageData(LightningDataModule):
         max_bad: Stop if a larger share of the images cannot be decoded, from 0 to 1.
         cache: Where decoded images are kept: "memory", "disk", "none" (decode them every time) or "auto" (by size).
         cache_dir: Folder of the files of the "disk" cache; ~/.cache/ssl-toolkit by default.
+        index: Folder in which the index of shards is kept; that of the cache by default.
+        shard_window: Images of so many shards are shuffled together. By default those of all shards, if they are on
+            this machine, and of 16, if they are remote. Resuming needs the same.
+        shard_cache: GB (10^9 bytes) that copies of remote shards may take on this machine.
         num_threads: Threads that decode; as many as there are cores, at most 8, by default. No result depends on it.
         read_timeout: Seconds that reading one image may take. A disk that has not answered by then ends the run, which
             names the image and can be resumed.
@@ -91,6 +101,9 @@ class ImageData(LightningDataModule):
         max_bad: float = 0.1,
         cache: CacheKind = "auto",
         cache_dir: str | None = None,
+        index: str | None = None,
+        shard_window: int | None = None,
+        shard_cache: float = 100.0,
         num_threads: int | None = None,
         read_timeout: float = READ_TIMEOUT,
         seed: int = 0,
@@ -101,7 +114,7 @@ class ImageData(LightningDataModule):
         check_below_one("test_fraction", test_fraction)
         check_below_one("max_bad", max_bad)
         check_at_least_one(image_size=image_size, batch_size=batch_size, labels_per_class=labels_per_class)
-        check_at_least_one(max_images=max_images, num_threads=num_threads)
+        check_at_least_one(max_images=max_images, num_threads=num_threads, shard_window=shard_window)
         check_choice("labels", labels, get_args(LabelKind))
         check_choice("on_error", on_error, get_args(OnError))
         check_choice("cache", cache, get_args(CacheKind))
@@ -111,13 +124,16 @@ class ImageData(LightningDataModule):
             raise ValueError(f"data.label_fraction must be above 0 and at most 1, got {label_fraction}")
         if labels_per_class is not None and label_fraction != 1:
             raise ValueError("data.label_fraction and data.labels_per_class exclude each other; give one of them")
+        if not shard_cache > 0:
+            raise ValueError(f"data.shard_cache must be above 0 GB, got {shard_cache}")
         if channels not in (1, 3):
             raise ValueError(f"data.channels must be 3 (RGB) or 1 (grey), got {channels}")
         self.batch_size = batch_size
         self.image_size = image_size
         self.channels = channels
         self.seed = seed
-        self._origin = Origin(path, source, val_path, test_path, labels, download, max_images, split_seed)
+        shards = ShardOptions(Path(index).expanduser() if index else None, shard_window, shard_cache)
+        self._origin = Origin(path, source, val_path, test_path, labels, download, max_images, split_seed, shards)
         self._shares = Shares(val_fraction, test_fraction, label_fraction, labels_per_class, seed)
         self._options = ReadOptions(
             image_size,
@@ -185,7 +201,14 @@ class ImageData(LightningDataModule):
             world_size=world_size(),
             device=self._gpu(),
             what=split,
+            groups=images.source.groups() if shuffle else None,
         )
+
+    def choose(self, split: Split, most: int, seed: int) -> NDArray[np.int64]:
+        """Sorted int64 array: some images of a split, chosen by chance; if reading them apart is slow, few shards'."""
+        images, members = self._divided().split(split)
+        groups = groups_of(images.source.groups(), members)
+        return members[np.sort(epoch_order(seed, 0, len(members), groups)[:most])]
 
     def _gpu(self) -> torch.device | None:
         """Where the trainer wants the batches, if that is a GPU."""
@@ -281,6 +304,12 @@ class ImageData(LightningDataModule):
     def _divided(self) -> Division:
         if self._division is None:
             self._division = Division(self._open_sets(), self._shares, self._origin.split_seed)
+            stays = isinstance(self._division.split("train").images.store, DecodedStore)
+            if self._origin.is_remote and self._division.shares_source and not stays and is_first_process():
+                say(
+                    "validation and test images lie in every remote shard, so each pass over them fetches all shards; "
+                    "give data.val_path (data.test_path) shards of their own"
+                )
         return self._division
 
     def _open_sets(self) -> dict[str, ImageSet]:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from ssl_toolkit.data.cache import default_cache_dir
 from ssl_toolkit.data.image_set import ImageSet, ReadOptions
+from ssl_toolkit.data.shards import ShardOptions, ShardSource
+from ssl_toolkit.data.shards.remote import is_remote, plain
 from ssl_toolkit.data.sources import FolderSource, LabelKind, Source, SubsetSource
-from ssl_toolkit.data.splits import stratified_order
+from ssl_toolkit.data.splits import stratified_choice
 from ssl_toolkit.data.torchvision_sets import TorchvisionSource, has_test_split
 from ssl_toolkit.errors import nearest
 from ssl_toolkit.processes import is_first_process
+
+FILE_SOURCES = ("folder", "shards")
 
 
 class Origin(NamedTuple):
@@ -26,11 +31,17 @@ class Origin(NamedTuple):
     download: bool
     max_images: int | None
     split_seed: int
+    shards: ShardOptions = ShardOptions()
 
     @property
     def title(self) -> str:
         """What to call the images in messages."""
-        return f"{self.path}" if self.source == "folder" else self.source
+        return plain(f"{self.path}") if self.source in FILE_SOURCES else self.source
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the images are not on this machine."""
+        return self.source == "shards" and is_remote(f"{self.path}")
 
 
 def open_sets(origin: Origin, options: ReadOptions) -> dict[str, ImageSet]:
@@ -53,20 +64,24 @@ def open_sources(origin: Origin, options: ReadOptions) -> dict[str, Source]:
         ValueError: An image folder or a data set is not there, or arguments contradict each other.
     """
     kind, _, data_set = origin.source.partition(":")
-    if kind not in ("folder", "procedural", "torchvision"):
-        choices = ("folder", "procedural", "torchvision:CIFAR10")
+    if kind not in ("folder", "shards", "procedural", "torchvision"):
+        choices = ("folder", "shards", "procedural", "torchvision:CIFAR10")
         raise ValueError(
-            f"data.source must be folder, procedural or torchvision:NAME, got {origin.source!r}"
+            f"data.source must be folder, shards, procedural or torchvision:NAME, got {origin.source!r}"
             f"{nearest(origin.source, choices)}"
         )
     for name, path in (("val_path", origin.val_path), ("test_path", origin.test_path)):
-        if path is not None and kind != "folder":
-            raise ValueError(f"data.{name} needs data.source: folder, but the source is {origin.source}")
+        if path is not None and kind not in FILE_SOURCES:
+            raise ValueError(f"data.{name} needs data.source: folder or shards, but the source is {origin.source}")
+    if kind != "shards" and origin.shards[:2] != (None, None):
+        raise ValueError(
+            f"data.index and data.shard_window are for data.source: shards, but the source is {origin.source}"
+        )
     if kind == "procedural":
         return {"train": _open_procedural(origin, options)}
     if kind == "torchvision":
         return _open_torchvision(origin, data_set, options)
-    return _open_folders(origin, options)
+    return _open_files(origin, options)
 
 
 def _open_procedural(origin: Origin, options: ReadOptions) -> Source:
@@ -76,16 +91,29 @@ def _open_procedural(origin: Origin, options: ReadOptions) -> Source:
     return ProceduralSource(**number, image_size=options.image_size, seed=origin.split_seed)
 
 
-def _open_folders(origin: Origin, options: ReadOptions) -> dict[str, Source]:
+def _open_files(origin: Origin, options: ReadOptions) -> dict[str, Source]:
     if origin.path is None:
-        raise ValueError("data.path is missing: give the folder of images, or set data.source: procedural")
-    size, channels = options.image_size, options.channels
-    main = FolderSource(origin.path, origin.labels, size, channels)
+        what = "tar shards" if origin.source == "shards" else "folder of images"
+        raise ValueError(f"data.path is missing: give the {what}, or set data.source: procedural")
+    main = _open(origin.path, origin, options)
     sources = {"train": _limit(main, origin)}
     for name, path in (("val", origin.val_path), ("test", origin.test_path)):
         if path is not None:
-            sources[name] = FolderSource(path, origin.labels, size, channels, main.class_names or None)
+            sources[name] = _open(path, origin, options, main.class_names)
     return sources
+
+
+def _open(path: str, origin: Origin, options: ReadOptions, class_names: Sequence[str] = ()) -> Source:
+    arguments = (path, origin.labels, options.image_size, options.channels, class_names or None)
+    if origin.source == "folder":
+        return FolderSource(*arguments)
+    return ShardSource(
+        *arguments,
+        options=origin.shards,
+        cache_dir=options.cache_dir,
+        num_threads=options.num_threads,
+        progress=is_first_process(),
+    )
 
 
 def _open_torchvision(origin: Origin, data_set: str, options: ReadOptions) -> dict[str, Source]:
@@ -103,6 +131,5 @@ def _limit(source: Source, origin: Origin) -> Source:
     """Keeps ``max_images`` of the images, every class in proportion."""
     if origin.max_images is None or origin.max_images >= len(source):
         return source
-    labels = np.array([source.label(index) for index in range(len(source))], dtype=np.int64)
-    order = stratified_order(labels, origin.split_seed, "max_images")
-    return SubsetSource(source, np.sort(order[: origin.max_images]))
+    (chosen,) = stratified_choice(source.labels(), [origin.max_images], origin.split_seed, "max_images")
+    return SubsetSource(source, np.flatnonzero(chosen))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ssl_toolkit.data import folders
 from ssl_toolkit.data.decode import BadImage, decode_file, not_its_fault
+from ssl_toolkit.data.order import Groups
 from ssl_toolkit.data.threads import reading
 from ssl_toolkit.errors import RunFailed
 
@@ -60,6 +61,26 @@ class Source(ABC):
     def label(self, index: int) -> int:
         """The class number of the image, -1 if it has none."""
         return -1
+
+    def labels(self) -> NDArray[np.int64]:
+        """The class numbers of all images: int64 array of shape ``[num]``."""
+        return np.fromiter((self.label(index) for index in range(len(self))), dtype=np.int64, count=len(self))
+
+    def examples(self, num: int) -> list[int]:
+        """At most so many images from which the size of all may be estimated."""
+        return np.linspace(0, len(self) - 1, min(num, len(self))).astype(int).tolist()
+
+    def groups(self) -> Groups | None:
+        """Which images lie together, if an order that respects it is worth it; None where any order is as fast."""
+        return None
+
+    def ahead(self, batches: Iterator[NDArray[np.int64]]) -> Generator[None, None, None]:
+        """Prepares what is read soon; to be asked for its next value before each batch, and closed at the end.
+
+        Args:
+            batches: For each batch, int64 array of its images; taken from as far ahead as is of use.
+        """
+        yield from ()
 
     def read_many(self, indices: Sequence[int]) -> list[NDArray[np.uint8] | BadImage]:
         """Several images at once: what `read` returns or raises for each of them.
@@ -144,6 +165,9 @@ class FolderSource(Source):
     def label(self, index: int) -> int:
         return -1 if self._labels is None else int(self._labels[index])
 
+    def labels(self) -> NDArray[np.int64]:
+        return np.full(len(self), -1, dtype=np.int64) if self._labels is None else self._labels
+
 
 class SubsetSource(Source):
     """Some images of another source, renumbered from 0.
@@ -173,6 +197,21 @@ class SubsetSource(Source):
 
     def label(self, index: int) -> int:
         return self.source.label(int(self._indices[index]))
+
+    def labels(self) -> NDArray[np.int64]:
+        return self.source.labels()[self._indices]
+
+    def examples(self, num: int) -> list[int]:
+        if self.source.groups() is None:
+            return super().examples(num)
+        return list(range(min(num, len(self))))  # neighbours lie together
+
+    def groups(self) -> Groups | None:
+        groups = self.source.groups()
+        return None if groups is None else Groups(groups.of[self._indices], groups.window)
+
+    def ahead(self, batches: Iterator[NDArray[np.int64]]) -> Generator[None, None, None]:
+        yield from self.source.ahead(self._indices[batch] for batch in batches)
 
     def read_many(self, indices: Sequence[int]) -> list[NDArray[np.uint8] | BadImage]:
         return self.source.read_many([int(self._indices[index]) for index in indices])

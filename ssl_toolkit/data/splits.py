@@ -2,32 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ssl_toolkit.random import fold, sample_keys, uniform
 
+_AT_ONCE = 1 << 18
 
-def stratified_order(labels: NDArray[np.int64], seed: int, purpose: str) -> NDArray[np.int64]:
-    """An order of the images such that any leading part has about the same share of every class.
+
+def stratified_choice(
+    labels: NDArray[np.int64], counts: Sequence[int], seed: int, purpose: str
+) -> list[NDArray[np.bool_]]:
+    """The first images of an order in which any leading part has about the same share of every class.
 
     Within each class the images are shuffled; the one that comes at place ``r`` (from 0) of ``n`` gets the score
-    ``(r + 1/2) / n``, and all images are sorted by their scores, ties by chance. The first ``k`` images then hold
+    ``(r + 1/2) / n``, and all images are ordered by their scores, ties by chance. The first ``k`` images then hold
     ``k n / N`` of a class of ``n`` out of ``N``, to about one.
 
     Args:
         labels: int64 array of shape ``[num]``: class numbers, -1 for none (a class like any other here).
+        counts: How many of the first images; for each number an answer.
         seed: Of the shuffling.
         purpose: A name that makes this shuffling independent of others with the same seed.
 
     Returns:
-        int64 permutation of ``0 .. num - 1``.
+        For each count, a boolean array of shape ``[num]``: whether an image is among the first.
     """
     draws = _draws(len(labels), seed, purpose)
-    _, number, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    scores = (_places(labels, draws[0]) + 0.5) / sizes[number]
-    return np.lexsort([draws[1], scores])
+    sizes = np.bincount(labels + 1)
+    scores = _places(labels, draws[0])
+    scores = (scores + 0.5) / sizes[labels + 1]
+    return [_first(scores, draws[1], count) for count in counts]
+
+
+def _first(scores: NDArray[np.float64], ties: NDArray[np.float32], count: int) -> NDArray[np.bool_]:
+    """Marks the smallest scores; those of one score by the other numbers, and these by their index.
+
+    What is asked for is a set, which does not need all of ten million scores sorted.
+    """
+    if not count:
+        return np.zeros(len(scores), dtype=bool)
+    largest = np.partition(scores, count - 1)[count - 1]
+    chosen = scores < largest
+    equal = np.flatnonzero(scores == largest)
+    missing = count - np.count_nonzero(chosen)
+    chosen[equal[np.argsort(ties[equal], kind="stable")[:missing]]] = True
+    return chosen
 
 
 def split_indices(
@@ -58,9 +81,9 @@ def split_indices(
             f"{num} images are too few: {num_val} for validation (data.val_fraction = {val_fraction:g}) and {num_test} "
             f"for testing (data.test_fraction = {test_fraction:g}) leave none for training"
         )
-    order = stratified_order(labels, seed, "split")
-    parts = np.split(order, [num_test, num_test + num_val])
-    return {name: np.sort(part) for name, part in zip(("test", "val", "train"), parts, strict=True)}
+    test, held_out = stratified_choice(labels, [num_test, num_test + num_val], seed, "split")
+    masks = {"test": test, "val": held_out & ~test, "train": ~held_out}
+    return {name: np.flatnonzero(mask) for name, mask in masks.items()}
 
 
 def few_labels(
@@ -89,14 +112,22 @@ def few_labels(
 
 
 def _draws(num: int, seed: int, purpose: str) -> NDArray[np.float32]:
-    keys = fold(sample_keys(seed, 0, torch.arange(num)), purpose)
-    return uniform(keys, 2).T.numpy()
+    """Two random numbers for each image, drawn in parts, because the hash takes ten times the memory of its result."""
+    draws = np.empty((2, num), dtype=np.float32)
+    for start in range(0, num, _AT_ONCE):
+        part = torch.arange(start, min(start + _AT_ONCE, num))
+        draws[:, start : start + _AT_ONCE] = uniform(fold(sample_keys(seed, 0, part), purpose), 2).T.numpy()
+    return draws
 
 
 def _places(labels: NDArray[np.int64], draws: NDArray[np.float32]) -> NDArray[np.int64]:
     """The place of each image among those of its class, in the order of their draws (ties by index)."""
-    order = np.lexsort([draws, labels])
-    starts = np.searchsorted(labels[order], labels[order], side="left")
+    order = np.argsort(draws, kind="stable")
+    sizes = np.bincount(labels + 1)
+    if np.count_nonzero(sizes) > 1:
+        # NumPy sorts small integers by counting, seven times as fast as larger ones
+        small = (labels + 1).astype(np.uint16 if len(sizes) <= 2**16 else np.int64)
+        order = order[np.argsort(small[order], kind="stable")]
     places = np.empty(len(labels), dtype=np.int64)
-    places[order] = np.arange(len(labels)) - starts
+    places[order] = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     return places

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -40,6 +40,10 @@ class Store(ABC):
         Returns:
             The images that can be decoded, in order, and the places in ``indices`` of those that cannot.
         """
+
+    def ahead(self, batches: Iterator[NDArray[np.int64]]) -> Generator[None, None, None]:
+        """As `Source.ahead`; nothing to prepare where all images are decoded."""
+        yield from ()
 
 
 class DecodedStore(Store):
@@ -108,6 +112,9 @@ class DecodingStore(Store):
         self.bad.check()
         arrays = [result for result in results if not isinstance(result, BadImage)]
         return to_canvas(arrays, self._channels), missing
+
+    def ahead(self, batches: Iterator[NDArray[np.int64]]) -> Generator[None, None, None]:
+        yield from self._source.ahead(batches)
 
     def _threads(self) -> ReadingThreads:
         """Made at first use and made again after a fork, which no thread survives."""

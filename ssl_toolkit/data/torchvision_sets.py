@@ -139,6 +139,9 @@ class TorchvisionSource(Source):
     def label(self, index: int) -> int:
         return int(self._labels[index])
 
+    def labels(self) -> NDArray[np.int64]:
+        return self._labels
+
 
 def _open(name: str, root: Path, split: str, download: bool, image_size: int | None, channels: int) -> Any:
     from torchvision import datasets

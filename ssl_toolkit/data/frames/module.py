@@ -46,7 +46,17 @@ class FrameData(ImageData):
     ) -> None:
         check_at_least_one(max_frames=max_frames)
         check_choice("sampling", sampling, get_args(Sampling))
-        super().__init__(path=path, source="folder", download=False, batch_size=batch_size, max_images=None, **kwargs)
+        super().__init__(
+            path=path,
+            source="folder",
+            batch_size=batch_size,
+            download=False,
+            max_images=None,
+            index=None,
+            shard_window=None,
+            shard_cache=1.0,
+            **kwargs,
+        )
         self._max_frames = max_frames
         self._sampling = sampling
 

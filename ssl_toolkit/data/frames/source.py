@@ -122,6 +122,9 @@ class SequenceSource(Source):
     def label(self, index: int) -> int:
         return -1 if self._labels is None else int(self._labels[index])
 
+    def labels(self) -> NDArray[np.int64]:
+        return np.full(len(self), -1, dtype=np.int64) if self._labels is None else self._labels
+
 
 def _evenly(frames: list[Frame], max_frames: int | None) -> list[Frame]:
     """At most so many frames: the middles of as many equal parts."""

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from sklearn.model_selection import StratifiedShuffleSplit
 
-from ssl_toolkit.data.splits import few_labels, split_indices, stratified_order
+from ssl_toolkit.data.splits import few_labels, split_indices, stratified_choice
+from ssl_toolkit.random import fold, sample_keys, uniform
 
 LABELS = np.repeat([0, 1, 2, 3], [500, 300, 150, 7])
 
@@ -52,10 +54,32 @@ def test_few_images():
 
 
 def test_every_leading_part_is_balanced():
-    order = stratified_order(np.arange(1000) % 10, seed=0, purpose="x")
-    assert sorted(order) == list(range(1000))
-    for length in range(10, 1000, 10):
-        assert (np.bincount(order[:length] % 10, minlength=10) == length // 10).all()
+    labels = np.arange(1000) % 10
+    lengths = range(0, 1001, 10)
+    parts = stratified_choice(labels, lengths, seed=0, purpose="x")
+    for length, part, before in zip(lengths, parts, [parts[0], *parts], strict=False):
+        assert (np.bincount(labels[part], minlength=10) == length // 10).all()
+        assert part[before].all()  # a longer part holds every shorter one
+
+
+def naive_order(labels, seed, purpose):
+    """All images one by one: by their place within their class, ties by a second draw, then by number."""
+    draws = uniform(fold(sample_keys(seed, 0, torch.arange(len(labels))), purpose), 2).tolist()
+    scores = {}
+    for label in set(labels.tolist()):
+        members = sorted((draws[image][0], image) for image in np.flatnonzero(labels == label).tolist())
+        for place, (_, image) in enumerate(members):
+            scores[image] = (place + 0.5) / len(members)
+    return sorted(range(len(labels)), key=lambda image: (scores[image], draws[image][1], image))
+
+
+@pytest.mark.parametrize("labels", [LABELS, np.full(957, -1), np.arange(957) % 3, np.arange(957) % 479 - 1])
+def test_a_choice_is_the_beginning_of_a_naive_order(labels, monkeypatch):
+    monkeypatch.setattr("ssl_toolkit.data.splits._AT_ONCE", 100)  # drawn in parts, it is the same
+    counts = [0, 1, 2, 10, 96, 478, 479, 956, 957]
+    order = naive_order(labels, 5, "x")
+    for count, part in zip(counts, stratified_choice(labels, counts, 5, "x"), strict=True):
+        assert np.flatnonzero(part).tolist() == sorted(order[:count])
 
 
 def test_few_labels():
