@@ -148,6 +148,7 @@ class Checkpoint(callbacks.Checkpoint):
         self._last_step = -1
         self._step_on_disk = -1
         self._waiting = False
+        self._signal = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock, and listens for signals."""
@@ -168,16 +169,22 @@ class Checkpoint(callbacks.Checkpoint):
             due = step % self.every_n_steps == 0
         due = due or bool(number) or step >= trainer.estimated_stepping_batches
         # a resumed run does not measure again what an epoch's end measures: early stopping has to know it first
-        self._waiting = due and not number and trainer.is_last_batch and _may_stop_early(trainer)
-        if due and not self._waiting:
+        waiting = due and trainer.is_last_batch and _may_stop_early(trainer)
+        # a signal: who sent it may not wait for that, so what there is is saved now, and again then
+        if due and (number or not waiting):
             self._save(trainer)
-        if number:
+        if number and not waiting:
             self.preemption.leave(trainer, number)
+        self._waiting, self._signal = waiting, number
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves what was put off, and a run that stops before its time."""
         if self._waiting or (trainer.should_stop and trainer.global_step != self._step_on_disk):
             self._save(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leaves for a signal of the last epoch, whose figures are written now."""
+        self._leave_late(trainer)
 
     def on_validation_batch_end(
         self,
@@ -188,20 +195,30 @@ class Checkpoint(callbacks.Checkpoint):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Leaves if a signal came."""
-        if self.preemption.is_listening and (number := self._agree(trainer)[1]):
-            if trainer.global_step != self._step_on_disk:
-                with trained_weights(trainer, pl_module):
-                    self._save(trainer)
-            self.preemption.leave(trainer, number)
+        """Leaves if a signal came; the resumed run validates anew."""
+        if not self.preemption.is_listening or not (number := self._agree(trainer)[1]):
+            return
+        if trainer.global_step >= trainer.estimated_stepping_batches and _may_stop_early(trainer):
+            # a run that has made all of its steps is not entered again: its last measurement is made now or never
+            self._waiting, self._signal = True, number
+            return
+        _stop_within_step(trainer)
+        with trained_weights(trainer, pl_module):
+            self._save(trainer)
+        self.preemption.leave(trainer, number)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leaves the signals to others."""
+        """Leaves the signals to others, and the run for one that has come."""
+        self._leave_late(trainer)
         self.preemption.stop_listening()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leaves the signals to others."""
         self.preemption.stop_listening()
+
+    def _leave_late(self, trainer: Trainer) -> None:
+        if self._signal:
+            self.preemption.leave(trainer, self._signal)
 
     def _agree(self, trainer: Trainer) -> tuple[bool, int]:
         """Whether it is time to save, by the first process's clock, and the signal that any process got; 0 for none."""
@@ -226,6 +243,13 @@ class Checkpoint(callbacks.Checkpoint):
         if trainer.is_global_zero:
             for old in sorted(folder.glob("step-*.ckpt"))[: -self.keep]:
                 remove_with_checksum(old)
+
+
+def _stop_within_step(trainer: Trainer) -> None:
+    """Has Lightning repeat the validation at hand: it leaves one out that was stopped between two of its batches."""
+    progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+    progress.total.processed = progress.total.completed
+    progress.current.reset()
 
 
 def _may_stop_early(trainer: Trainer) -> bool:
