@@ -175,6 +175,8 @@ def components():
             each = getattr(package, name)
             if isinstance(each, type) and issubclass(each, base) and each not in (base, Penalty):
                 written = {"class_path": f"{package.__name__}.{name}", "init_args": ARGUMENTS.get(name, {})}
+                if name == "Adagrad":  # by its own, a hundredth of Adam's, gradients of nothing but rounding are steps
+                    written["init_args"] = {"eps": 1e-8}
                 found[name] = [f"--model.{option}", json.dumps(written)], each.shardable
     return found
 
