@@ -17,7 +17,7 @@ from ssl_toolkit.data import ImageData
 from ssl_toolkit.distributed import convert_sync_batchnorm
 from ssl_toolkit.gradient_checkpointing import checkpoint_stages
 from ssl_toolkit.init import Initializer, check_covered
-from ssl_toolkit.optim import LRScaling, OptimizerSpec, match_layout, parameter_groups, scaled_lr
+from ssl_toolkit.optim import Adam, AdamW, LRScaling, OptimizerSpec, match_layout, parameter_groups, scaled_lr
 from ssl_toolkit.processes import rank, world_size
 from ssl_toolkit.random import number, sample_keys
 from ssl_toolkit.regularization import Regularizer
@@ -236,7 +236,10 @@ class Task(LightningModule, ABC):
         """Whether the optimizer may be fused: in float16 it then unscales the gradients itself, too late to change."""
         changed = bool(self.trainer.gradient_clip_val) or any(each.changes_gradients for each in self.regularizers)
         changed_late = self.trainer.precision == "16-mixed" and changed
-        return self.device.type in ("cpu", "cuda") and not changed_late
+        # of the fused kernels, torch knows for these alone how to take weights in parts
+        in_parts = any(hasattr(each, "full_tensor") for each in self.parameters())
+        unknown = in_parts and not isinstance(self.optimizer_spec, Adam | AdamW)
+        return self.device.type in ("cpu", "cuda") and not changed_late and not unknown
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seeds what the model itself draws (dropout, say), so that a resumed run draws the same."""

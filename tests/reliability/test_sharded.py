@@ -147,7 +147,9 @@ def test_every_task_trains_in_parts_as_with_ddp(run_processes, tmp_path, reached
         folder = tmp_path / name
         folder.mkdir()
         recipe = write_recipe(folder, name, trainer=STEPS)
-        arguments = [methods.verb(name), "-c", recipe, "--data.batch_size", 4, "--trainer.strategy"]
+        # a low rate, as above
+        options = ["--model.optimizer.lr", 1e-4, "--data.batch_size", 4, "--trainer.strategy"]
+        arguments = [methods.verb(name), "-c", recipe, *options]
         for strategy in ("ddp", "fsdp2"):
             jobs.append([*arguments, strategy, "--out", folder / strategy])
         pairs.append((folder / "ddp", folder / "fsdp2"))
@@ -173,6 +175,8 @@ def components():
             each = getattr(package, name)
             if isinstance(each, type) and issubclass(each, base) and each not in (base, Penalty):
                 written = {"class_path": f"{package.__name__}.{name}", "init_args": ARGUMENTS.get(name, {})}
+                if name == "Adagrad":  # by its own, a hundredth of Adam's, gradients of nothing but rounding are steps
+                    written["init_args"] = {"eps": 1e-8}
                 found[name] = [f"--model.{option}", json.dumps(written)], each.shardable
     return found
 
@@ -184,7 +188,9 @@ def test_every_component_works_in_parts_or_is_refused(run_processes, tmp_path, c
     recipe = write_recipe(tmp_path, "Classification", trainer={"max_steps": 3, "max_epochs": -1})
     refused = []
     for name, (options, shardable) in components().items():
-        arguments = ["transfer", "-c", recipe, *options, "--data.batch_size", 4, "--trainer.strategy"]
+        # the layout that weights in parts have: else convolutions round in another way
+        options = [*options, "--model.memory_format", "contiguous", "--data.batch_size", 4, "--trainer.strategy"]
+        arguments = ["transfer", "-c", recipe, *options]
         if not shardable:
             with pytest.raises(ValueError, match=r"trainer\.strategy fsdp2 .*(leave|use another)"):
                 train(*arguments, "fsdp2", "--out", tmp_path / name)
@@ -199,8 +205,7 @@ def test_every_component_works_in_parts_or_is_refused(run_processes, tmp_path, c
     with capsys.disabled():
         print(f"\nrefused: {', '.join(refused)}; largest differences {found}")
     assert len(found) > 15
-    # Lion takes steps by the sign of its mean, which rounding may turn
-    assert max(found.values()) <= 1e-5, found
+    assert max(found.values()) <= 1e-6, found
 
 
 @pytest.mark.parametrize(
