@@ -129,5 +129,7 @@ def _places(labels: NDArray[np.int64], draws: NDArray[np.float32]) -> NDArray[np
         small = (labels + 1).astype(np.uint16 if len(sizes) <= 2**16 else np.int64)
         order = order[np.argsort(small[order], kind="stable")]
     places = np.empty(len(labels), dtype=np.int64)
-    places[order] = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    ranks = np.arange(len(labels))
+    ranks -= np.repeat(np.cumsum(sizes) - sizes, sizes)
+    places[order] = ranks
     return places
