@@ -170,7 +170,8 @@ class Checkpoint(callbacks.Checkpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leaves the signals to others."""
-        self.preemption.stop_listening()
+        if not self.preemption.is_held:
+            self.preemption.stop_listening()
 
     def _agree(self, trainer: Trainer) -> tuple[bool, int]:
         """Whether it is time to save, by the first process's clock, and the signal that any process got; 0 for none."""

@@ -95,6 +95,15 @@ def write_status(run: Path, state: Literal["running", "finished", "preempted", "
     write_atomically(run / STATUS, json.dumps({"state": state, "at": now, **facts}, indent=2) + "\n")
 
 
+def read_status(run: Path) -> dict[str, Any]:
+    """Reads how a run stands; empty if there is nothing to read."""
+    try:
+        status = json.loads((run / STATUS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return status if isinstance(status, dict) else {}
+
+
 def write_config(run: Path, config: dict[str, Any]) -> None:
     """Writes the resolved configuration, from which the run can be repeated; this makes a folder a run."""
     (run / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
