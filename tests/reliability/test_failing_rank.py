@@ -22,6 +22,8 @@ from ssl_toolkit.run import read_status, write_status
 
 HERE = Path(__file__).parent
 SECONDS = 15
+# of a start of both processes on a machine that does little else; a busy one takes as many times longer to end them
+START = 15
 LAUNCHERS = {
     "lightning": [sys.executable, "-m", "ssl_toolkit"],
     "torchrun": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m",
@@ -59,6 +61,7 @@ def test_one_fails_and_all_are_gone(how, launcher, recipe, tmp_path, reached):
     run, note = tmp_path / "run", tmp_path / "note"
     two = ["--trainer.devices=2", "--trainer.strategy=ddp"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
+    start = time.time()
     # both processes and what launched them hold the pipe: its end is the end of the last one
     done = subprocess.run(
         [*LAUNCHERS[launcher], "pretrain", *command(recipe, run, how, who, note), *two],
@@ -68,7 +71,8 @@ def test_one_fails_and_all_are_gone(how, launcher, recipe, tmp_path, reached):
     assert note.exists(), said
     seconds = time.time() - float(note.read_text())
     assert done.returncode != 0, said
-    assert seconds < SECONDS, said
+    slowness = max(1.0, (float(note.read_text()) - start) / START)
+    assert seconds < SECONDS * slowness, said
     assert words in said
     status = read_status(run)
     assert status["state"] == "failed", status
@@ -79,9 +83,10 @@ def test_one_fails_and_all_are_gone(how, launcher, recipe, tmp_path, reached):
     if how == "killed" and launcher == "lightning":
         assert "rank 1 was killed by SIGKILL" in said
     if how not in ("bug", "skipped collective"):
-        own = said.partition("torch.distributed.elastic")[0] if launcher == "torchrun" else said
+        own = said.partition("torch/distributed/elastic")[0] if launcher == "torchrun" else said
         assert "Traceback" not in own, said
-    reached(f"{how}, started by {launcher}: all gone after {seconds:.0f} s")
+    busy = f" (the start took {slowness * START:.0f} s)" if slowness > 1 else ""
+    reached(f"{how}, started by {launcher}: all gone after {seconds:.0f} s{busy}")
 
 
 def one_fails(recipe, run, how, who, note):
