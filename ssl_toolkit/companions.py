@@ -107,7 +107,8 @@ class _Lookout:
         deadline = time.monotonic() + _PATIENCE
         while (found := self._trouble()) is None and time.monotonic() < deadline:
             time.sleep(0.1)
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        # gloo goes on with advice
+        said = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
         if found is None and re.search(r"timed? ?out", said, re.IGNORECASE):
             found = f"another process does not answer: it is stuck, or does not do the same as this one ({said})", False
         if found is None:
