@@ -214,7 +214,8 @@ class Checkpoint(callbacks.Checkpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leaves the signals to others."""
-        self.preemption.stop_listening()
+        if not self.preemption.is_held:
+            self.preemption.stop_listening()
 
     def _leave_late(self, trainer: Trainer) -> None:
         if self._signal:

@@ -17,6 +17,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ssl_toolkit.processes import rank, world_size
 
 _MAX_NDIM = 7
+# as numbers that can be sent; a kind that is not here is sent as -1
+_DTYPES = (
+    torch.float32,
+    torch.float64,
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    torch.int32,
+    torch.uint8,
+    torch.bool,
+)
 
 
 def gather(x: Tensor) -> Tensor:
@@ -38,7 +49,7 @@ def gather(x: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return x
-    _check_same_shape(x)
+    _check_same_shape("gather", x)
     return cast(Tensor, _Gather.apply(x))
 
 
@@ -54,8 +65,14 @@ def all_reduce_sum(x: Tensor) -> Tensor:
 
     Returns:
         Tensor of the same shape; ``x`` itself in one process.
+
+    Raises:
+        ValueError: In every process, if shapes or dtypes differ.
     """
-    return x if world_size() == 1 else cast(Tensor, _AllReduceSum.apply(x))
+    if world_size() == 1:
+        return x
+    _check_same_shape("all_reduce_sum", x)
+    return cast(Tensor, _AllReduceSum.apply(x))
 
 
 def standardize(x: Tensor, eps: float = 1e-5) -> Tensor:
@@ -79,8 +96,14 @@ def all_reduce_mean(x: Tensor) -> Tensor:
 
     Args:
         x: Float tensor of any shape, the same shape in every process.
+
+    Raises:
+        ValueError: In every process, if shapes or dtypes differ (gloo would end a process without a word).
     """
-    return x.detach().clone() if world_size() == 1 else _summed(x.detach()) / world_size()
+    if world_size() == 1:
+        return x.detach().clone()
+    _check_same_shape("all_reduce_mean", x)
+    return _summed(x.detach()) / world_size()
 
 
 def convert_sync_batchnorm(module: nn.Module) -> nn.Module:
@@ -241,16 +264,23 @@ def _all_gather(x: Tensor) -> Tensor:
     return parts.view(-1, *x.shape)
 
 
-def _check_same_shape(x: Tensor) -> None:
-    assert 1 <= x.ndim <= _MAX_NDIM
-    description = [x.element_size(), *x.shape, *([-1] * (_MAX_NDIM - x.ndim))]
+def _check_same_shape(what: str, x: Tensor) -> None:
+    assert x.ndim <= _MAX_NDIM
+    # always asked, and never of a memory of shapes that were the same: a process that remembers does not ask one that
+    # does, and both would take the other's numbers for something else
+    kind = _DTYPES.index(x.dtype) if x.dtype in _DTYPES else -1
+    description = [kind, x.element_size(), *x.shape, *([-1] * (_MAX_NDIM - x.ndim))]
     descriptions = _all_gather(torch.tensor(description, device=x.device)).tolist()
     if any(other != descriptions[0] for other in descriptions):
         shapes = ", ".join(
-            f"{[size for size in other[1:] if size >= 0]} of {other[0]}-byte numbers in rank {number}"
+            f"{[size for size in other[2:] if size >= 0]} of {_dtype_name(*other[:2])} in rank {number}"
             for number, other in enumerate(descriptions)
         )
-        raise ValueError(f"gather needs the same shape in every process, got {shapes}; drop the last, incomplete batch")
+        raise ValueError(f"{what} needs the same shape in every process, got {shapes}; drop the last, incomplete batch")
+
+
+def _dtype_name(kind: int, num_bytes: int) -> str:
+    return str(_DTYPES[kind]).removeprefix("torch.") if kind >= 0 else f"{num_bytes}-byte numbers"
 
 
 def _statistics_dtype(x: Tensor) -> torch.dtype:

@@ -28,10 +28,12 @@ class Preemption:
 
     Attributes:
         number: The signal that this process got; 0 for none.
+        is_held: Signals are noted even after an error (see `ssl_toolkit.companions`).
     """
 
     def __init__(self) -> None:
         self.number = 0
+        self.is_held = False
         self._handlers: dict[int, Any] = {}
 
     @property

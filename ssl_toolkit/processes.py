@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -30,10 +30,15 @@ def world_size() -> int:
 
 def is_first_process() -> bool:
     """Whether this process speaks and writes for all, also before they have found each other."""
+    return _told_rank() == 0
+
+
+def _told_rank() -> int:
+    """The number of this process, also before they have found each other, as the launcher has said it."""
     if _distributed():
-        return rank() == 0
+        return rank()
     ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
-    return int(next((rank for rank in ranks if rank is not None), "0")) == 0
+    return int(next((rank for rank in ranks if rank is not None), "0"))
 
 
 def from_first_process(value: T) -> T:
@@ -44,6 +49,32 @@ def from_first_process(value: T) -> T:
     values = [value]
     processes.broadcast_object_list(values)
     return values[0]
+
+
+def check_agreement(value: Any, problem: str) -> None:
+    """Compares a small value with those of the other processes; all have to call this at the same point.
+
+    Args:
+        value: Plain data.
+        problem: What to say if they differ; what each process has is added.
+
+    Raises:
+        ValueError: In every process, if the values differ.
+    """
+    processes = _distributed()
+    if not processes or world_size() == 1:
+        return
+    values = [value] * world_size()
+    processes.all_gather_object(values, value)
+    if any(each != values[0] for each in values):
+        shown = ", ".join(f"{each} in rank {number}" for number, each in enumerate(values))
+        raise ValueError(f"{problem}: {shown}")
+
+
+def place() -> str:
+    """``"rank 1 of 4"``, also before the processes have found each other; empty for one that is alone."""
+    num = world_size() if _distributed() else int(os.environ.get("WORLD_SIZE") or 1)
+    return f"rank {_told_rank()} of {num}" if num > 1 else ""
 
 
 def num_cores() -> int:

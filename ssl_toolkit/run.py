@@ -125,6 +125,15 @@ def write_bad_files(run: Path, bad: Iterable[tuple[str, str]]) -> int:
     return len(lines)
 
 
+def read_status(run: Path) -> dict[str, Any]:
+    """Reads how a run stands; empty if there is nothing to read."""
+    try:
+        status = json.loads((run / STATUS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return status if isinstance(status, dict) else {}
+
+
 def write_config(run: Path, config: dict[str, Any]) -> None:
     """Writes the resolved configuration, from which the run can be repeated; this makes a folder a run."""
     (run / CHECKPOINTS).mkdir(parents=True, exist_ok=True)

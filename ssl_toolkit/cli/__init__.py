@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from ssl_toolkit.cli.imports import quick_imports
 from ssl_toolkit.credentials import check_no_password
 from ssl_toolkit.errors import CANNOT_WRITE, RunFailed, nearest
 from ssl_toolkit.memory import keep_freed_memory
+from ssl_toolkit.processes import place
 
 # the module that holds the verb, as a function of the remaining arguments, and a line of help
 VERBS = {
@@ -99,10 +101,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nssl-toolkit: interrupted", file=sys.stderr)
         return 130
+    except BaseException as error:
+        # what says of itself what is wrong, but not where
+        if place() and not (isinstance(error, SystemExit) and error.code in (None, 0, 128 + signal.SIGTERM)):
+            status = f"ended with status {error.code}" if isinstance(error, SystemExit) else "failed:"
+            print(f"ssl-toolkit: {place()} {status}", file=sys.stderr)
+        raise
     return 0
 
 
 def fail(message: str) -> int:
     """Prints an error that the user can mend; returns its exit status."""
-    print(f"ssl-toolkit: error: {message}", file=sys.stderr)
+    where = f"{place()}: " if place() else ""
+    print(f"ssl-toolkit: error: {where}{message}", file=sys.stderr)
     return 2

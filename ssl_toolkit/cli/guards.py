@@ -13,8 +13,9 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from ssl_toolkit.companions import LostCompanion
 from ssl_toolkit.preemption import EXIT_STATUS
-from ssl_toolkit.processes import is_first_process
+from ssl_toolkit.processes import is_first_process, rank
 from ssl_toolkit.run import (
     CONFIG,
     remove_leftovers,
@@ -95,10 +96,13 @@ def failure_noted(record: Record, trainer: Trainer) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if record.is_written and not (isinstance(error, SystemExit) and error.code == EXIT_STATUS):
-            reason = str(error).strip() or type(error).__name__
+        is_exit = isinstance(error, SystemExit)
+        known = (is_exit and error.code == EXIT_STATUS) or (isinstance(error, LostCompanion) and error.is_noted)
+        if record.is_written and not known:
+            reason = f"exit status {error.code}" if is_exit else str(error).strip() or type(error).__name__
+            facts = {"rank": rank()} if trainer.world_size > 1 else {}
             with contextlib.suppress(OSError):  # the disk may be what failed
-                write_status(record.run, "failed", step=trainer.global_step, reason=reason)
+                write_status(record.run, "failed", step=trainer.global_step, reason=reason, **facts)
         raise
 
 

@@ -21,7 +21,9 @@ from ssl_toolkit.cli.guards import Record, bad_files_noted, failure_noted, one_l
 from ssl_toolkit.cli.inherited import inherited_remarks
 from ssl_toolkit.cli.parser import instantiate, options, parse, plain
 from ssl_toolkit.cli.training_parser import training_parser
+from ssl_toolkit.companions import introduce, stand_together
 from ssl_toolkit.credentials import check_no_password
+from ssl_toolkit.data.checks import rest_of_epoch
 from ssl_toolkit.optim import large_batch_remark
 from ssl_toolkit.preemption import is_restarted, restart_remarks
 from ssl_toolkit.processes import from_first_process, is_first_process
@@ -69,6 +71,7 @@ def train(verb: str, arguments: Sequence[str], quietly: bool = False) -> Path:
         ValueError: For whatever the user can mend, in one line.
     """
     started = time.monotonic()
+    introduce()
     given = dict(options(arguments))
     resumed, out = given.get("--resume"), given.get("--out")
     if resumed is None and out is not None and is_restarted() and (Path(out) / CONFIG).is_file():
@@ -118,10 +121,13 @@ def train(verb: str, arguments: Sequence[str], quietly: bool = False) -> Path:
         settle_lr(objects, trainer, resolved)
         if is_first_process():
             print(objects.data.summary())
+            if line := left_out(objects.data, trainer):
+                print(line)
         if resumed is None:
             record.write()
         objects.model.resolved_config = resolved
-        with failure_noted(record, trainer), bad_files_noted(record, objects.data):
+        together = stand_together(run, trainer, objects.checkpoint.preemption)
+        with failure_noted(record, trainer), bad_files_noted(record, objects.data), together:
             trainer.fit(objects.model, datamodule=objects.data, ckpt_path=checkpoint, weights_only=True)
             if verb == "transfer" and objects.data.num_images("test"):
                 trainer.test(objects.model, datamodule=objects.data, verbose=False)
@@ -259,6 +265,13 @@ def settle_lr(objects: Namespace, trainer: Trainer, resolved: dict[str, Any]) ->
     if is_first_process():
         for line in filter(None, lines):
             print(line)
+
+
+def left_out(data: Any, trainer: Trainer) -> str | None:
+    """What is to be said of images that do not fill a batch; None if there are none, or fewer batches are wanted."""
+    if trainer.limit_train_batches != 1.0:
+        return None
+    return rest_of_epoch(data.num_images("train"), data.batch_size * trainer.world_size, data.noun)
 
 
 def finish(objects: Namespace, run: Path) -> None:

@@ -1,10 +1,16 @@
-"""Checks of the arguments of `ImageData`, each with an error of one line."""
+"""Checks of the arguments of `ImageData` and of what several processes have, each with an error of one line."""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
 from ssl_toolkit.errors import nearest
+from ssl_toolkit.processes import check_agreement, world_size
 
 
 def check_below_one(name: str, value: float) -> None:
@@ -24,3 +30,39 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raises a ValueError with the nearest choice if the value is none of them."""
     if value not in choices:
         raise ValueError(f"data.{name} must be one of {', '.join(choices)}, got {value!r}{nearest(value, choices)}")
+
+
+def check_same_in_all_processes(indices: NDArray[np.int64], labels: Tensor, noun: str) -> None:
+    """Raises a ValueError in every process if they have not the same samples to train on.
+
+    They would have other batches, samples that several of them train on, and in the end not as many batches.
+
+    Args:
+        indices: Of the training split.
+        labels: Of these samples.
+        noun: What the samples are called.
+    """
+    if world_size() > 1:
+        checksum = zlib.crc32(labels.numpy().data, zlib.crc32(indices.data))
+        check_agreement(
+            f"{len(indices)} {noun} (checksum {checksum:08x})",
+            f"the processes do not have the same {noun} to train on; let all of them see the same files and be able to "
+            "read each",
+        )
+
+
+def rest_of_epoch(num: int, global_batch: int, noun: str) -> str | None:
+    """What an epoch of the training leaves out, in one line; None if it is nothing.
+
+    Args:
+        num: Training samples.
+        global_batch: Samples in a batch of all processes together.
+        noun: What the samples are called.
+    """
+    batches, left = divmod(num, global_batch)
+    if not (batches and left):
+        return None
+    return (
+        f"each epoch: {batches:,} batches of {global_batch:,}; {left:,} of the {num:,} {noun} do not fill another and "
+        "are left out, each time others"
+    )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_toolkit.data.cache import CacheKind
-from ssl_toolkit.data.checks import check_at_least_one, check_below_one, check_choice
+from ssl_toolkit.data.checks import check_at_least_one, check_below_one, check_choice, check_same_in_all_processes
 from ssl_toolkit.data.decode import BadImage
 from ssl_toolkit.data.division import Division, Shares, Split
 from ssl_toolkit.data.image_set import ImageSet, ReadOptions
@@ -220,6 +220,7 @@ class ImageData(LightningDataModule):
         trainer = self.trainer
         # Lightning's overfit_batches means the same few batches in every epoch
         shuffle = not getattr(trainer, "overfit_batches", 0)
+        check_same_in_all_processes(self.indices("train"), self.labels("train"), self.noun)
         loader = self.loader("train", shuffle=shuffle, drop_last=True)
         if trainer is not None and trainer.limit_train_batches is not None:
             loader.follow(trainer.current_epoch, trainer.limit_train_batches)

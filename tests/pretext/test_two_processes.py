@@ -1,4 +1,7 @@
-"""Two processes with half of the batch each compute what one process computes with all of it, gradients included."""
+"""i-Mix in two processes computes what one process computes with all of the batch, gradients included.
+
+The plain losses of all methods are in tests/reliability/test_parity.py.
+"""
 
 from functools import partial
 
@@ -6,8 +9,6 @@ import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from pretext.barlow_twins import BarlowTwins
-from pretext.patch_position import PatchPosition
 from pretext.simclr import SimCLR
 from ssl_toolkit.augment import RandomView
 from ssl_toolkit.backbones import Backbone
@@ -22,65 +23,29 @@ from ssl_toolkit.soft_targets import Mixing
 BATCH = 8
 
 
-def make_task(name):
+def make_task():
     torch.manual_seed(0)
-    shared = {
-        "backbone": Backbone("resnet10t", stem="small", kwargs={"channels": (8, 8, 16, 16)}),
-        "optimizer": SGD(),
-        "schedule": Constant(),
-        "view": RandomView(size=36),
-    }
-    if name == "simclr":
-        return SimCLR(**shared, projector_widths=(16, 8), temperature=0.2).double()
-    if name == "barlow_twins":
-        return BarlowTwins(**shared, projector_widths=(16, 8)).double()
-    return PatchPosition(**shared, patch_size=12, jitter=0, hidden_width=16).double()
+    return SimCLR(
+        backbone=Backbone("resnet10t", stem="small", kwargs={"channels": (8, 8, 16, 16)}),
+        optimizer=SGD(),
+        schedule=Constant(),
+        view=RandomView(size=36),
+        projector_widths=(16, 8),
+        temperature=0.2,
+    ).double()
 
 
-def make_views(name):
+def make_views():
     generator = torch.Generator().manual_seed(1)
-    if name == "patch_position":
-        return torch.rand(BATCH, 9, 3, 12, 12, generator=generator, dtype=torch.float64)
     return tuple(torch.rand(2, BATCH, 3, 36, 36, generator=generator, dtype=torch.float64))
 
 
-class Loss(torch.nn.Module):
-    """The task's loss as a forward pass, for DistributedDataParallel."""
+class MixedLoss(torch.nn.Module):
+    """The loss as a training step computes it, as a forward pass for DistributedDataParallel."""
 
     def __init__(self, task):
         super().__init__()
         self.task = task
-
-    def forward(self, views):
-        return self.task.loss(views).loss
-
-
-def loss_and_gradients(name):
-    """On this process's share of the views."""
-    share = slice(rank() * BATCH // world_size(), (rank() + 1) * BATCH // world_size())
-    views = make_views(name)
-    views = views[share] if name == "patch_position" else tuple(view[share] for view in views)
-    module = Loss(make_task(name))
-    if world_size() > 1:
-        module = DistributedDataParallel(convert_sync_batchnorm(module))
-    loss = module(views)
-    loss.backward()
-    return loss.item(), {name: p.grad for name, p in module.named_parameters()}
-
-
-@pytest.mark.parametrize("name", ["simclr", "barlow_twins", "patch_position"])
-def test_two_processes_equal_one(name, run_processes):
-    loss, gradients = loss_and_gradients(name)
-    (first_loss, first), (second_loss, second) = run_processes(loss_and_gradients, 2, name)
-    assert (first_loss + second_loss) / 2 == pytest.approx(loss, rel=1e-12)
-    assert len(gradients) == len(first)
-    for key, gradient in gradients.items():
-        torch.testing.assert_close(first[f"module.{key}"], gradient, rtol=1e-9, atol=1e-12)
-        torch.testing.assert_close(second[f"module.{key}"], gradient, rtol=1e-9, atol=1e-12)
-
-
-class MixedLoss(Loss):
-    """The loss as a training step computes it."""
 
     def forward(self, views, indices):
         task = self.task
@@ -100,7 +65,7 @@ class MixedLoss(Loss):
 def mixed_loss_and_gradients(passes):
     """i-Mix on this process's share of the views, with its mixing."""
     share = slice(rank() * BATCH // world_size(), (rank() + 1) * BATCH // world_size())
-    task = make_task("simclr")
+    task = make_task()
     task.forward_passes = passes
     task.regularizers = [MixUp(1.0, probability=0.6), CutMix(probability=0.4), LabelSmoothing(0.1)]
     for regularizer in task.regularizers:
@@ -109,7 +74,7 @@ def mixed_loss_and_gradients(passes):
     task.backbone.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0]))
     inner = MixedLoss(task)
     module = DistributedDataParallel(convert_sync_batchnorm(inner))
-    loss = module(tuple(view[share] for view in make_views("simclr")), torch.arange(BATCH)[share])
+    loss = module(tuple(view[share] for view in make_views()), torch.arange(BATCH)[share])
     loss.backward()
     return loss.item(), {name: p.grad for name, p in module.named_parameters()}, inner.mixing, torch.cat(kept)
 
@@ -122,14 +87,14 @@ def test_i_mix_in_two_processes_equals_the_whole_batch_with_the_same_mixing(pass
     partners = torch.cat([mixings[0].partners, mixings[1].partners + half])
     shares = torch.cat([each.shares for each in mixings])
     assert (partners != torch.arange(BATCH)).any()
-    first, second = make_views("simclr")
+    first, second = make_views()
     mixed = torch.cat([each[:half] for each in seen])
     assert torch.equal(torch.cat([each[half:] for each in seen]), second)
     # whatever the mixing, a mixed pixel is one of two pixels or lies between them
     low, high = torch.minimum(first, first[partners]), torch.maximum(first, first[partners])
     assert ((low - 1e-12 <= mixed) & (mixed <= high + 1e-12)).all()
 
-    task = make_task("simclr")
+    task = make_task()
     task.mixing, task.smoothing, task.forward_passes = Mixing(partners, shares), 0.1, passes
     loss = task.loss((mixed, second)).loss
     loss.backward()

@@ -64,7 +64,7 @@ def gather_unequal(shapes, dtypes):
     [
         ([(4, 3), (3, 3)], [torch.float32] * 2, ["[4, 3]", "[3, 3]"]),
         ([(4, 3), (4, 3, 1)], [torch.float32] * 2, ["[4, 3]", "[4, 3, 1]"]),
-        ([(4, 3), (4, 3)], [torch.float32, torch.bfloat16], ["4-byte", "2-byte"]),
+        ([(4, 3), (4, 3)], [torch.float32, torch.bfloat16], ["float32", "bfloat16"]),
     ],
 )
 def test_gather_refuses_unequal_shapes_in_every_process(run_processes, shapes, dtypes, named):
