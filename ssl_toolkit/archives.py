@@ -93,7 +93,8 @@ def unpack_zip(archive: str | Path, folder: str | Path, compression: str | None 
                     f"'{archive}' holds '{member.filename}', which is a link or a device; none is unpacked"
                 )
             room.take(member.filename, member.file_size)
-        file.extractall(folder)
+        for member in file.infolist():
+            file.extract(member, folder)
 
 
 def check_not_compressed(path: str | Path) -> None:

@@ -122,7 +122,8 @@ def test_the_search_finds_what_it_is_there_for(tmp_path):
 
 
 @pytest.mark.goal("S6")
-@pytest.mark.timeout(400)
+@pytest.mark.slow
+@pytest.mark.timeout(500)
 def test_no_secret_of_the_environment_is_written_or_said(tmp_path, reached):
     home = tmp_path / "home"
     home.mkdir()

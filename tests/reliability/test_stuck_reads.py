@@ -114,7 +114,7 @@ def test_slow_reads_are_none_that_never_end():
         (KeyError("bug"), RuntimeError, r"reading the image image-25.png failed: KeyError: 'bug'"),
         (ValueError("wrong"), ValueError, r"reading the image image-25.png failed: ValueError: wrong"),
         (TimeoutError("slow"), RuntimeError, r"reading the image image-25.png failed: TimeoutError: slow"),
-        (KeyboardInterrupt(), KeyboardInterrupt, ""),
+        (KeyboardInterrupt(), KeyboardInterrupt, "^$"),
     ],
 )
 def test_whatever_a_thread_raises_reaches_the_run_with_the_name(error, kind, message):
