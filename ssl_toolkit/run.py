@@ -22,6 +22,7 @@ CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
 WEIGHTS = "backbone.safetensors"
 STATUS = "status.json"
+WATCHED = "watch.json"
 
 
 def new_run(path: str | None, task_name: str) -> Path:
