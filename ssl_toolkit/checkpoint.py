@@ -248,7 +248,7 @@ class Checkpoint(callbacks.Checkpoint):
 
 def _stop_within_step(trainer: Trainer) -> None:
     """Has Lightning repeat the validation at hand: it leaves one out that was stopped between two of its batches."""
-    progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+    progress: Any = trainer.fit_loop.epoch_loop.val_loop.batch_progress
     progress.total.processed = progress.total.completed
     progress.current.reset()
 

@@ -25,6 +25,7 @@ WEIGHTS = "backbone.safetensors"
 STATUS = "status.json"
 ENVIRONMENT = "environment.json"
 BAD_FILES = "bad_files.txt"
+WATCHED = "watch.json"
 
 
 def new_run(path: str | None, task_name: str) -> Path:

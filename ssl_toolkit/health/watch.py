@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -10,7 +13,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from ssl_toolkit.evaluation.representation import spread
+from ssl_toolkit.files import write_atomically
+from ssl_toolkit.health.collapse import Outputs, judge
 from ssl_toolkit.health.curves import read_curves
 from ssl_toolkit.health.findings import Finding
 from ssl_toolkit.health.layers import DeadUnits
@@ -18,6 +22,7 @@ from ssl_toolkit.health.steps import RATIOS, update_ratios
 from ssl_toolkit.health.trial import weights_of
 from ssl_toolkit.metrics_file import read_metrics
 from ssl_toolkit.parts import whole
+from ssl_toolkit.run import WATCHED
 from ssl_toolkit.task import Task
 from ssl_toolkit.tracking import MetricsLogger
 
@@ -26,18 +31,17 @@ _HISTORY = 20
 _EXPLODED = 100.0
 _VANISHED = 1e-7
 _MOST_DEAD = 0.5
-_LEAST_SPREAD = 0.01  # random weights begin at about 0.1
-_FEWEST_SAMPLES = 8
 
 
 class Watch(Callback):
     """Looks at a step every now and then, and says in a plain sentence what is wrong, once when it is first seen.
 
     Logs ``train/update_ratio`` (the length of a step over that of the weight, median of the layers),
-    ``train/gradient_norm``, ``train/dead_units`` (the share of units that are 0 for a whole batch, in the worst layer)
-    and ``train/feature_spread`` (0 for features that have collapsed to a point). At the end of the run it reads under-
-    and overfitting off the curves in ``metrics.csv``. The training is not touched: the weights are the same, bit for
-    bit, with and without it.
+    ``train/gradient_norm``, ``train/dead_units`` (the share of units that are 0 for a whole batch, in the worst layer),
+    ``train/feature_spread`` and ``train/feature_rank`` (see `ssl_toolkit.evaluation`; 0 and 1 for features that have
+    collapsed), and the same of the embeddings for a task that has a ``projector``. At the end of the run it reads
+    under- and overfitting off the curves in ``metrics.csv``. What it finds is printed, kept in ``RUN/watch.json``, and
+    shown in the report. The training is not touched: the weights are the same, bit for bit, with and without it.
 
     Args:
         every_n_steps: Optimizer steps from one look to the next; 0 for never.
@@ -52,8 +56,8 @@ class Watch(Callback):
         self._norms: list[float] = []
         self._values: dict[str, float] = {}
         self._dead: DeadUnits | None = None
-        self._features: Tensor | None = None
-        self._hook: Any = None
+        self._outputs: Outputs | None = None
+        self._step_looked_at = -1
         self._before: dict[str, Tensor] = {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -67,15 +71,19 @@ class Watch(Callback):
         self._seen, self._norms = dict(state_dict["seen"]), list(state_dict["norms"])
         self._values = dict(state_dict["values"])
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forgets what a killed run wrote after its last checkpoint."""
+        self._write(trainer)
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Begins to look at the forward pass, at the first batch of a step that is looked at."""
-        # a compiled backbone would be compiled again for the hooks
-        if not self._due(trainer) or getattr(pl_module, "compile_backbone", False) or self._dead is not None:
+        if not self._due(trainer) or self._step_looked_at == trainer.global_step:
             return
-        self._dead = DeadUnits(pl_module)
-        backbone = getattr(pl_module, "backbone", None)
-        if isinstance(backbone, torch.nn.Module):
-            self._hook = backbone.register_forward_hook(self._keep_features)
+        self._step_looked_at = trainer.global_step
+        # a compiled backbone would be compiled again for the hooks
+        is_compiled = getattr(pl_module, "compile_backbone", False)
+        self._dead = None if is_compiled else DeadUnits(pl_module)
+        self._outputs = Outputs(pl_module, ["projector"] if is_compiled else ["backbone", "projector"])
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Looks no longer: gradient checkpointing computes again."""
@@ -102,8 +110,11 @@ class Watch(Callback):
         if self._before:
             self._judge_step(trainer, pl_module)
             self._before = {}
-        for name, value in self._values.items():
-            pl_module.log(f"train/{name}", value, batch_size=1)
+        # only for the rows that are written: to log takes longer than all else in a step that is not looked at
+        every: int = getattr(trainer, "log_every_n_steps", 1)  # set out of pyright's sight
+        if (every and trainer.global_step % every == 0) or trainer.should_stop:
+            for name, value in self._values.items():
+                pl_module.log(f"train/{name}", value, batch_size=1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reads the curves, and repeats what was found."""
@@ -114,9 +125,11 @@ class Watch(Callback):
                 logger.save()
         metrics = read_metrics(trainer.default_root_dir)
         earlier = list(self.findings.values())
-        if finding := read_curves(metrics.get("train/loss", []), metrics.get("val/loss", [])):
+        curves = metrics.get("train/loss", []), metrics.get("val/loss", [])
+        if finding := read_curves(*curves, trainer.global_step):
             self.findings.setdefault(finding.kind, finding)
             print(f"watch: {finding}")
+            self._write(trainer)
         for finding in earlier:
             print(f"watch, again: {finding.what}")
 
@@ -127,16 +140,10 @@ class Watch(Callback):
     def _due(self, trainer: Trainer) -> bool:
         return bool(self.every_n_steps) and (trainer.global_step + 1) % self.every_n_steps == 0
 
-    def _keep_features(self, module: Any, inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.ndim == 2:
-            self._features = output.detach()
-
     def _stop(self) -> None:
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
-        if self._dead is not None:
-            self._dead.stop()
+        for listener in (self._dead, self._outputs):
+            if listener is not None:
+                listener.stop()
 
     def _judge_gradients(self, names: list[str], norms: list[float], trainer: Trainer) -> None:
         whole = math.sqrt(sum(norm**2 for norm in norms))
@@ -189,16 +196,14 @@ class Watch(Callback):
                 "Lower optimizer.lr or lengthen the warm-up; begin anew, as dead units rarely come back.",
                 trainer,
             )
-        features, self._features = self._features, None
-        if features is not None and len(features) >= _FEWEST_SAMPLES:
-            self._values["feature_spread"] = apart = spread(features.float())
-            self._say(
-                "collapse",
-                apart < _LEAST_SPREAD,
-                f"The features have collapsed: they are nearly the same for all images (spread {apart:.2g}).",
-                "Lower optimizer.lr; for a contrastive task raise batch size or temperature.",
-                trainer,
-            )
+        extents = self._outputs.extents() if self._outputs is not None else {}
+        self._outputs = None
+        # labels ask for no more dimensions than there are classes
+        unlabelled = hasattr(pl_module, "make_views")
+        for name, found in extents.items():
+            self._values |= {f"{name}_spread": found.spread, f"{name}_rank": found.rank}
+            if finding := judge(name, found, trainer.global_step, by_rank=unlabelled):
+                self._say(f"{finding.kind} of {name}s", True, finding.what, finding.advice, trainer, times=1)
 
     def _say(self, kind: str, wrong: bool, what: str, advice: str, trainer: Trainer, times: int = _TIMES) -> None:
         self._seen[kind] = self._seen.get(kind, 0) + 1 if wrong else 0
@@ -206,6 +211,19 @@ class Watch(Callback):
             self.findings[kind] = Finding(kind, what, advice)
             if trainer.is_global_zero:
                 print(f"watch: {self.findings[kind]}")
+            self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
+        """Keeps what was found in the run's folder."""
+        if not trainer.is_global_zero:
+            return
+        file = Path(trainer.default_root_dir) / WATCHED
+        with contextlib.suppress(OSError):  # a full disk is for others to report
+            if self.findings:
+                found = [finding._asdict() for finding in self.findings.values()]
+                write_atomically(file, json.dumps(found, indent=1) + "\n")
+            else:
+                file.unlink(missing_ok=True)
 
 
 def _share_of_rate(trainer: Trainer, pl_module: LightningModule) -> float:

@@ -13,7 +13,7 @@ import yaml
 
 from ssl_toolkit.metrics_file import read_metrics
 from ssl_toolkit.report.page import Code, Figure, Piece, Section, Table, Text, write_page
-from ssl_toolkit.run import CONFIG, WEIGHTS, sync_command
+from ssl_toolkit.run import CONFIG, WATCHED, WEIGHTS, sync_command
 
 FILE = "report.html"
 MAX_BAD_FILES = 100
@@ -30,11 +30,16 @@ TITLES = {
     "data_wait": ("time waiting for data (%)", True),
     "rank_me": ("RankMe: effective rank of the features", False),
     "spread": ("spread of the features", False),
+    "feature_rank": ("RankMe of the features of a training batch", False),
+    "feature_spread": ("spread of the features of a training batch", False),
+    "embedding_rank": ("RankMe of the embeddings of a training batch", False),
+    "embedding_spread": ("spread of the embeddings of a training batch", False),
 }
 
 
 def write_report(run_dir: str | Path) -> Path:
-    """Writes ``report.html`` into a run's folder: result, curves, views, evaluation, bad files, commands, settings.
+    """Writes ``report.html`` into a run's folder: result, findings, curves, views, evaluation, bad files, commands,
+    settings.
 
     Args:
         run_dir: The run's folder. Whatever is missing in it is left out of the page.
@@ -55,6 +60,7 @@ def write_report(run_dir: str | Path) -> Path:
     starts = _json(run / "environment.json").get("starts", [])
     sections = [
         Section("Result", _result(metrics, starts)),
+        Section("What the watch found", _findings(run)),
         Section("Curves", _curves(metrics)),
         Section("What the task saw", _views(run)),
         Section("Evaluation on frozen features", _evaluation(run)),
@@ -104,6 +110,12 @@ def _result(metrics: Mapping[str, Sequence[float]], starts: Sequence[Mapping[str
 
 def _number(value: float, percent: bool) -> str:
     return f"{100 * value:.1f}" if percent else f"{value:,.4g}"
+
+
+def _findings(run: Path) -> list[Piece]:
+    file = run / WATCHED
+    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    return [Text(f"{each['what']} {each['advice']}") for each in found]
 
 
 def _curves(metrics: Mapping[str, Sequence[float]]) -> list[Piece]:

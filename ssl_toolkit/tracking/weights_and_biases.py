@@ -15,9 +15,11 @@ from lightning.pytorch.loggers.logger import DummyExperiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from ssl_toolkit.metrics_file import read_metrics
+from ssl_toolkit.tracking.patience import NoAnswer, end_without_wandb, within
 
 INIT_SECONDS = 60
 FINISH_SECONDS = 600
+ANSWER_SECONDS = 60  # for what W&B's own process does at once while it is well
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,10 @@ def offline(mode: Literal["auto", "online", "offline"] = "auto") -> bool:
 class GuardedWandbLogger(WandbLogger):
     """Lightning's W&B logger, which gives up after the first failure with one warning; the run goes on.
 
+    No answer is a failure, too: each call is made in a thread of its own, which is left behind if it does not return.
     It starts the W&B run when the trainer does, ends it with it, and continues it, by its id, when there is more to log
-    or the run is resumed. Nothing of it is global: several runs of one process, and a run
-    of the user's own, do not meet.
+    or the run is resumed. Nothing of it is global: several runs of one process, and a run of the user's own, do not
+    meet.
 
     Args:
         run_dir: The run's folder; W&B's files go to its folder ``wandb``.
@@ -91,19 +94,21 @@ class GuardedWandbLogger(WandbLogger):
         self.config = config
         self._failed = False
         self._replay = False
+        self._is_offline = True
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
         """The W&B run, or after a failure something that takes every call and does nothing."""
         if self._experiment is None and not self._failed:
-            self._experiment = self._guard(self._start)
+            # W&B keeps to its own limit once it has reached its process
+            self._experiment = self._guard(self._start, seconds=2 * INIT_SECONDS + ANSWER_SECONDS)
         return DummyExperiment() if self._experiment is None else self._experiment
 
     def _start(self) -> Any:
         import wandb
 
-        is_offline = offline(self.settings.mode)
+        self._is_offline = is_offline = offline(self.settings.mode)
         # W&B does not join parts recorded offline under one id, the one sent last replaces the others; so each later
         # part is made to begin with all that came before it
         self._replay = is_offline and any(self.run_dir.glob("wandb/offline-run-*"))
@@ -133,17 +138,20 @@ class GuardedWandbLogger(WandbLogger):
         run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
         return run
 
-    def _guard(self, action: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Calls and returns the result; the first exception is the last thing W&B does in this run."""
+    def _guard(self, action: Callable[..., Any], *args: Any, seconds: float | None = None, **kwargs: Any) -> Any:
+        """Calls and returns the result; the first failure is the last thing W&B does in this run."""
         if self._failed:
             return None
         try:
-            return action(*args, **kwargs)
+            return within(ANSWER_SECONDS if seconds is None else seconds, action, *args, **kwargs)
         # whatever goes wrong in a tracker, numbers of hours of training are worth more
         except Exception as error:
-            self._failed, self._experiment = True, None
-            reason = str(error).strip() or type(error).__name__
-            rank_zero_warn(f"W&B failed ({reason}); the run goes on without it, its numbers are in metrics.csv")
+            # a call within a call may have said it already
+            if not self._failed:
+                self._failed, self._experiment = True, None
+                end_without_wandb(hung=isinstance(error, NoAnswer))
+                reason = " ".join(str(error).split()) or type(error).__name__
+                rank_zero_warn(f"W&B failed ({reason}); the run goes on without it, its numbers are in metrics.csv")
             return None
 
     @rank_zero_only
@@ -152,7 +160,7 @@ class GuardedWandbLogger(WandbLogger):
         run = self.experiment  # starts the W&B run if there is none
         if run is not None and self._replay:
             self._replay = False
-            self._guard(self._log_past)
+            self._guard(self._log_past, seconds=FINISH_SECONDS)
         self._guard(super().log_metrics, metrics, step)
 
     def _log_past(self) -> None:
@@ -169,16 +177,42 @@ class GuardedWandbLogger(WandbLogger):
     @rank_zero_only
     def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
         """Logs pictures."""
+        _ = self.experiment  # starts the W&B run, which may take longer than to log
         self._guard(super().log_image, key, images, step, **kwargs)
 
     @rank_zero_only
     def log_hyperparams(self, params: Any) -> None:
         """Adds to the configuration."""
+        _ = self.experiment
         self._guard(super().log_hyperparams, params)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Ends the W&B run."""
         if self._experiment is not None:
-            self._guard(self._experiment.finish, exit_code=0 if status in ("success", "finished") else 1)
+            well = status in ("success", "finished")
+            # a run that was stopped has no time to send what is left: it stays in the run's folder for wandb sync
+            seconds = ANSWER_SECONDS + (FINISH_SECONDS if well and not self._is_offline else 0)
+            self._guard(self._experiment.finish, exit_code=0 if well else 1, seconds=seconds)
         self._experiment = None
+
+    @property
+    def version(self) -> str:
+        """The W&B run's id."""
+        return self.run_id
+
+
+def _guarded(name: str) -> Any:
+    """A method of Lightning's logger that cannot stop a run."""
+
+    @rank_zero_only
+    def method(self: GuardedWandbLogger, *args: Any, **kwargs: Any) -> Any:
+        _ = self.experiment
+        return self._guard(getattr(WandbLogger, name), self, *args, **kwargs)
+
+    method.__doc__ = getattr(WandbLogger, name).__doc__
+    return method
+
+
+for _name in ("watch", "log_table", "log_text", "log_audio", "log_video", "use_artifact"):
+    setattr(GuardedWandbLogger, _name, _guarded(_name))

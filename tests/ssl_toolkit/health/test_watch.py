@@ -1,5 +1,6 @@
 """The watch of a run: silent when all is well, heard when it is not, and never felt by the run."""
 
+import json
 import math
 
 import pytest
@@ -10,7 +11,9 @@ from ssl_toolkit.cli.train import train
 from ssl_toolkit.health.curves import read_curves
 from ssl_toolkit.metrics_file import read_metrics
 from ssl_toolkit.run import newest_checkpoint
+from ssl_toolkit.task import Task
 
+FIGURES = ("update_ratio", "gradient_norm", "dead_units", "feature_spread", "feature_rank")
 FALLING = [2.0 * math.exp(-step / 40) + 0.1 for step in range(100)]
 
 
@@ -60,7 +63,7 @@ def test_a_run_with_it_is_the_same_bit_for_bit_and_it_is_silent(options, tmp_pat
     metrics, without = read_metrics(watched), read_metrics(plain)
     losses = [torch.tensor(each["train/loss"]) for each in (metrics, without)]
     torch.testing.assert_close(*losses, rtol=0, atol=0, equal_nan=True)
-    logged = {f"train/{name}" for name in ("update_ratio", "gradient_norm", "dead_units", "feature_spread")}
+    logged = {f"train/{name}" for name in FIGURES}
     assert logged <= set(metrics)
     assert not logged & set(without)
 
@@ -71,7 +74,7 @@ def test_its_figures_survive_a_resume(tmp_path):
     for step in (4, 5, 6):
         (stopped / "checkpoints" / f"step-{step:010d}.ckpt").unlink()
     train("transfer", ["--resume", str(stopped)], quietly=True)
-    for name in ("update_ratio", "gradient_norm", "dead_units", "feature_spread"):
+    for name in FIGURES:
         first, second = (read_metrics(each)[f"train/{name}"] for each in (whole, stopped))
         torch.testing.assert_close(torch.tensor(first), torch.tensor(second), rtol=0, atol=0, equal_nan=True)
 
@@ -114,6 +117,35 @@ def test_dead_units_and_collapse_are_said(tmp_path, capsys):
     assert "features have collapsed" in said
 
 
+def test_a_step_that_is_left_out_is_not_looked_at(tmp_path, monkeypatch):
+    original = Task.training_step
+
+    def training_step(self, batch, batch_idx):
+        loss = original(self, batch, batch_idx)
+        return loss * math.nan if self.global_step == 1 else loss
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Task, "training_step", training_step)
+        skipped = run(tmp_path, "skipped", "--watch.every_n_steps", "2", "--nonfinite.skip", "1")
+    spreads = [value for value in read_metrics(skipped)["train/feature_spread"] if math.isfinite(value)]
+    assert len(spreads) == 3, "it is looked at from step 4 on"
+    assert spreads[0] == spreads[1] != spreads[2]
+
+
+def test_findings_are_kept_where_the_report_finds_them_and_forgotten_with_their_steps(tmp_path):
+    optimizer = {"class_path": "ssl_toolkit.optim.AdamW", "init_args": {"lr": 2.0, "weight_decay": 0.0}}
+    schedule = {"class_path": "ssl_toolkit.schedule.Constant"}
+    folder = run(tmp_path, "run", "--watch.every_n_steps", "2", optimizer=optimizer, schedule=schedule)
+    found = json.loads((folder / "watch.json").read_text())
+    assert "learning rate" in [each["kind"] for each in found]
+    assert "The learning rate is too large" in (folder / "report.html").read_text()
+    # a killed run: its checkpoint is of a step before anything was found
+    for step in (2, 3, 4, 5, 6):
+        (folder / "checkpoints" / f"step-{step:010d}.ckpt").unlink()
+    train("transfer", ["--resume", str(folder), "--watch.every_n_steps", "0"], quietly=True)
+    assert not (folder / "watch.json").exists()
+
+
 def test_curves_by_hand():
     rising = [1.0, 0.6, 0.5, 0.52, 0.58, 0.66, 0.75, 0.83]
     found = read_curves(FALLING, rising)
@@ -123,6 +155,9 @@ def test_curves_by_hand():
     flat = read_curves([2.08 + 0.01 * (-1) ** step for step in range(100)], [2.08] * 8)
     assert flat is not None
     assert flat.kind == "underfitting"
+    level = [2.08 + 0.01 * (-1) ** step for step in range(100)]
+    assert read_curves(level, [], steps=1000) is not None
+    assert read_curves(level, [], steps=999) is None, "a slow start"
     assert read_curves(FALLING, [1.0, 0.6, 0.5, 0.45, 0.43, 0.42, 0.42, 0.43]) is None
     assert read_curves(FALLING, []) is None
     # noise is no rise
