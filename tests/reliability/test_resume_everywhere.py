@@ -35,6 +35,22 @@ def test_resume_in_double_precision_rounds_nothing(tmp_path, reached):
 
 
 @pytest.mark.goal("R2")
+def test_a_second_resume_amid_the_epoch_after_a_first_at_the_end_of_one(tmp_path, reached):
+    changes = {"checkpoint": {"every_n_steps": 1, "keep": 99}, "data": IMAGES}
+    start, expected, batches = command("SimCLR", tmp_path, changes, max_epochs=2), [], []
+    with batches_noted(expected.append):
+        whole = train("pretrain", [*start, "--out", str(tmp_path / "whole")], quietly=True)
+    once = copy_until(whole, 5, tmp_path / "once")
+    train("pretrain", ["--resume", str(once)], quietly=True)
+    twice = copy_until(once, 7, tmp_path / "twice")
+    with batches_noted(batches.append):
+        train("pretrain", ["--resume", str(twice)], quietly=True)
+    assert batches == expected[7:]
+    assert differences(checkpoint(whole), checkpoint(twice)) == []
+    reached("2 resumes, every bit the same")
+
+
+@pytest.mark.goal("R2")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("name", "accumulated"), CASES)
 def test_resume_after_every_step(name, accumulated, tmp_path, monkeypatch, reached):
