@@ -156,6 +156,17 @@ class Checkpoint(callbacks.Checkpoint):
         self._last_step = self._step_on_disk = trainer.global_step
         self.preemption.listen()
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Mends what Lightning counts.
+
+        In a run that was resumed at the end of an epoch it does not count the beginning of the next one. A checkpoint
+        amid that one would then say that it is over, and the place in it would be lost at the second resume.
+        """
+        progress: Any = trainer.fit_loop.epoch_progress
+        if progress.current.ready == progress.current.processed:
+            progress.increment_ready()
+            progress.increment_started()
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

@@ -82,7 +82,7 @@ def _resize_each(
     interpolation: Interpolation,
 ) -> Tensor:
     """What `crop_resize` does, one image after the other, for boxes with integer corners."""
-    result = torch.empty(len(pixels), pixels.shape[1], *size)
+    result = torch.empty(len(pixels), pixels.shape[1], *size, dtype=torch.float32)
     unit = 1 / 255 if pixels.dtype == torch.uint8 else 1.0
     never = torch.zeros(len(pixels), dtype=torch.bool)
     flips = torch.stack([never if each is None else each for each in (vertical_flip, flip)], dim=1)

@@ -123,7 +123,7 @@ def _fused(images: Tensor, jitter: Jitter) -> Tensor:
         matrices[:, HUE, 0] = hue_rotations(jitter.hue)
     samples = torch.arange(len(pixels), device=pixels.device)
     first_mean = mean = pixels.mean(2, keepdim=True)
-    matrix = torch.eye(pixels.shape[1], device=pixels.device).expand(len(pixels), -1, -1)
+    matrix = torch.eye(pixels.shape[1], dtype=pixels.dtype, device=pixels.device).expand(len(pixels), -1, -1)
     for slot in range(4):
         own, of_mean = matrices[samples, jitter.order[:, slot]].unbind(1)
         matrix = own @ matrix
@@ -141,8 +141,8 @@ def _step_matrices(images: Tensor, jitter: Jitter) -> Tensor:
     """
     batch, channels = images.shape[:2]
     weights = colour.GRAY_WEIGHTS if channels == 3 else (1 / channels,) * channels
-    identity = torch.eye(channels, device=images.device)
-    to_gray = torch.tensor(weights, device=images.device).expand(channels, -1)
+    identity = torch.eye(channels, dtype=images.dtype, device=images.device)
+    to_gray = torch.tensor(weights, dtype=images.dtype, device=images.device).expand(channels, -1)
     matrices = torch.stack([identity, torch.zeros_like(identity)]).repeat(batch, 4, 1, 1, 1)
     if jitter.brightness is not None:
         matrices[:, BRIGHTNESS, 0] = jitter.brightness[:, None, None] * identity
@@ -168,7 +168,7 @@ def hue_rotations(shifts: Tensor) -> Tensor:
         float32 tensor of shape ``[batch, 3, 3]``.
     """
     angle = 2 * math.pi * shifts[:, None, None]
-    identity = torch.eye(3, device=shifts.device)
+    identity = torch.eye(3, dtype=shifts.dtype, device=shifts.device)
     third_of_a_turn = identity.roll(1, dims=0)
     cross_product = (third_of_a_turn - third_of_a_turn.T) / math.sqrt(3)
     return torch.cos(angle) * identity + (1 - torch.cos(angle)) / 3 + torch.sin(angle) * cross_product

@@ -75,7 +75,7 @@ def warp(images: Tensor, matrices: Tensor, fill: float = FILL) -> Tensor:
     """
     height, width = images.shape[-2:]
     # torch's places run from -1 to 1 over the height and over the width
-    scale = torch.tensor([width / 2, height / 2, 1.0], device=images.device)
+    scale = torch.tensor([width / 2, height / 2, 1.0], dtype=images.dtype, device=images.device)
     matrices = matrices * scale / scale[:2, None]
     with torch.autocast(images.device.type, enabled=False):
         grid = F.affine_grid(matrices, list(images.shape), align_corners=False)

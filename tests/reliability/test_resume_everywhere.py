@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import methods
 import pytest
+import torch
 
 from runs import batches_noted, checkpoint, command, copy_until, differences
 from ssl_toolkit.cli.train import train
@@ -19,6 +20,34 @@ CASES = [
     for name in methods.tasks()
     for accumulated in (1, 2)
 ]
+
+
+@pytest.mark.goal("R2")
+def test_resume_in_double_precision_rounds_nothing(tmp_path, reached):
+    start = command("SimCLR", tmp_path, {"checkpoint": {"every_n_steps": 3, "keep": 9}}, precision="64-true")
+    whole = train("pretrain", [*start, "--trainer.max_epochs", "1", "--out", str(tmp_path / "whole")], quietly=True)
+    broken = copy_until(whole, 3, tmp_path / "broken")
+    train("pretrain", ["--resume", str(broken)], quietly=True)
+    end = checkpoint(whole)
+    assert {each.dtype for each in end["state_dict"].values() if each.is_floating_point()} == {torch.float64}
+    assert differences(end, checkpoint(broken)) == []
+    reached("every bit of float64 weights the same")
+
+
+@pytest.mark.goal("R2")
+def test_a_second_resume_amid_the_epoch_after_a_first_at_the_end_of_one(tmp_path, reached):
+    changes = {"checkpoint": {"every_n_steps": 1, "keep": 99}, "data": IMAGES}
+    start, expected, batches = command("SimCLR", tmp_path, changes, max_epochs=2), [], []
+    with batches_noted(expected.append):
+        whole = train("pretrain", [*start, "--out", str(tmp_path / "whole")], quietly=True)
+    once = copy_until(whole, 5, tmp_path / "once")
+    train("pretrain", ["--resume", str(once)], quietly=True)
+    twice = copy_until(once, 7, tmp_path / "twice")
+    with batches_noted(batches.append):
+        train("pretrain", ["--resume", str(twice)], quietly=True)
+    assert batches == expected[7:]
+    assert differences(checkpoint(whole), checkpoint(twice)) == []
+    reached("2 resumes, every bit the same")
 
 
 @pytest.mark.goal("R2")
