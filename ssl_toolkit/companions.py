@@ -79,6 +79,9 @@ def stand_together(run: Path, trainer: Trainer, preemption: Preemption) -> Itera
     except Exception as error:
         if not _is_of_the_connection(error):
             raise
+        # Lightning has put back the handlers from before the training
+        preemption.stop_listening()
+        preemption.listen()
         raise lookout.explain(error) from error
     finally:
         lookout.end()

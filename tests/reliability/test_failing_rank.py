@@ -127,7 +127,9 @@ def test_nobody_waits_for_one_that_is_gone_or_stuck(how, recipe, tmp_path, reach
         with pytest.raises(AssertionError, match=r"^rank 1: killed or crashed \(exit code (-9|0|1)\)$"):
             run_processes(one_fails, 2, *arguments, timeout=200)
     status = read_status(run)
-    assert (status["state"], status["rank"]) == ("failed", 0)
+    assert status["state"] == "failed"
+    # of two that wait for each other, either may be the first to give up
+    assert status["rank"] in ((0, 1) if how == "skipped collective" else (0,))
     seconds = datetime.fromisoformat(status["at"]).timestamp() - float(note.read_text())
     # a machine that does little else needs a fraction of it
     assert seconds < 3 * SECONDS
