@@ -128,7 +128,7 @@ class Checkpoint(callbacks.Checkpoint):
         In a run that was resumed at the end of an epoch it does not count the beginning of the next one. A checkpoint
         amid that one would then say that it is over, and the place in it would be lost at the second resume.
         """
-        progress = trainer.fit_loop.epoch_progress
+        progress: Any = trainer.fit_loop.epoch_progress
         if progress.current.ready == progress.current.processed:
             progress.increment_ready()
             progress.increment_started()
