@@ -11,6 +11,7 @@ the page what it saw: a goal whose test fails is a row that says so. A test note
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import sys
@@ -111,6 +112,15 @@ class Collector:
         if report.when == "call":
             self.figures[report.nodeid] = [str(text) for name, text in report.user_properties if name == "reached"]
 
+    def keep(self, file: Path) -> None:
+        """Adds what became of tests that were run before and not now, and writes all of it."""
+        mine = [self.goals, self.seconds, self.outcomes, self.figures]
+        before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else [{} for _ in mine]
+        run_now = set(self.outcomes)
+        for kept, now in zip(before, mine, strict=True):
+            now.update({test: fact for test, fact in kept.items() if test not in run_now})
+        file.write_text(json.dumps(mine), encoding="utf-8")
+
     def row(self, goal: str) -> str:
         """A line of the table."""
         tests = [test for test, names in self.goals.items() if goal in names]
@@ -162,10 +172,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=PAGE, help="the page")
     parser.add_argument("--select", default="", help="pytest's -m: some of the tests only, such as 'not slow'")
+    parser.add_argument("--keep", type=Path, help="a file that keeps what the tests did, to make the page in parts")
+    parser.add_argument("tests", nargs="*", default=["tests"], help="files or tests, as pytest takes them")
     args = parser.parse_args()
     collected = Collector()
     os.chdir(ROOT)
-    status = pytest.main(["-q", "-n", "0", "-m", args.select, "tests"], plugins=[collected])
+    status = pytest.main(["-q", "-n", "0", "-m", args.select, *args.tests], plugins=[collected])
+    if args.keep:
+        collected.keep(args.keep)
     args.out.write_text(page(collected), encoding="utf-8")
     sys.exit(status)
 
