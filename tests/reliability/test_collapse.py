@@ -18,7 +18,7 @@ from ssl_toolkit.health.watch import Watch
 from ssl_toolkit.metrics_file import read_metrics
 from ssl_toolkit.task import Task
 
-STEPS = 300
+STEPS = 200
 EVERY = 20
 SEEDS = range(5)
 
