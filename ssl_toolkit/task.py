@@ -188,7 +188,7 @@ class Task(LightningModule, ABC):
             for regularizer in self.regularizers:
                 regularizer.prepare(self)
             self._regularizers_are_prepared = True
-        if self.trainer.precision == "64-true":
+        if getattr(self._trainer, "precision", None) == "64-true":
             self.double()  # before a checkpoint is loaded, whose weights would be rounded: Lightning does so after
         if self.compile_backbone:
             self.backbone.compile()

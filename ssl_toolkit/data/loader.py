@@ -242,6 +242,8 @@ class BatchLoader:
     def _without_known_bad(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """Spares the store images that it cannot give; what stands in for them is the same."""
         found = self._store.bad.found
+        if not found:
+            return places
         return np.array([self._next_good(at) if int(self._indices[at]) in found else at for at in places], np.int64)
 
     def _next_good(self, place: int) -> int:

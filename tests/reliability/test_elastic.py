@@ -25,6 +25,7 @@ from ssl_toolkit.batch import Images
 from ssl_toolkit.cli.global_batch import keep_global_batch
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.data import BatchLoader, ImageData
+from ssl_toolkit.data.reading import BadFiles
 from ssl_toolkit.data.store import Store
 from ssl_toolkit.processes import rank, world_size
 from ssl_toolkit.random import sample_order
@@ -36,7 +37,7 @@ TRIALS = 200
 class Blank(Store):
     """Images of one pixel."""
 
-    bad = None
+    bad = BadFiles(0)
 
     def gather(self, indices):
         return Images(torch.zeros(len(indices), 1, 1, 1, dtype=torch.uint8), torch.ones(len(indices), 2)), []
