@@ -31,7 +31,8 @@ def write_recipe(name, folder, class_path=None, seed=0, **watch):
     if "projector_widths" in arguments:
         arguments["projector_widths"] = [64, 64]
     written["model"]["class_path"] = class_path or written["model"]["class_path"]
-    written["data"] |= {"max_images": 640, "batch_size": 32}
+    # few enough epochs that no method learns its images by heart
+    written["data"] |= {"max_images": 2000, "batch_size": 32}
     written["watch"], written["seed"] = watch or {"every_n_steps": EVERY}, seed
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "recipe.yaml"
