@@ -126,12 +126,15 @@ class Collector:
         tests = [test for test, names in self.goals.items() if goal in names]
         if not tests:
             return f"| {goal} | {GOALS[goal]} | **no test yet** | | |"
-        failed = [test for test in tests if self.outcomes.get(test) != "passed"]
+        not_run = [test for test in tests if test not in self.outcomes]
+        failed = [test for test in tests if self.outcomes.get(test, "passed") != "passed"]
         functions = dict.fromkeys(test.split("[")[0] for test in tests)
         figures = list(dict.fromkeys(text for test in tests for text in self.figures[test]))
+        if not_run:
+            figures.insert(0, f"{len(not_run)} of {len(tests)} tests not run")
         if failed:
             figures.insert(0, f"**{len(failed)} of {len(tests)} tests fail**")
-        elif not figures:
+        if not figures:
             figures = [f"{len(tests)} tests pass" if len(tests) > 1 else "its test passes"]
         links = "<br>".join(f"[{name.rpartition('::')[2]}](../{name.split('::')[0]})" for name in functions)
         seconds = sum(self.seconds[test] for test in tests)
