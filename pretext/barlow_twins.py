@@ -30,6 +30,9 @@ class BarlowTwins(TwoViewTask):
         **kwargs: See `pretext.base.TwoViewTask` and `ssl_toolkit.task.Task`.
     """
 
+    # the loss does not depend on it: its gradient would be rounding alone, of which Adam makes steps of full length
+    projector_has_bias = False
+
     def __init__(
         self, *, projector_widths: tuple[int, ...] = (2048, 2048, 2048), off_diagonal: float = 0.005, **kwargs: Any
     ) -> None:

@@ -76,9 +76,13 @@ class TwoViewTask(PretextTask):
         forward_passes: 1: both views pass the network in one batch, which BatchNorm then normalises as one; 2: one
             view after the other, which is quicker on some machines.
         **kwargs: See `ssl_toolkit.task.Task`.
+
+    Attributes:
+        projector_has_bias: Whether the projector's last layer has a bias.
     """
 
     views_may_shrink = True
+    projector_has_bias: ClassVar[bool] = True
     speed_settings: ClassVar[dict[str, tuple[Any, ...]]] = {**PretextTask.speed_settings, "forward_passes": (1, 2)}
 
     def __init__(
@@ -94,7 +98,8 @@ class TwoViewTask(PretextTask):
             raise ValueError(f"model.forward_passes is {forward_passes}, expected 1 or 2")
         self.view = view
         self.forward_passes = forward_passes
-        self.projector = mlp([self.backbone.num_features, *projector_widths])
+        widths = [self.backbone.num_features, *projector_widths]
+        self.projector = mlp(widths, last_bias=self.projector_has_bias)
 
     def make_views(self, images: Images, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Two views of each image, each of shape ``[batch, channels, size, size]``."""

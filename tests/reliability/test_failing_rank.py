@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from failing import TIMEOUT
 from launched import train_together
 from parity import write_recipes
 from processes import run_processes
@@ -73,7 +74,9 @@ def test_one_fails_and_all_are_gone(how, launcher, recipe, tmp_path, reached):
     seconds = time.time() - float(note.read_text())
     assert done.returncode != 0, said
     slowness = max(1.0, (float(note.read_text()) - start) / START)
-    assert seconds < SECONDS * slowness, said
+    # that nobody answers is not known before the time limit of the exchange is over
+    waiting = TIMEOUT if how == "skipped collective" else 0
+    assert seconds < waiting + SECONDS * slowness, said
     assert words in said
     status = read_status(run)
     assert status["state"] == "failed", status
