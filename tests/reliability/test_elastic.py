@@ -190,8 +190,9 @@ def largest_difference(first, second):
 @pytest.mark.timeout(900)
 def test_one_two_four_and_one_process_again_train_what_one_does(tmp_path, monkeypatch, run_processes, reached):
     monkeypatch.setattr("ssl_toolkit.cli.train.finish", lambda *_: None)
-    # Adam divides by the gradient's size, and so lets rounding count where a gradient is next to nothing
-    limits, differences = {"32-true": 3e-6, "64-true": 1e-12}, {}
+    # that the arithmetic is right is seen in float64; in float32 rounding grows from step to step, most with Barlow
+    # Twins, which divides by what little an embedding varies over a batch of eight (others stay below 2e-6)
+    limits, differences = {"32-true": 3e-4, "64-true": 1e-12}, {}
     expected, seen = {}, {}
     for name in methods.tasks():
         for precision in limits:
