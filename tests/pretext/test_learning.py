@@ -55,13 +55,13 @@ def test_barlow_twins_learns():
     view = RandomView(size=40, scale=(0.6, 1.0), blur=0, **colours)
     schedule = Cosine(warmup_percent=10)
     task = BarlowTwins(
-        backbone=backbone, view=view, optimizer=AdamW(lr=8e-3), schedule=schedule, projector_widths=(256, 256)
+        backbone=backbone, view=view, optimizer=AdamW(lr=4e-3), schedule=schedule, projector_widths=(256, 256)
     )
-    data, metrics = pretrain(task, max_images=2000, max_steps=150, batch_size=64)
+    data, metrics = pretrain(task, max_images=2000, max_steps=200, batch_size=64)
     # by chance: no agreement, and a loss of 265
     assert metrics["train/agreement"] > 0.4
     assert metrics["train/loss"] < 0.6 * task.initial_loss(64)
-    assert knn_top1(backbone, data) > knn_top1(random, data) + 0.07
+    assert knn_top1(backbone, data) > knn_top1(random, data) + 0.05
 
 
 def test_patch_position_learns():
