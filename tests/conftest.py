@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import pytest
 import torch
+
 from processes import run_processes as _run_processes
 
 # tests compute on tiny tensors, where a second thread is in the way; it is worse where the cores are shared

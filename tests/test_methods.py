@@ -1,10 +1,10 @@
 """The list of all methods: complete, and each of them trains."""
 
-import methods
 import pytest
 import torch
 import yaml
 
+import methods
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.run import newest_checkpoint
 

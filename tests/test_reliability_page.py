@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from reliability_page import GOALS, PAGE, ROOT, Collector
 
 HERE = Path(__file__).parent

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +11,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer
 
-from ssl_toolkit.budget import Stopwatch, measure, to_seconds, trial_trainer
+from ssl_toolkit.budget import to_seconds
 from ssl_toolkit.callbacks import ExportWeights, LearningRate, ProgressBar, ResumeMetrics, SampleViews, Throughput
 from ssl_toolkit.checkpoint import AtomicCheckpointIO
 from ssl_toolkit.cli.global_batch import batch_facts, keep_global_batch
@@ -21,12 +19,13 @@ from ssl_toolkit.cli.guards import Record, bad_files_noted, failure_noted, one_l
 from ssl_toolkit.cli.inherited import inherited_remarks
 from ssl_toolkit.cli.parser import instantiate, options, parse, plain
 from ssl_toolkit.cli.training_parser import training_parser
+from ssl_toolkit.cli.trials import fastest_settings, steps_within
 from ssl_toolkit.companions import introduce, stand_together
 from ssl_toolkit.credentials import check_no_password
 from ssl_toolkit.data.checks import rest_of_epoch
 from ssl_toolkit.optim import large_batch_remark
 from ssl_toolkit.preemption import is_restarted, restart_remarks
-from ssl_toolkit.processes import from_first_process, is_first_process
+from ssl_toolkit.processes import is_first_process
 from ssl_toolkit.random import number
 from ssl_toolkit.report import write_report
 from ssl_toolkit.run import (
@@ -42,7 +41,6 @@ from ssl_toolkit.run import (
 )
 from ssl_toolkit.sharding import NAME as SHARDED
 from ssl_toolkit.sharding import check_run
-from ssl_toolkit.speed import KeptChoices, fastest, machine, measure_batch, speed_candidates
 from ssl_toolkit.tracking import make_loggers
 
 
@@ -155,60 +153,6 @@ def prepare(parser: ArgumentParser, config: Namespace) -> Namespace:
     steps = min(steps, arguments.max_steps) if arguments.max_steps > 0 else steps
     arguments.log_every_n_steps = min(arguments.log_every_n_steps, steps)
     return objects
-
-
-def fastest_settings(
-    parser: ArgumentParser, config: Namespace, objects: Namespace, arguments: Sequence[str]
-) -> Namespace:
-    """The settings that a trial finds fastest, or found when it was last made, which it says.
-
-    Args:
-        parser: Builds a task for each trial.
-        config: Of the run.
-        objects: What it describes; only the data are used.
-        arguments: The command line after the verb: what it settles is not tried.
-    """
-    trainer = trial_trainer(vars(objects.trainer), Stopwatch(0))
-    fixed = {option.lstrip("-").replace("model.init_args.", "model.") for option, _ in options(arguments)}
-    candidates = speed_candidates(type(objects.model), trainer.strategy.root_device)
-    candidates = {key: each for key, each in candidates.items() if key.replace(".init_args", "") not in fixed}
-    if not candidates:
-        return Namespace()
-    described = plain(parser, config)
-    sizes = {name: described["data"].get(name) for name in ("batch_size", "image_size", "channels")}
-    described = {"machine": machine(trainer), "model": described["model"], "data": sizes}
-
-    def measure(settings: dict[str, Any]) -> float:
-        tried = config.clone()
-        tried.update(Namespace(settings))
-        with contextlib.redirect_stdout(io.StringIO()):
-            task = instantiate(parser, tried)
-        return measure_batch(task.model, objects.data, vars(task.trainer))
-
-    kept = KeptChoices()
-    # several processes have to measure together, whatever each may have found in its own folder
-    choice = kept.find(described, candidates) if trainer.world_size == 1 else None
-    if choice is None:
-        choice = fastest(candidates, measure)
-        if is_first_process():
-            kept.keep(described, candidates, choice)
-    if is_first_process():
-        print(choice)
-    return Namespace(choice.settings)
-
-
-def steps_within(seconds: float, objects: Namespace, started: float) -> int:
-    """The number of steps for what is left of a budget after the preparations and a trial, which it says."""
-    evaluation, progressive = (getattr(objects, name, None) for name in ("evaluation", "progressive"))
-    costs = measure(objects.model, objects.data, vars(objects.trainer), evaluation, progressive)
-    costs, left = from_first_process((costs, seconds - (time.monotonic() - started)))
-    steps = costs.steps_within(left)
-    if is_first_process():
-        print(
-            f"budget: {seconds / 60:.3g} minutes are {steps:,} steps, {steps / costs.steps_per_epoch:.3g} epochs (a "
-            f"step takes {costs.step:.2g} s, validation {costs.validation:.2g} s, evaluation {costs.evaluation:.2g} s)"
-        )
-    return steps
 
 
 def make_trainer(objects: Namespace, record: Record) -> Trainer:

@@ -98,9 +98,9 @@ def _wait(pid: int, timeout: float) -> int:
 
 
 def _serve() -> None:
-    import methods
     import torch
 
+    import methods
     import ssl_toolkit
 
     torch.set_num_threads(1)

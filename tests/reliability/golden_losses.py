@@ -19,13 +19,13 @@ from unittest.mock import patch
 
 sys.path.extend([str(Path(__file__).parents[2]), str(Path(__file__).parents[1])])
 
-import methods
 import torch
 import yaml
-from launched import train_together
 from lightning.pytorch import Callback
-from parity import without_chance
 
+import methods
+from launched import train_together
+from parity import without_chance
 from ssl_toolkit.distributed import all_reduce_mean
 from ssl_toolkit.files import write_atomically
 from ssl_toolkit.processes import world_size

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import methods
 import yaml
 
+import methods
 from ssl_toolkit.checkpoint import read_checkpoint
 from ssl_toolkit.run import newest_checkpoint
 

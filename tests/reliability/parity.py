@@ -14,7 +14,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-import methods
 import torch
 import yaml
 from timm.layers import DropPath
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map
 
+import methods
 from ssl_toolkit.cli.parser import parse
 from ssl_toolkit.cli.train import prepare
 from ssl_toolkit.cli.training_parser import training_parser

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import methods
 import torch
 import yaml
 
+import methods
 from ssl_toolkit.run import CHECKPOINTS, newest_checkpoint
 from ssl_toolkit.task import Task
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from forks import Forks
 
+from forks import Forks
 from runs import command
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.run import CHECKPOINTS, newest_checkpoint

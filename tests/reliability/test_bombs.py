@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mutated import in_child
 from PIL import Image
 
+from mutated import in_child
 from ssl_toolkit.data import BadImage, decode_file
 from ssl_toolkit.data.decode import _PixelBudget
 

@@ -5,12 +5,12 @@ import json
 import math
 import time
 
-import methods
 import numpy as np
 import pytest
 import torch
 import yaml
 
+import methods
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.health import collapse, layers
 from ssl_toolkit.health.collapse import DIMENSIONAL, POINT, extent, judge

@@ -14,12 +14,12 @@ import signal
 from pathlib import Path
 from types import SimpleNamespace
 
-import methods
 import numpy as np
 import pytest
 import torch
 import yaml
 
+import methods
 from runs import batches_noted, checkpoint, command
 from ssl_toolkit.batch import Images
 from ssl_toolkit.cli.global_batch import keep_global_batch

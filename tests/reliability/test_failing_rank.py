@@ -10,11 +10,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
 from failing import TIMEOUT
 from launched import train_together
 from parity import write_recipes
 from processes import run_processes
-
 from ssl_toolkit import companions
 from ssl_toolkit.companions import stand_together
 from ssl_toolkit.errors import RunFailed

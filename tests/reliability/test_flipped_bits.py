@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+import methods
 from ssl_toolkit.backbones import Backbone
 from ssl_toolkit.checkpoint import AtomicCheckpointIO
 from ssl_toolkit.cli import main
@@ -126,21 +127,6 @@ def test_the_command_line_refuses_a_flipped_bit(recipe_file, tmp_path, capsys):
 
 @pytest.fixture
 def recipe_file(tmp_path: Path) -> Path:
-    described = {
-        "model": {
-            "class_path": "pretext.simclr.SimCLR",
-            "init_args": {
-                "backbone": {"name": "resnet10t", "kwargs": {"channels": [8, 8, 16, 16]}},
-                "view": {"size": 24},
-                "projector_widths": [16, 8],
-                "optimizer": {"class_path": "ssl_toolkit.optim.AdamW", "init_args": {"lr": 0.002}},
-                "schedule": {"class_path": "ssl_toolkit.schedule.Cosine", "init_args": {"warmup_steps": 2}},
-            },
-        },
-        "data": {"source": "procedural", "max_images": 40, "image_size": 32, "batch_size": 8, "cache": "memory"},
-        "evaluation": {"every_n_epochs": 0},
-        "trainer": {"max_epochs": 1, "accelerator": "cpu"},
-        "tracker": "none",
-    }
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(described))
-    return tmp_path / "recipe.yaml"
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(methods.recipe("SimCLR", tmp_path / "data", max_epochs=1)))
+    return file

@@ -1,8 +1,9 @@
 """The first losses of every method are those that are kept, and several processes have those of one."""
 
+import pytest
+
 import golden_losses
 import methods
-import pytest
 from golden_losses import COMMAND, STEPS
 from processes import run_processes
 

@@ -10,12 +10,12 @@ import json
 import random
 import signal
 
-import methods
 import pytest
 import safetensors.torch
+
+import methods
 from dying import MOMENTS, Kill
 from forks import Forks
-
 from runs import checkpoint, command, differences
 from ssl_toolkit.run import newest_checkpoint
 

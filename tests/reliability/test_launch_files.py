@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from launching import ENVIRONMENT, ROOT, free_port, newest_step, started, state, wait_for, write_recipe
 
 FOLDER = ROOT / "configs" / "cluster"

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import patch
 
-import methods
-import parity
 import pytest
 import torch
-from processes import run_processes
 
+import methods
+import parity
 import pretext
+from processes import run_processes
 from ssl_toolkit import distributed, processes
 from ssl_toolkit.processes import world_size
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mutated import in_child, mutations, originals
 from PIL import Image
 
+from mutated import in_child, mutations, originals
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.data.decode import FORMATS, MAX_PIXELS
 from ssl_toolkit.data.frames import FrameData

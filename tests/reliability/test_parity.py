@@ -2,10 +2,11 @@
 
 from functools import cache
 
-import methods
-import parity
 import pytest
 import torch
+
+import methods
+import parity
 from processes import run_processes
 
 CASES = parity.cases()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-import methods
 import pytest
 import torch
 
+import methods
 from runs import command
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.run import newest_checkpoint

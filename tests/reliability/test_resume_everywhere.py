@@ -5,10 +5,10 @@ The schedule of each task asks for `estimated_stepping_batches`, which has made 
 
 from __future__ import annotations
 
-import methods
 import pytest
 import torch
 
+import methods
 from runs import batches_noted, checkpoint, command, copy_until, differences
 from ssl_toolkit.cli.train import train
 

@@ -11,9 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import methods
 import pytest
 
+import methods
 from runs import batches_noted, checkpoint, command, differences
 from ssl_toolkit.cli.train import train
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from mutated import ROOT
 
+import methods
+from mutated import ROOT
 from ssl_toolkit.cli import main
 from ssl_toolkit.credentials import check_no_password
 
@@ -30,19 +31,9 @@ SECRETS = {
     "https_proxy": "5ecretSecureProxyPassword",
     "SOME_PASSWORD": "5ecretPasswordOfSomethingElse",
 }
+# no file of the recipe's own is needed for drawings
 RECIPE = {
-    "model": {
-        "class_path": "pretext.simclr.SimCLR",
-        "init_args": {
-            "backbone": {"name": "resnet10t", "kwargs": {"channels": [8, 8, 16, 16]}},
-            "view": {"size": 24},
-            "projector_widths": [16, 8],
-            "optimizer": {"class_path": "ssl_toolkit.optim.AdamW", "init_args": {"lr": 0.002}},
-            "schedule": {"class_path": "ssl_toolkit.schedule.Cosine", "init_args": {"warmup_steps": 2}},
-        },
-    },
-    "data": {"source": "procedural", "max_images": 60, "image_size": 32, "batch_size": 16, "cache": "disk"},
-    "trainer": {"max_epochs": 2, "accelerator": "cpu"},
+    **methods.recipe("SimCLR", Path("unused"), max_epochs=2),
     "tracker": {"mode": "offline", "project": "canary"},
 }
 

@@ -8,12 +8,12 @@ import shutil
 import signal
 from pathlib import Path
 
-import methods
 import pytest
 import safetensors.torch
 import torch
-from launching import state, write_recipe
 
+import methods
+from launching import state, write_recipe
 from ssl_toolkit import optim, regularization, sharded_checkpoint
 from ssl_toolkit.checkpoint import read_checkpoint
 from ssl_toolkit.cli import train as cli

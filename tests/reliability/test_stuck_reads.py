@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from mutated import ROOT
 from PIL import Image
 
+from mutated import ROOT
 from ssl_toolkit.data import BadImage, DecodingStore, FolderSource, ImageData, Source, decode_file
 from ssl_toolkit.data.frames import FrameData
 from ssl_toolkit.data.loader import BatchLoader

@@ -8,8 +8,8 @@ import time
 
 import pytest
 import torch
-from launching import free_port, newest_step, started, state, wait_for, worker, write_recipe
 
+from launching import free_port, newest_step, started, state, wait_for, worker, write_recipe
 from ssl_toolkit.preemption import restart_remarks
 from ssl_toolkit.run import new_run
 

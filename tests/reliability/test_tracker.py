@@ -11,8 +11,6 @@ import time
 import warnings
 from pathlib import Path
 
-import breaking_wandb
-import methods
 import pytest
 import torch
 import wandb
@@ -20,6 +18,8 @@ import yaml
 from lightning.pytorch.loggers import WandbLogger
 from wandb.sdk import wandb_setup
 
+import breaking_wandb
+import methods
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.metrics_file import read_metrics
 from ssl_toolkit.run import newest_checkpoint

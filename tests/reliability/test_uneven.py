@@ -4,12 +4,12 @@ import time
 from types import SimpleNamespace
 
 import numpy as np
-import parity
 import pytest
 import torch
-from processes import run_processes
 from torch.nn.parallel import DistributedDataParallel
 
+import parity
+from processes import run_processes
 from ssl_toolkit.cli.train import left_out, train
 from ssl_toolkit.data import BatchLoader, DecodingStore, ImageData, Source
 from ssl_toolkit.data.checks import rest_of_epoch

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from mutated import in_child, mutate
 
+from mutated import in_child, mutate
 from ssl_toolkit.backbones import Backbone
 from ssl_toolkit.cli import main
 from ssl_toolkit.files import damage, write_checksum

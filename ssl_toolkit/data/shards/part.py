@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_toolkit.data.folders import SUFFIXES
-from ssl_toolkit.data.shards.tar import Member, TarError, members, printable
+from ssl_toolkit.data.shards.tar import Member, TarError, members
+from ssl_toolkit.errors import printable
 
 MOST_IMAGE_BYTES = 256 << 20
 """An image file that is larger is not read."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from ssl_toolkit.data.shards.tar import printable
+from ssl_toolkit.errors import printable
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_toolkit.data.cache import default_cache_dir
-from ssl_toolkit.data.decode import BadImage, decode_file
+from ssl_toolkit.data.decode import BadImage, decode_file, not_its_fault
 from ssl_toolkit.data.order import Groups
 from ssl_toolkit.data.reading import say
 from ssl_toolkit.data.shards import remote
@@ -28,8 +28,8 @@ from ssl_toolkit.data.shards.names import find_shards, short_names
 from ssl_toolkit.data.shards.open_file import OpenFile
 from ssl_toolkit.data.shards.part import MOST_IMAGE_BYTES
 from ssl_toolkit.data.shards.remote import Found, plain
-from ssl_toolkit.data.shards.tar import printable
 from ssl_toolkit.data.sources import LabelKind, Source
+from ssl_toolkit.errors import printable
 
 REMOTE_WINDOW = 16
 GB = 10**9
@@ -49,6 +49,9 @@ class ShardOptions(NamedTuple):
     index: Path | None = None
     window: int | None = None
     cache_gb: float = 100.0
+
+
+_AS_USUAL = ShardOptions()
 
 
 class ShardSource(Source):
@@ -82,7 +85,7 @@ class ShardSource(Source):
         channels: int = 3,
         class_names: Sequence[str] | None = None,
         *,
-        options: ShardOptions = ShardOptions(),  # noqa: B008
+        options: ShardOptions = _AS_USUAL,
         cache_dir: Path | None = None,
         num_threads: int = 4,
         progress: bool = True,
@@ -127,6 +130,8 @@ class ShardSource(Source):
         try:
             content = handle.read(size, int(self._index.columns["offsets"][index]))
         except OSError as error:
+            if not_its_fault(error):
+                raise
             raise BadImage(self.name(index), error.strerror or str(error)) from None
         return decode_file(io.BytesIO(content), self.name(index), self._image_size, self._channels)
 

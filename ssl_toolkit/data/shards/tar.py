@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import IO, NamedTuple
 
+from ssl_toolkit.errors import printable
+
 BLOCK = 512
 _ZEROS = bytes(BLOCK)
 _MOST_EXTENDED = 1 << 20
@@ -87,11 +89,6 @@ def members(file: IO[bytes], total: int) -> Iterator[Member]:
         is_file = kind in _FILES and not (kind == 0 and name.endswith("/"))
         yield Member(name if is_file else name.rstrip("/"), data, size, is_file)
         long_name, records = None, {}
-
-
-def printable(name: str) -> str:
-    """A name for messages, whatever a stranger has called it."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
 
 
 def _check_sum(header: bytes, offset: int) -> None:

@@ -78,9 +78,9 @@ def test_a_trial_measures_what_a_step_takes():
 
 
 def test_the_command_line_trains_what_fits(recipe, tmp_path, monkeypatch, capsys):
-    from ssl_toolkit.cli import main, train
+    from ssl_toolkit.cli import main, trials
 
-    monkeypatch.setattr(train, "measure", lambda *_: Costs(100.0, 5, 0.0, 0.0, 0))
+    monkeypatch.setattr(trials, "measure", lambda *_: Costs(100.0, 5, 0.0, 0.0, 0))
     run = tmp_path / "run"
     assert main(["pretrain", "-c", recipe, "--budget", "30min", "--out", str(run)]) == 0
     # what preparing takes is taken off

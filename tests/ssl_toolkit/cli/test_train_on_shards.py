@@ -9,12 +9,12 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
-from tar_shards import web_server, write_tar
 
 from ssl_toolkit.cli import main, train
 from ssl_toolkit.data.procedural import ProceduralSource
 from ssl_toolkit.run import newest_checkpoint
 from ssl_toolkit.task import Task
+from tar_shards import web_server, write_tar
 
 NUM = 90
 

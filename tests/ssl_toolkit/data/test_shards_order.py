@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
-from tar_shards import number_of, write_shards
 
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.data.order import Groups, epoch_order, groups_of
 from ssl_toolkit.random import number, sample_order
+from tar_shards import number_of, write_shards
 
 
 def uneven_groups(num_groups=23, seed=0):

@@ -12,13 +12,13 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
-from tar_shards import number_of, web_server, write_shards, write_tar
 
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.data.shards import ShardOptions, ShardSource, remote
 from ssl_toolkit.data.shards import source as source_module
 from ssl_toolkit.data.shards.ahead import fetch_ahead
 from ssl_toolkit.data.shards.copies import Copies
+from tar_shards import number_of, web_server, write_shards, write_tar
 
 ALL = "train-{000000..000005}.tar"
 

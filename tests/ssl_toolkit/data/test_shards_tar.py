@@ -9,10 +9,10 @@ import subprocess
 import tarfile
 
 import pytest
-from tar_shards import write_tar
 
 from ssl_toolkit.data.shards.part import read_part
 from ssl_toolkit.data.shards.tar import TarError, members
+from tar_shards import write_tar
 
 NAMES = [
     "a.jpg",
