@@ -30,7 +30,7 @@ from ssl_toolkit.run import read_status, write_status
 _EVERY, _GRACE, _PATIENCE = 2.0, 5.0, 3.0
 _FIRST_PROCESS = "SSL_TOOLKIT_FIRST_PROCESS"
 _IN_ORDER = (None, 0, EXIT_STATUS, CANNOT_WRITE)
-_OF_A_CONNECTION = re.compile(r"gloo|nccl|process ?group|TCPStore", re.IGNORECASE)
+_OF_A_CONNECTION = re.compile(r"gloo|nccl|process ?group|TCPStore|pair closure", re.IGNORECASE)
 
 
 class LostCompanion(RunFailed):

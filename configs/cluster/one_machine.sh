@@ -17,6 +17,8 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((($(nproc) + processes - 1) / proces
 # else processes that are started again may wait for those that died
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 
+# SIGUSR1, too, is passed on to the processes, which save and leave; else torchrun alone would die of it
 exec "$python" -m torch.distributed.run --standalone --local-addr 127.0.0.1 \
-  --nproc-per-node "$processes" --max-restarts "$restarts" -m ssl_toolkit "$@" \
+  --nproc-per-node "$processes" --max-restarts "$restarts" \
+  --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 -m ssl_toolkit "$@" \
   --trainer.devices "$processes" --trainer.strategy "$strategy"

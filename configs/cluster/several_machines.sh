@@ -25,7 +25,8 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((($(nproc) + processes - 1) / proces
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 # The network to use where a machine has several: export NCCL_SOCKET_IFNAME=eth0 GLOO_SOCKET_IFNAME=eth0
 
+# SIGUSR1, too, is passed on to the processes, which save and leave; else torchrun alone would die of it
 exec "$python" -m torch.distributed.run --nnodes "$machines" --nproc-per-node "$processes" \
   --rdzv-backend c10d --rdzv-endpoint "$first:$port" --rdzv-id "$id" ${local_address:+--local-addr "$local_address"} \
-  --max-restarts "$restarts" -m ssl_toolkit "$@" \
+  --max-restarts "$restarts" --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 -m ssl_toolkit "$@" \
   --trainer.num_nodes "$machines" --trainer.devices "$processes" --trainer.strategy "$strategy"

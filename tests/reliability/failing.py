@@ -35,7 +35,9 @@ class Failing(Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if self.how == "skipped collective":
             # now that the processes have found each other, which takes them longer on a busy machine
-            torch.distributed.distributed_c10d._set_pg_timeout(timedelta(seconds=TIMEOUT))
+            set_timeout = getattr(torch.distributed, "set_timeout", None)  # not in torch 2.11
+            set_timeout = set_timeout or torch.distributed.distributed_c10d._set_pg_timeout
+            set_timeout(timedelta(seconds=TIMEOUT))
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         assert world_size() == 2

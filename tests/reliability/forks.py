@@ -78,6 +78,8 @@ def _start(log: str, function: str, *arguments: Any) -> int:
         module, _, name = function.rpartition(".")
         getattr(importlib.import_module(module), name)(*arguments)
         status = 0
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else 1
     except BaseException:
         traceback.print_exc()
     finally:

@@ -194,6 +194,7 @@ def test_errors_of_the_connection_are_explained_and_others_are_not_touched(left,
     for text, expected in [
         ("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:1", "another process is gone"),
         ("[gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 8000ms", "another process does not answer"),
+        ("Application timeout caused pair closure", "another process does not answer"),
     ]:
         with pytest.raises(RunFailed, match=expected), stand_together(tmp_path, TWO, Preemption()):
             raise RuntimeError(text)

@@ -53,6 +53,7 @@ def test_what_has_to_be_set_is_set(file):
     assert "set -euo pipefail" in text
     if "torch.distributed.run" in text:
         assert "export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in text
+        assert re.search(r"--signals-to-handle \S*SIGTERM\S*SIGUSR1", text)
     else:
         directives = dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?$", text, flags=re.MULTILINE))
         assert {"requeue", "ntasks-per-node", "gpus-per-node", "open-mode"} <= directives.keys()

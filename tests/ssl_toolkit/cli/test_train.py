@@ -5,7 +5,7 @@ import csv
 import pytest
 
 from ssl_toolkit import speed
-from ssl_toolkit.cli import train
+from ssl_toolkit.cli import train, trials
 from ssl_toolkit.run import read_config
 
 
@@ -45,7 +45,7 @@ def test_speed_auto_settles_what_the_command_line_leaves_open(recipe, tmp_path, 
         measured.append((arguments["precision"], task.memory_format, task.forward_passes))
         return 1.0 + (arguments["precision"] != "32-true") + (task.memory_format == "channels_last")
 
-    monkeypatch.setattr(train, "measure_batch", measure)
+    monkeypatch.setattr(trials, "measure_batch", measure)
     monkeypatch.setattr(speed, "has_native_bf16", lambda device: True)
 
     def settings(run, *options):

@@ -1,0 +1,123 @@
+"""Every signal to every process at every moment: saved once, left by all at the same step, and gone on from exactly."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from forks import Forks
+from launching import ENVIRONMENT, free_port, newest_step
+from runs import checkpoint, command, differences
+from signalling import STEP
+from ssl_toolkit.preemption import EXIT_STATUS
+from ssl_toolkit.run import read_status
+
+SIGNALS = ["SIGTERM", "SIGUSR1"]
+MOMENTS = ["training", "validation", "saving"]
+# of which the step at hand is a part
+SECONDS = 5
+# from its start to the signal on a machine that does little else; a busy one takes as many times longer to leave, too
+START = 6
+STEPS_PER_EPOCH = 6
+EPOCHS = 2
+CHANGES = {
+    "data": {"batch_size": 4, "val_fraction": 0.2},
+    "checkpoint": {"every_n_steps": STEP, "keep": 10},
+}
+
+
+@pytest.fixture(scope="module")
+def forks():
+    with Forks() as each:
+        yield each
+
+
+def start(tmp_path, size):
+    changes = {**CHANGES, "data": {**CHANGES["data"], "batch_size": 8 // size}}
+    together = ["--trainer.devices", str(size), "--trainer.strategy", "ddp"] if size > 1 else []
+    return [*command("SimCLR", tmp_path, changes, max_epochs=EPOCHS), *together]
+
+
+def signalled(name, who, moment, folder):
+    described = {"number": getattr(signal, name), "who": who, "moment": moment, "folder": str(folder)}
+    return ["--trainer.callbacks", json.dumps([{"class_path": "signalling.Signalling", "init_args": described}])]
+
+
+def train(forks, arguments, size, log):
+    """The exit status of each process."""
+    port = free_port()
+    pids = [
+        forks.start("signalling.train_as_rank", arguments, number, size, port, log=log.with_suffix(f".{number}"))
+        for number in range(size)
+    ]
+    return [forks.wait(pid) for pid in pids]
+
+
+def assert_stopped(run, name, moment):
+    """It is noted why, and the checkpoint is the one of the step at hand or, of a signal on its way, of the next."""
+    status = read_status(run)
+    assert (status["state"], status["reason"]) == ("preempted", name)
+    earliest = STEPS_PER_EPOCH if moment == "validation" else STEP + 1
+    assert status["step"] in (earliest, earliest + 1)
+    assert newest_step(run) == status["step"]
+    assert not [file.name for file in (run / "checkpoints").iterdir() if file.suffix not in (".ckpt", ".sha256")]
+
+
+@pytest.fixture(scope="module")
+def whole(forks, tmp_path_factory):
+    """What the checkpoint of a run holds that no signal reached, by its number of processes."""
+    contents = {}
+    for size in (1, 2):
+        folder = tmp_path_factory.mktemp(f"whole-{size}")
+        run = folder / "run"
+        assert train(forks, [*start(folder, size), "--out", str(run)], size, folder / "log") == [0] * size
+        contents[size] = checkpoint(run)
+    return contents
+
+
+@pytest.mark.goal("R4")
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("name", SIGNALS)
+@pytest.mark.parametrize(("size", "who"), [(1, "first"), (2, "first"), (2, "second"), (2, "all")])
+def test_a_signal_saves_and_ends_all_at_one_step(forks, whole, size, who, name, moment, tmp_path, reached):
+    run, log = tmp_path / "run", tmp_path / "log"
+    arguments = [*start(tmp_path, size), "--out", str(run), *signalled(name, who, moment, tmp_path)]
+    begin = time.time()
+    assert train(forks, arguments, size, log) == [EXIT_STATUS] * size, log.with_suffix(".0").read_text()[-3000:]
+    sent = float((tmp_path / "sent").read_text())
+    seconds = time.time() - sent
+    assert_stopped(run, name, moment)
+    assert seconds < SECONDS * max(1.0, (sent - begin) / START)
+    assert train(forks, ["--resume", str(run)], size, log) == [0] * size, log.with_suffix(".0").read_text()[-3000:]
+    assert differences(whole[size], checkpoint(run)) == []
+    whom = "one process" if size == 1 else f"{who} of two processes"
+    reached(f"{name} to {whom}, {moment}: all gone after {seconds:.1f} s, the resumed run's bits the same")
+
+
+@pytest.mark.goal("R4")
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("name", SIGNALS)
+def test_torchrun_passes_a_signal_on(name, moment, tmp_path, reached):
+    run = tmp_path / "run"
+    torchrun = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+        "--signals-to-handle", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1", "-m", "ssl_toolkit", "pretrain",
+    ]  # fmt: skip
+    arguments = [*start(tmp_path, 2), "--out", str(run), *signalled(name, "launcher", moment, tmp_path)]
+    # both processes and torchrun hold the pipe: its end is the end of the last one
+    environment = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [*torchrun, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert (tmp_path / "sent").exists(), done.stdout[-3000:]
+    seconds = time.time() - float((tmp_path / "sent").read_text())
+    assert done.returncode != 0, done.stdout[-3000:]
+    assert_stopped(run, name, moment)
+    reached(f"{name} to torchrun, {moment}: all gone after {math.ceil(seconds)} s")
