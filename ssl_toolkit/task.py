@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from lightning import LightningDataModule, LightningModule
+from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor
 
 from ssl_toolkit.backbones import Backbone
@@ -242,6 +244,17 @@ class Task(LightningModule, ABC):
         in_parts = any(hasattr(each, "full_tensor") for each in self.parameters())
         unknown = in_parts and not isinstance(self.optimizer_spec, Adam | AdamW)
         return self.device.type in ("cpu", "cuda") and not changed_late and not unknown
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clips the gradients by their norm or their values (``trainer.gradient_clip_val`` and ``_algorithm``).
+
+        Lightning's own way refuses every fused optimizer in mixed precision. Only those of float16 unscale gradients
+        themselves, and there none is fused if they are to be clipped.
+        """
+        algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+        Precision.clip_gradients(self.trainer.precision_plugin, optimizer, gradient_clip_val or 0.0, algorithm)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seeds what the model itself draws (dropout, say), so that a resumed run draws the same."""

@@ -167,6 +167,32 @@ def test_every_task_trains_in_parts_as_with_ddp(run_processes, tmp_path, reached
     reached(f"{len(found)} tasks ({', '.join(found)}), 6 steps of AdamW: at most {max(found.values()):.1e} from DDP")
 
 
+@pytest.mark.slow
+@pytest.mark.goal("P3")
+@pytest.mark.timeout(600)
+def test_feature_maps_computed_again_or_in_bfloat16_are_those_of_ddp(run_processes, tmp_path, reached):
+    settings = {
+        "gradient_checkpointing": ["--model.gradient_checkpointing", "true"],
+        "bf16-mixed": ["--trainer.precision", "bf16-mixed"],
+        "both": ["--model.gradient_checkpointing", "true", "--trainer.precision", "bf16-mixed"],
+    }
+    recipe = write_plain_recipe(tmp_path)
+    # the layout that weights in parts have: else convolutions round in another way
+    options = ["--model.memory_format", "contiguous", "--data.batch_size", 4, "--trainer.strategy"]
+    jobs = [
+        ["pretrain", "-c", recipe, *setting, *options, strategy, "--out", tmp_path / f"{name}-{strategy}"]
+        for name, setting in settings.items()
+        for strategy in ("ddp", "fsdp2")
+    ]
+    run_processes(train_together, 2, jobs, timeout=500)
+    found = {name: largest_difference(tmp_path / f"{name}-ddp", tmp_path / f"{name}-fsdp2") for name in settings}
+    # computed again, they are the same; bfloat16 is another computation
+    assert largest_difference(tmp_path / "both-ddp", tmp_path / "bf16-mixed-ddp") <= 1e-6
+    assert largest_difference(tmp_path / "gradient_checkpointing-ddp", tmp_path / "bf16-mixed-ddp") > 1e-6
+    assert max(found.values()) <= 1e-6, found
+    reached(", ".join(f"{name}: at most {value:.1e} from DDP" for name, value in found.items()))
+
+
 def components():
     """Every optimizer and regularizer, found by looking, as options of a command line; with whether it takes parts."""
     from test_components import ARGUMENTS

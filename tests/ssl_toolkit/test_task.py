@@ -1,5 +1,7 @@
 """What every task inherits: the schedule's steps, the groups, the penalties, the seeds."""
 
+import copy
+
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -11,7 +13,7 @@ from ssl_toolkit.init import Keep, Normal, Zeros
 from ssl_toolkit.optim import SGD
 from ssl_toolkit.random import sample_keys
 from ssl_toolkit.regularization import L1
-from ssl_toolkit.schedule import Linear
+from ssl_toolkit.schedule import Constant, Linear
 from ssl_toolkit.task import StepOutput, Task
 
 
@@ -44,8 +46,7 @@ class Record(Callback):
 def make_task(**arguments):
     torch.manual_seed(0)
     backbone = Backbone("resnet10t", kwargs={"channels": (8, 8, 8, 8)})
-    arguments = {"optimizer": SGD(lr=0.1), "schedule": Linear(), **arguments}
-    return Brightness(backbone=backbone, **arguments)
+    return Brightness(**{"backbone": backbone, "optimizer": SGD(lr=0.1), "schedule": Linear(), **arguments})
 
 
 def fit(task, **arguments):
@@ -92,6 +93,25 @@ def test_a_wrong_scaling_is_refused():
         make_task(lr_scaling="liner")
     with pytest.raises(ValueError, match="reference_batch_size is 0"):
         make_task(reference_batch_size=0)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize(("algorithm", "order"), [("norm", 2), ("value", float("inf"))])
+def test_gradients_are_clipped(algorithm, order, precision):
+    """The step of plain gradient descent is the rate times the gradient, whose norm (or largest number) is bounded."""
+    backbone = Backbone("resnet10t", stem="small", kwargs={"channels": (8, 8, 8, 8)})
+    optimizer = SGD(lr=0.5, momentum=0.0, nesterov=False, weight_decay=0.0)
+
+    def largest_step(limit):
+        task = make_task(backbone=copy.deepcopy(backbone), optimizer=optimizer, schedule=Constant())
+        before = torch.cat([each.detach().flatten() for each in task.parameters()])
+        settings = {"gradient_clip_val": limit, "gradient_clip_algorithm": algorithm}
+        fit(task, max_steps=1, max_epochs=-1, precision=precision, limit_val_batches=0, **settings)
+        after = torch.cat([each.detach().flatten() for each in task.parameters()])
+        return float(torch.linalg.vector_norm(after - before, order))
+
+    assert largest_step(None) > 0.001
+    assert largest_step(0.001) == pytest.approx(0.5 * 0.001, rel=1e-2)
 
 
 def test_max_steps_sets_the_length():
