@@ -115,6 +115,22 @@ def test_floors_of_the_dependencies_are_those_of_the_advisories(reached):
     reached(f"{len(FLOORS)} floors")
 
 
+@pytest.mark.goal("S7")
+def test_the_lock_names_each_dependency_with_its_checksum_and_meets_the_floors(reached):
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8").replace("\\\n", " ")
+    locked: dict[str, list[Version]] = {}
+    for line in filter(None, (line.partition("#")[0].strip() for line in text.splitlines())):
+        requirement, *hashes = re.split(r"\s+--hash=", line)
+        name, _, rest = requirement.partition("==")
+        locked.setdefault(name, []).append(Version(rest.partition(";")[0].strip()))
+        assert hashes, name
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", each) for each in hashes), name
+    for each in map(Requirement, requires("ssl-toolkit") or []):
+        if not each.marker or each.marker.evaluate({"python_version": "3.12", "extra": ""}):
+            assert all(each.specifier.contains(found) for found in locked[each.name]), each
+    reached(f"{len(locked)} packages locked, each by its checksums")
+
+
 class Payload:
     """Makes a file when it is unpickled."""
 
