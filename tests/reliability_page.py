@@ -31,11 +31,12 @@ SECTIONS = {
         "and order bit-identical to a run that was not killed, for every method",
         "R2": "resumed from every step of two epochs: the same next batches and the same bits",
         "R3": "one seed, the same bits with 1, 2 and 4 decoding threads and in two fresh processes",
-        "R4": "SIGTERM or SIGUSR1 to any process: one checkpoint of the step at hand, all gone within a step and 5 s, exit "
-        "status 143, `status.json` says so",
+        "R4": "SIGTERM or SIGUSR1 to any process or to torchrun, in training, in validation and amid a save: one "
+        "checkpoint of the step at hand, all gone within a step and 5 s, exit status 143, `status.json` says so",
         "R5": "SLURM: asked for the machine back, a job is queued exactly once, and loses and repeats no sample",
-        "R6": "torchrun: three `kill -9` of alternating ranks, restarted by it: bit-identical",
-        "R7": "1, 2, 4 and 1 processes at one global batch: the same order of samples, weights equal to rounding",
+        "R6": "torchrun: three `kill -9` of alternating ranks, restarted by it: bit-identical, within 60 s",
+        "R7": "1, 2, 4 and 1 processes at one global batch: the same order of samples, weights equal to 1e-12 in float64 "
+        "and 1e-6 in float32",
         "R8": "`kill -9` at the moment a checkpoint takes its name, 30 times on either kind of file system: never an "
         "unreadable one",
         "R9": "a full disk: what was saved before is kept, training goes on, three failures in a row end it with 74",
@@ -44,14 +45,16 @@ SECTIONS = {
         "R11": "NaN or infinity in the loss or a gradient stops the run before the weights change",
         "R12": "both kinds of collapse are flagged, and no healthy run is",
         "R13": "a read that hangs or a thread that dies ends the run, and the file is named",
-        "R14": "a rank that raises, exits, dies or leaves out a collective: all are gone within 15 s",
+        "R14": "a rank that raises, exits, dies or leaves out a collective (which is known at the time limit of the exchange, "
+        "30 minutes by default and 8 s in the test): all are gone within 15 s",
         "R15": "a tracker never stops training",
     },
     "Several processes": {
-        "P1": "W = 2 and 4 processes have the loss and every gradient of one, for every method, BatchNorm included",
+        "P1": "W = 2 and 4 processes have the loss and every gradient of one to 1e-10 in float64 and 1e-5 in float32, for "
+        "every method, BatchNorm included",
         "P2": "the test of P1 finds six bugs that were put there for it",
-        "P3": "DDP, FSDP2 and one process have the same weights after six steps of AdamW; a checkpoint of two processes "
-        "is read by 1, 2 and 4",
+        "P3": "DDP, FSDP2 and one process have the same weights after six steps of AdamW to 1e-6; a checkpoint of two "
+        "processes is read by 1, 2 and 4",
         "P4": "uneven data: as many batches in every process, no sample twice, never wrong numbers",
         "P5": "the first 20 losses of every method are those that are kept",
     },
@@ -70,8 +73,15 @@ SECTIONS = {
         "S4": "every method's checkpoint holds tensors and plain data only",
         "S5": "one changed bit anywhere in a saved file is refused, and the file is named",
         "S6": "no secret of the environment is in any file of a run",
-        "S7": "the dependencies' floors are those of their advisories",
+        "S7": "the dependencies' floors are those of their advisories, and all of them are locked by checksums",
     },
+}
+# what of a goal is not reached, and why
+MISSED = {
+    "R7": "1e-6 in float32, by Barlow Twins and others in which rounding grows: a step of AdamW is as long for a gradient of "
+    "nothing but rounding as for any other",
+    "P3": "1e-6 by Barlow Twins, whose loss does not depend on the scale of an embedding, so that gradients next to nothing "
+    "are rounding, and AdamW makes steps of them",
 }
 GOALS = {name: text for goals in SECTIONS.values() for name, text in goals.items()}
 
@@ -132,6 +142,8 @@ class Collector:
         figures = list(dict.fromkeys(text for test in tests for text in self.figures[test]))
         if not_run:
             figures.insert(0, f"{len(not_run)} of {len(tests)} tests not run")
+        if goal in MISSED:
+            figures.append(f"**missed**: {MISSED[goal]}")
         if failed:
             figures.insert(0, f"**{len(failed)} of {len(tests)} tests fail**")
         if not figures:

@@ -1,4 +1,7 @@
-"""Signals: the state of the current step on disk, all processes gone, and a run that goes on as if nothing had been."""
+"""Signals: the state of the current step on disk, the process gone, and a run that goes on as if nothing had been.
+
+Several processes, and every moment: tests/reliability/test_signals.py.
+"""
 
 import json
 import math
@@ -8,7 +11,6 @@ import stat
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,10 +20,6 @@ from ssl_toolkit.run import newest_checkpoint
 from ssl_toolkit.task import Task
 
 ALONE = [sys.executable, "-m", "ssl_toolkit", "pretrain"]
-TORCHRUN = [
-    sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-    "-m", "ssl_toolkit", "pretrain",
-]  # fmt: skip
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 # many steps, none of which is saved but for a signal
 LONG = ["--checkpoint.every_minutes", "60", "--trainer.log_every_n_steps", "1", "--evaluation.every_n_epochs", "0"]
@@ -37,18 +35,6 @@ def start(command, recipe, run, *options, environment=ENVIRONMENT):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     return process
-
-
-def workers(launcher):
-    """The processes that a launcher started, in the order of their ranks."""
-    children = subprocess.run(["pgrep", "-P", str(launcher.pid)], capture_output=True, text=True, check=True)
-    found = {}
-    for pid in map(int, children.stdout.split()):
-        with open(f"/proc/{pid}/environ") as file:
-            values = dict(each.split("=", 1) for each in file.read().split("\0") if "=" in each)
-        if "RANK" in values:
-            found[int(values["RANK"])] = pid
-    return [found[rank] for rank in sorted(found)]
 
 
 def assert_preempted(process, run, name, status=143):
@@ -88,29 +74,6 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_exactly(recipe, tmp_path, n
         train("pretrain", ["--resume", str(tmp_path / "stopped")], quietly=True)
         assert_same_weights(tmp_path / "whole", tmp_path / "stopped")
         assert json.loads((tmp_path / "stopped" / "status.json").read_text())["state"] == "finished"
-
-
-@pytest.mark.goal("R4")
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("who", ["first", "second", "all", "launcher"])
-def test_a_signal_to_any_process_ends_all_of_them_at_the_same_step(recipe, tmp_path, who, reached):
-    run = tmp_path / "run"
-    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "8"]
-    process = start(TORCHRUN, recipe, run, *two, "--trainer.max_epochs", "500")
-    ranks = workers(process)
-    assert len(ranks) == 2
-    whom = {"first": ranks[:1], "second": ranks[1:], "all": ranks, "launcher": [process.pid]}[who]
-    asked = time.monotonic()
-    for pid in whom:
-        os.kill(pid, signal.SIGTERM)
-    said = process.communicate(timeout=60)[0]
-    assert process.returncode != 0
-    assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)
-    left = json.loads((run / "status.json").read_text())
-    assert (left["state"], left["reason"]) == ("preempted", "SIGTERM"), said[-3000:]
-    assert int(newest_checkpoint(run).stem.split("-")[1]) == left["step"] > 0
-    reached(f"two processes, signal to {who}: gone within {math.ceil(time.monotonic() - asked)} s")
 
 
 @pytest.mark.goal("R5")
