@@ -16,7 +16,7 @@ import os
 import platform
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,8 @@ class Collector:
         not_run = [test for test in tests if test not in self.outcomes]
         failed = [test for test in tests if self.outcomes.get(test, "passed") != "passed"]
         functions = dict.fromkeys(test.split("[")[0] for test in tests)
-        figures = list(dict.fromkeys(text for test in tests for text in self.figures[test]))
+        times = Counter(text for test in tests for text in self.figures[test])
+        figures = [text if times[text] == 1 else f"{text} ({times[text]} times)" for text in times]
         if not_run:
             figures.insert(0, f"{len(not_run)} of {len(tests)} tests not run")
         if goal in MISSED:

@@ -38,14 +38,14 @@ def test_the_rows_say_what_the_tests_did(tmp_path):
     pytest.main([*options, str(tmp_path)], plugins=[collected])
     reached = {name: collected.row(name).split("|")[3].strip() for name in ("R1", "R2", "R3", "R4")}
     assert reached == {
-        "R1": "1 of 2<br>2 of 2",
+        "R1": "1 of 2<br>2 of 2 (2 times)",
         "R2": "**1 of 2 tests fail**",
         "R3": "**1 of 1 tests fail**",
         "R4": "**no test yet**",
     }
     assert collected.row("R1").count("test_reaches") == 1
     collected.outcomes = {test: "passed" for test in collected.outcomes if "[1]" in test}
-    assert "| 2 of 3 tests not run<br>1 of 2<br>2 of 2 |" in collected.row("R1")
+    assert "| 2 of 3 tests not run<br>1 of 2<br>2 of 2 (2 times) |" in collected.row("R1")
     assert "test_of_no_goal" not in "".join(collected.goals)
 
 
