@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ssl_toolkit.companions import LostCompanion
+from ssl_toolkit.errors import nearest
 from ssl_toolkit.preemption import EXIT_STATUS
 from ssl_toolkit.processes import is_first_process, rank
 from ssl_toolkit.run import (
@@ -24,6 +26,7 @@ from ssl_toolkit.run import (
     write_environment,
     write_status,
 )
+from ssl_toolkit.sharding import NAME as SHARDED
 
 
 class Record(Callback):
@@ -88,6 +91,37 @@ def one_line_errors() -> Iterator[None]:
         first = re.search(r"\w+\.[\w.]+", str(error).partition(":")[2])
         where = f"; the first tensor that does not fit is {first[0]}" if first else ""
         raise ValueError(f"the checkpoint is of another network than the configuration asks for{where}") from None
+
+
+def check_trainer(arguments: dict[str, Any]) -> None:
+    """Finds what Lightning's Trainer refuses before images are read.
+
+    Args:
+        arguments: Of the Trainer; only plain data are looked at.
+
+    Raises:
+        ValueError: In one line.
+    """
+    strategy, known = arguments["strategy"], ["auto", *StrategyRegistry.available_strategies()]
+    if isinstance(strategy, str) and strategy not in known:
+        raise ValueError(
+            f"trainer.strategy is {strategy!r}, expected auto, ddp or {SHARDED}"
+            f"{nearest(strategy, ('auto', 'ddp', SHARDED))}"
+        )
+    if (arguments["gradient_clip_val"] or 0) < 0:
+        raise ValueError(f"trainer.gradient_clip_val must be above 0, got {arguments['gradient_clip_val']}")
+    for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "num_nodes"):
+        if arguments[name] is not None and arguments[name] < 1:
+            raise ValueError(f"trainer.{name} must be at least 1, got {arguments[name]}")
+    plain: dict[str, Any] = {
+        name: each for name, each in arguments.items() if isinstance(each, str | int | float | None)
+    }
+    plain |= {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    try:
+        with quiet(), one_line_errors():
+            Trainer(**plain)
+    except TypeError as error:
+        raise ValueError(f"trainer: {' '.join(str(error).split())}") from None
 
 
 @contextlib.contextmanager

@@ -12,6 +12,9 @@ from jsonargparse import ArgumentParser
 
 from ssl_toolkit.errors import nearest
 
+# of a value that may be of several types, without classes that say themselves what is wrong
+_NO_TYPE_FITS = re.compile(r"Errors:\n((?:\s+- Expected an? .+\n)+)\s+Given value type: .+\n\s+Given value: (.+)")
+
 
 def one_line(message: str, parser: ArgumentParser) -> str:
     """Turns an error of jsonargparse into one line.
@@ -61,6 +64,10 @@ def one_line(message: str, parser: ArgumentParser) -> str:
         choices = [choice for choice in dict.fromkeys(choices) if choice != "NoneType"]
         expected = f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
         return f"{where} is {value}, expected {expected}{nearest(value, choices)}"
+    if match := _NO_TYPE_FITS.search(message):
+        types = [_plain_type(each) for each in re.findall(r"- Expected an? (.+)", match[1])]
+        types = ["null" if each == "NoneType" else each for each in types]
+        return f"{where} is {match[2]!r}, expected {' or '.join(types)}"
     return " ".join(_innermost(message).split())
 
 

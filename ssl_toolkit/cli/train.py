@@ -15,7 +15,7 @@ from ssl_toolkit.budget import to_seconds
 from ssl_toolkit.callbacks import ExportWeights, LearningRate, ProgressBar, ResumeMetrics, SampleViews, Throughput
 from ssl_toolkit.checkpoint import AtomicCheckpointIO
 from ssl_toolkit.cli.global_batch import batch_facts, keep_global_batch
-from ssl_toolkit.cli.guards import Record, bad_files_noted, failure_noted, one_line_errors, quiet
+from ssl_toolkit.cli.guards import Record, bad_files_noted, check_trainer, failure_noted, one_line_errors, quiet
 from ssl_toolkit.cli.inherited import inherited_remarks
 from ssl_toolkit.cli.parser import instantiate, options, parse, plain
 from ssl_toolkit.cli.training_parser import training_parser
@@ -141,6 +141,7 @@ def prepare(parser: ArgumentParser, config: Namespace) -> Namespace:
     """Builds what a configuration describes; what cannot work is found before the folder becomes a run."""
     torch.manual_seed(number("model", config.seed))
     objects = instantiate(parser, config)
+    check_trainer(vars(objects.trainer))
     objects.model.check()
     check_run(objects, config.get("budget"), config.get("speed"))
     if "progressive" in objects:

@@ -51,6 +51,12 @@ def changed(recipe, tmp_path, path, value):
         (["--trainer.precision", "bf17"], "did you mean 'bf16'?"),
         (["--tracker", "wandbb"], "expected wandb, none, or settings of W&B"),
         (["--trainer.devices", "0"], "is not a valid input"),
+        (["--trainer.devices", "x"], "should be an int > 0"),
+        (["--trainer.strategy", "fsdp3"], "expected auto, ddp or fsdp2; did you mean 'fsdp2'?"),
+        (["--trainer.gradient_clip_val", "-1"], "gradient_clip_val must be above 0, got -1"),
+        (["--trainer.accumulate_grad_batches", "0"], "accumulate_grad_batches must be at least 1, got 0"),
+        (["--trainer.max_epochs", "many"], "trainer.max_epochs is 'many', expected int or null"),
+        (["--model.schedule.warmup_steps", "x"], "model.schedule.warmup_steps is 'x', expected int or null"),
     ],
 )
 def test_wrong_options(capsys, recipe, tmp_path, options, expected):
