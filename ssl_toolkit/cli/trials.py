@@ -37,7 +37,7 @@ def fastest_settings(
     sizes = {name: described["data"].get(name) for name in ("batch_size", "image_size", "channels")}
     described = {"machine": machine(trainer), "model": described["model"], "data": sizes}
 
-    def measure(settings: dict[str, Any]) -> float:
+    def seconds_for_a_batch(settings: dict[str, Any]) -> float:
         tried = config.clone()
         tried.update(Namespace(settings))
         with contextlib.redirect_stdout(io.StringIO()):
@@ -48,7 +48,7 @@ def fastest_settings(
     # several processes have to measure together, whatever each may have found in its own folder
     choice = kept.find(described, candidates) if trainer.world_size == 1 else None
     if choice is None:
-        choice = fastest(candidates, measure)
+        choice = fastest(candidates, seconds_for_a_batch)
         if is_first_process():
             kept.keep(described, candidates, choice)
     if is_first_process():

@@ -21,14 +21,11 @@ CASES = [(name, moment) for name in ("SIGTERM", "SIGUSR1") for moment in ("train
 REACHED = f"{len(CASES)} of {len(CASES)} (SIGTERM and SIGUSR1, in training, in validation, amid a save)"
 # of which the step at hand is a part
 SECONDS = 5
-# from its start to the signal on a machine that does little else; a busy one takes as many times longer to leave, too
-START = 6
+# from its start, or torchrun's, to the signal on a machine that does little else; a busy one takes as many times longer
+# to leave, too
+START, TORCHRUN_START = 6, 15
 STEPS_PER_EPOCH = 6
 EPOCHS = 2
-CHANGES = {
-    "data": {"batch_size": 4, "val_fraction": 0.2},
-    "checkpoint": {"every_n_steps": STEP, "keep": 10},
-}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +35,10 @@ def forks():
 
 
 def start(tmp_path, size):
-    changes = {**CHANGES, "data": {**CHANGES["data"], "batch_size": 8 // size}}
+    changes = {
+        "data": {"batch_size": 8 // size, "val_fraction": 0.2},
+        "checkpoint": {"every_n_steps": STEP, "keep": 10},
+    }
     together = ["--trainer.devices", str(size), "--trainer.strategy", "ddp"] if size > 1 else []
     return [*command("SimCLR", tmp_path, changes, max_epochs=EPOCHS), *together]
 
@@ -119,12 +119,17 @@ def test_torchrun_passes_a_signal_on(tmp_path, reached):
         folder.mkdir()
         run = folder / "run"
         arguments = [*start(folder, 2), "--out", str(run), *signalled(name, "launcher", moment, folder)]
+        begin = time.time()
         # both processes and torchrun hold the pipe: its end is the end of the last one
         done = subprocess.run(
             [*torchrun, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         assert (folder / "sent").exists(), done.stdout[-3000:]
-        longest = max(longest, time.time() - float((folder / "sent").read_text()))
+        sent = float((folder / "sent").read_text())
+        seconds = time.time() - sent
         assert done.returncode != 0, done.stdout[-3000:]
         assert_stopped(run, name, moment)
+        # torchrun itself needs some to see that they have ended
+        assert seconds < 2 * SECONDS * max(1.0, (sent - begin) / TORCHRUN_START)
+        longest = max(longest, seconds)
     reached(f"to torchrun: {REACHED}, all gone after at most {math.ceil(longest)} s")
