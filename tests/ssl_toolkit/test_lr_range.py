@@ -185,7 +185,7 @@ def test_the_line_can_be_pasted_and_trains(tmp_path, monkeypatch, capsys):
         (["pretrian"], "did you mean 'pretrain'?"),
         (["transfer", "-c", "RECIPE", "--budget", "60min"], "lr-find takes no --budget"),
         (["transfer", "-c", "RECIPE", "--highest", "1e-9"], "expected 0 < lowest < highest"),
-        (["transfer", "-c", "RECIPE", "--steps", "9.5"], "Expected a <class 'int'>"),
+        (["transfer", "-c", "RECIPE", "--steps", "9.5"], "steps is '9.5', expected int"),
         (["transfer", "-c", "RECIPE", "--out", "RECIPE"], "expected a folder"),
         (["transfer", "-c", "RECIPE", "--lowest", "1e-9", "--highest", "1e-8", "--steps", "12"], None),
     ],
