@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import warnings
 from pathlib import Path
 from typing import Any
+
+from ssl_toolkit.files import write_atomically
 
 FILE = "metrics.csv"
 
@@ -104,9 +105,6 @@ class MetricsFile:
         self._replace(columns, [row for row in rows if _number(row["step"]) < step])
 
     def _replace(self, columns: list[str], rows: list[dict[str, Any]]) -> None:
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.file.with_name(f".{self.file.name}.{os.getpid()}.partial")
         header = dict(zip(columns, columns, strict=True))
-        partial.write_text(_text(columns, [header, *rows]), encoding="utf-8", newline="")
-        partial.replace(self.file)
+        write_atomically(self.file, _text(columns, [header, *rows]))
         self._columns = columns

@@ -123,11 +123,26 @@ def label_by_folder(
     folders = [name.split("/", 1)[0] for name in names]
     found = sorted(set(folders))
     classes = found if class_names is None else list(class_names)
-    number = {name: index for index, name in enumerate(classes)}
-    unknown = [name for name in found if name not in number]
-    if unknown:
-        raise ValueError(
-            f"the sub-folder '{unknown[0]}' of '{path}' is none of the {len(classes)} classes of the training images"
-            f"{nearest(unknown[0], classes)}"
-        )
+    number = class_numbers(classes, found, f"the sub-folder '{{}}' of '{path}'")
     return classes, np.array([number[folder] for folder in folders], dtype=np.int64)
+
+
+def class_numbers(classes: Sequence[str], found: Sequence[str], called: str) -> dict[str, int]:
+    """The number of each class by its name.
+
+    Args:
+        classes: In the order of their numbers.
+        found: The names that images have.
+        called: What to call one of these in a message, with ``{}`` in its place.
+
+    Raises:
+        ValueError: Images have a name that is no class.
+    """
+    numbers = {name: number for number, name in enumerate(classes)}
+    unknown = next((name for name in found if name not in numbers), None)
+    if unknown is not None:
+        raise ValueError(
+            f"{called.replace('{}', unknown)} is none of the {len(classes)} classes of the training images"
+            f"{nearest(unknown, classes)}"
+        )
+    return numbers

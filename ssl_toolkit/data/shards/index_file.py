@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from ssl_toolkit.data.shards.open_file import OpenFile
 from ssl_toolkit.data.shards.part import Part
 from ssl_toolkit.data.shards.remote import Found
+from ssl_toolkit.files import atomic_file
 
 MAGIC = b"SSLTKSH1"
 COLUMNS = {"offsets": "<i8", "sizes": "<u4", "classes": "<i4", "folders": "<i4", "name_ends": "<u4", "names": "u1"}
@@ -144,33 +144,25 @@ def write_index(path: Path, shards: Sequence[tuple[str, Found]], parts: Sequence
         OSError: The file cannot be written.
     """
     tables: dict[str, dict[str, int]] = {"classes": {}, "folders": {}}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
-    try:
-        with partial.open("wb") as file:
-            for column, kind in COLUMNS.items():
-                length = 0
-                for part in parts:
-                    values = getattr(part, column)
-                    if column in tables:
-                        texts = part.class_texts if column == "classes" else part.folder_texts
-                        values = _renumbered(values, texts, tables[column])
-                    length += _write(file, np.ascontiguousarray(values, dtype=kind).tobytes(), digest)
-                _write(file, bytes(-length % 8), digest)
-            entries = [
-                [name, found.size, found.stamp, len(part.offsets), len(part.names), part.unlabelled, part.others]
-                for (name, found), part in zip(shards, parts, strict=True)
-            ]
-            about = {"shards": entries, **{name: list(table) for name, table in tables.items()}}
-            text = json.dumps(about).encode()
-            _write(file, text, digest)
-            file.write(digest.digest() + len(text).to_bytes(8, "little") + MAGIC)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        for column, kind in COLUMNS.items():
+            length = 0
+            for part in parts:
+                values = getattr(part, column)
+                if column in tables:
+                    texts = part.class_texts if column == "classes" else part.folder_texts
+                    values = _renumbered(values, texts, tables[column])
+                length += _write(file, np.ascontiguousarray(values, dtype=kind).tobytes(), digest)
+            _write(file, bytes(-length % 8), digest)
+        entries = [
+            [name, found.size, found.stamp, len(part.offsets), len(part.names), part.unlabelled, part.others]
+            for (name, found), part in zip(shards, parts, strict=True)
+        ]
+        about = {"shards": entries, **{name: list(table) for name, table in tables.items()}}
+        text = json.dumps(about).encode()
+        _write(file, text, digest)
+        file.write(digest.digest() + len(text).to_bytes(8, "little") + MAGIC)
 
 
 def _renumbered(places: NDArray[np.int32], texts: list[str], table: dict[str, int]) -> NDArray[np.int32]:

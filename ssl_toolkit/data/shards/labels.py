@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ssl_toolkit.data.folders import class_numbers
 from ssl_toolkit.data.shards.index_file import Index
 from ssl_toolkit.data.sources import LabelKind
-from ssl_toolkit.errors import nearest
 
 _MOST_CLASSES = 1_000_000
 
@@ -74,11 +74,5 @@ def number_labels(index: Index, labels: LabelKind, path: str, class_names: Seque
         names = [str(number) for number in range(largest + 1)]
     else:
         names = sorted(set(texts))
-    number = {name: place for place, name in enumerate(names)}
-    unknown = [text for text in texts if text not in number]
-    if unknown:
-        raise ValueError(
-            f"the class '{unknown[0]}' in '{path}' is none of the {len(names)} classes of the training images"
-            f"{nearest(unknown[0], names)}"
-        )
+    number = class_numbers(names, texts, f"the class '{{}}' in '{path}'")
     return Labels(names, places, np.array([*(number[text] for text in texts), -1], dtype=np.int64))
