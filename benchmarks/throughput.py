@@ -2,11 +2,16 @@
 
     python benchmarks/throughput.py --images cifar10/train --stem small --precision bf16 --json throughput.json
     python benchmarks/throughput.py --images caltech101 --recipe configs/pretrain/patch_position_caltech101.yaml
+    python benchmarks/throughput.py --images photographs --recipe configs/pretrain/simclr.yaml --stem standard \
+        --size 224 --batch 256 --device cuda --peers --option=--model.backbone.name=resnet50 --json resnet50.json
 
 * ssl-toolkit: `ssl-toolkit pretrain` on the files of the folder, decoded once, with everything that a run does;
 * arithmetic: forward, backward and optimizer of the same recipe on one batch of views, again and again, and nothing
   else: what no pipeline can exceed;
-* lightly: its own loader, transform, loss and head, with 0 or 2 workers, contiguous or channels last; its best counts;
+* products: square matrices multiplied in the same precision, what the device can do at best; beside it stands what the
+  others make of it, by the operations of a step as torch counts them (two for a multiplication and an addition);
+* lightly: its own loader, transform, loss and head, with some numbers of workers, contiguous or channels last;
+  its best counts;
 * stable-pretraining: likewise, as its CIFAR-10 example builds it.
 
 The peers are measured beside SimCLR, with ResNet-18, the same batch and precision. All processes live at the same time
@@ -18,10 +23,10 @@ tenth of a core is repeated. Speeds are medians over the rounds; ratios are take
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +39,15 @@ from measuring import (
     lightly_python,
     median_and_range,
     peer_python,
+    window,
     write_json,
 )
 
 RECIPE = HERE.parent / "configs" / "pretrain" / "simclr_cifar10.yaml"
 PRECISION = {"32": "32-true", "bf16": "bf16-mixed"}
-OURS, ARITHMETIC = "ssl-toolkit", "arithmetic"
+OURS, ARITHMETIC, PRODUCTS = "ssl-toolkit", "arithmetic", "products"
+# so large that no time is lost around a product, and some milliseconds for a step of products
+SIDE, PRODUCTS_IN_A_STEP = {"cpu": 2048, "cuda": 8192}, {"cpu": 1, "cuda": 10}
 
 
 def options(args: argparse.Namespace, run: Path) -> list[str]:
@@ -59,8 +67,10 @@ def options(args: argparse.Namespace, run: Path) -> list[str]:
 
 
 def arithmetic(args: argparse.Namespace) -> None:
-    """One batch of views through the network and back, for ever."""
+    """One batch of views through the network and back, for ever, or once, to count its operations."""
     import torch
+    from step_clock import StepClock
+    from torch.utils.flop_counter import FlopCounterMode
 
     from ssl_toolkit.cli.parser import instantiate, parse
     from ssl_toolkit.cli.training_parser import training_parser
@@ -79,23 +89,57 @@ def arithmetic(args: argparse.Namespace) -> None:
     task.backbone.to(memory_format=torch.channels_last)
     spec = task.optimizer_spec
     optimizer = spec.build(parameter_groups(task, spec.lr, spec.weight_decay), fused=True)
-    while True:
+    torch.backends.cudnn.benchmark = True
+
+    def step() -> None:
         with torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bf16"):
             loss = task.loss(views).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if args.device == "cuda":
-            torch.cuda.synchronize()
-        print(time.monotonic(), flush=True)
+
+    if args.worker == "count":
+        with FlopCounterMode(display=False) as counter:
+            step()
+        print(json.dumps({"operations": counter.get_total_flops()}))
+        return
+    clock = StepClock()
+    while True:
+        step()
+        clock.tick()
+
+
+def products(args: argparse.Namespace) -> None:
+    """Products of matrices, for ever."""
+    import torch
+    from step_clock import StepClock
+
+    dtype = torch.bfloat16 if args.precision == "bf16" else torch.float32
+    first, second, product = (torch.randn(2 * [SIDE[args.device]], device=args.device).to(dtype) for _ in range(3))
+    clock = StepClock()
+    while True:
+        for _ in range(PRODUCTS_IN_A_STEP[args.device]):
+            torch.mm(first, second, out=product)
+        clock.tick()
+
+
+def operations(args: argparse.Namespace) -> dict[str, float]:
+    """Operations of a step, by what makes it."""
+    step = window([*worker(args, "count")]).figures["operations"]
+    return {OURS: step, ARITHMETIC: step, PRODUCTS: PRODUCTS_IN_A_STEP[args.device] * 2 * SIDE[args.device] ** 3}
+
+
+def worker(args: argparse.Namespace, what: str) -> list[str]:
+    """The command line of this file for one of the processes."""
+    own = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], "--worker", what]
+    return [*own, "--images", args.images, "--recipe", str(args.recipe)]
 
 
 def commands(args: argparse.Namespace, folder: Path) -> dict[str, list[str]]:
     """What is measured."""
-    worker = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], "--worker"]
-    worker += ["--images", args.images, "--recipe", str(args.recipe)]
     found = {
-        ARITHMETIC: worker,
+        PRODUCTS: worker(args, PRODUCTS),
+        ARITHMETIC: worker(args, ARITHMETIC),
         OURS: [sys.executable, "-m", "ssl_toolkit", "pretrain", *options(args, folder / "run")],
     }
     shared = ["--images", args.images, "--device", args.device, "--precision", args.peer_precision or args.precision]
@@ -103,13 +147,13 @@ def commands(args: argparse.Namespace, folder: Path) -> dict[str, list[str]]:
         shared += [f"--{name}", str(getattr(args, name))]
     if "lightly" in args.peers and (python := lightly_python()):
         script = str(HERE / "peers" / "lightly_simclr.py")
-        for workers in (0, 2):
+        for workers in args.workers:
             for layout in ("contiguous", "channels_last"):
                 given = ["--size", str(args.size or 32), "--workers", str(workers), "--layout", layout]
                 found[f"lightly, {workers} workers, {layout}"] = [str(python), script, *shared, *given]
     if "stable-pretraining" in args.peers and (python := peer_python("stable-pretraining")):
         script = str(HERE / "peers" / "stable_pretraining_simclr.py")
-        for workers in (0, 2):
+        for workers in args.workers:
             given = ["--size", str(args.size or 32), "--workers", str(workers)]
             found[f"stable-pretraining, {workers} workers"] = [str(python), script, *shared, *given]
     return found
@@ -131,12 +175,13 @@ def main() -> None:
     parser.add_argument(
         "--peers", nargs="*", choices=["lightly", "stable-pretraining"], help="all of them beside SimCLR, by default"
     )
+    parser.add_argument("--workers", type=int, nargs="*", default=[0, 2], help="of the peers' loaders, each is tried")
     parser.add_argument("--repeats", type=int, default=3, help="how often all processes are started")
     parser.add_argument("--rounds", type=int, default=4, help="turns of each process")
     parser.add_argument("--seconds", type=float, default=6.0, help="of each turn")
     parser.add_argument("--tries", type=int, default=3, help="at most, where other programs disturb")
     add_outputs(parser)
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=["count", PRODUCTS, ARITHMETIC], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if not args.images or not Path(args.images).is_dir():
         raise SystemExit(f"--images {args.images} is not a folder; give one with images, for instance CIFAR-10's")
@@ -144,8 +189,10 @@ def main() -> None:
     if args.peers is None:
         args.peers = ["lightly", "stable-pretraining"] if "simclr" in args.recipe.name else []
     if args.worker:
-        arithmetic(args)
+        products(args) if args.worker == PRODUCTS else arithmetic(args)
         return
+    check_device(args.device)
+    counted = operations(args)
     turns: dict[str, list[Turn]] = {}
     for _ in range(args.repeats):
         with tempfile.TemporaryDirectory() as folder:
@@ -153,28 +200,46 @@ def main() -> None:
             found = in_turns(commands(args, Path(folder)), args.seconds, args.rounds, args.tries, environment)
         for name, each in found.items():
             turns.setdefault(name, []).extend(each)
-    report(args, turns)
+    report(args, turns, counted)
 
 
-def report(args: argparse.Namespace, turns: dict[str, list[Turn]]) -> None:
+def check_device(device: str) -> None:
+    """Says so if there is no GPU for ``--device cuda``."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("--device cuda: torch finds no GPU here; the command is ready for a machine that has one")
+
+
+def report(args: argparse.Namespace, turns: dict[str, list[Turn]], counted: dict[str, float]) -> None:
     """Prints the table, writes the file and draws the picture."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("", "images/s", "ssl-toolkit / this", "most others' cores", title=title(args))
+    columns = ("", "images/s", "ssl-toolkit / this", "TFLOP/s", "of products", "most others' cores")
+    table = Table(*columns, title=title(args))
     ours = [turn.steps_per_second for turn in turns[OURS]]
+    rates = {name: [turn.steps_per_second * number / 1e12 for turn in turns[name]] for name, number in counted.items()}
     rows: dict[str, dict[str, Any]] = {}
     for name, each in turns.items():
-        speeds = [turn.steps_per_second * args.batch for turn in each]
-        ratios = [mine / turn.steps_per_second for mine, turn in zip(ours, each, strict=True)]
         others = max(turn.others for turn in each)
-        rows[name] = {"images_per_second": speeds, "ratio": ratios, "others": others}
-        table.add_row(name, f"{statistics.median(speeds):,.1f}", median_and_range(ratios), f"{others:.2f}")
+        rows[name] = {"others": others}
+        cells = ["", ""]
+        if name != PRODUCTS:
+            speeds = [turn.steps_per_second * args.batch for turn in each]
+            ratios = [mine / turn.steps_per_second for mine, turn in zip(ours, each, strict=True)]
+            rows[name] |= {"images_per_second": speeds, "ratio": ratios}
+            cells = [f"{statistics.median(speeds):,.1f}", median_and_range(ratios)]
+        if name in rates:
+            shares = [rate / best for rate, best in zip(rates[name], rates[PRODUCTS], strict=True)]
+            rows[name] |= {"tflops": rates[name], "share_of_products": shares}
+            cells += [f"{statistics.median(rates[name]):,.3g}", f"{statistics.median(shares):.0%}"]
+        table.add_row(name, *cells, *[""] * (4 - len(cells)), f"{others:.2f}")
     Console().print(table)
     settings = {name: str(value) for name, value in vars(args).items() if name not in ("json", "worker", "images")}
     write_json(args.json, {"settings": {**settings, "recipe": args.recipe.name}, "rows": rows})
-    speeds = {name: row["images_per_second"] for name, row in rows.items()}
-    draw_bars(args.picture, {title(args): speeds}, "source images a second")
+    shown = {name: row["images_per_second"] for name, row in rows.items() if name != PRODUCTS}
+    draw_bars(args.picture, {title(args): shown}, "source images a second")
 
 
 def title(args: argparse.Namespace) -> str:

@@ -110,4 +110,4 @@ def cross_correlation(first: Tensor, second: Tensor) -> Tensor:
         Tensor of shape ``[width, width]``, the same in every process.
     """
     first, second = standardize(torch.cat([first, second], dim=1)).chunk(2, dim=1)
-    return all_reduce_sum(first.T @ second) / all_reduce_sum(first.new_tensor(float(len(first))))
+    return all_reduce_sum(first.T @ second) / all_reduce_sum(first.new_full((), len(first)))

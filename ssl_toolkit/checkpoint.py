@@ -17,6 +17,7 @@ from torch import Tensor
 from ssl_toolkit.archives import check_not_compressed
 from ssl_toolkit.callbacks.early_stopping import EarlyStopping
 from ssl_toolkit.callbacks.weight_average import trained_weights
+from ssl_toolkit.distributed import all_reduce_max
 from ssl_toolkit.errors import CANNOT_WRITE
 from ssl_toolkit.files import flush_folder, remove_with_checksum, write_checksum
 from ssl_toolkit.preemption import Preemption
@@ -238,8 +239,7 @@ class Checkpoint(callbacks.Checkpoint):
         if trainer.world_size == 1:
             return due, self.preemption.number
         found = torch.tensor([int(due), self.preemption.number], device=trainer.strategy.root_device)
-        reduced: Any = trainer.strategy.reduce(found, reduce_op="max")
-        due, number = reduced.tolist()
+        due, number = all_reduce_max(found).tolist()
         return bool(due), number
 
     def _save(self, trainer: Trainer) -> None:

@@ -85,7 +85,7 @@ def standardize(x: Tensor, eps: float = 1e-5) -> Tensor:
         x: Float tensor of shape ``[batch, width]``, float32 at least.
         eps: Added to the variances, so that a column that is constant becomes 0.
     """
-    count = all_reduce_sum(x.new_tensor(float(len(x))))
+    count = all_reduce_sum(x.new_full((), len(x)))
     centred = x - all_reduce_sum(x.sum(dim=0)) / count
     variance = all_reduce_sum(centred.square().sum(dim=0)) / count
     return centred * torch.rsqrt(variance + eps)
@@ -104,6 +104,22 @@ def all_reduce_mean(x: Tensor) -> Tensor:
         return x.detach().clone()
     _check_same_shape("all_reduce_mean", x)
     return _summed(x.detach()) / world_size()
+
+
+def all_reduce_max(x: Tensor) -> Tensor:
+    """The largest of each number over the processes.
+
+    Args:
+        x: Tensor of any shape, the same shape and dtype in every process, which is not asked.
+
+    Returns:
+        Tensor of the same shape; ``x`` itself in one process.
+    """
+    if world_size() == 1:
+        return x
+    largest = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return largest
 
 
 def convert_sync_batchnorm(module: nn.Module) -> nn.Module:

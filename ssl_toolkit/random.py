@@ -23,6 +23,8 @@ import zlib
 import torch
 from torch import Tensor
 
+from ssl_toolkit.constants import constant
+
 
 def _signed(value: int) -> int:
     """The int64 with the bits of an unsigned 64-bit integer (torch has no arithmetic on uint64)."""
@@ -30,6 +32,7 @@ def _signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
+_UNSIGNED = (1 << 64) - 1
 _GOLDEN = _signed(0x9E3779B97F4A7C15)
 _MIX_1 = _signed(0xBF58476D1CE4E5B9)
 _MIX_2 = _signed(0x94D049BB133111EB)
@@ -44,6 +47,12 @@ def _mix(bits: Tensor) -> Tensor:
     bits = (bits ^ _shift_right(bits, 30)) * _MIX_1
     bits = (bits ^ _shift_right(bits, 27)) * _MIX_2
     return bits ^ _shift_right(bits, 31)
+
+
+def _mix_one(bits: int) -> int:
+    bits = ((bits ^ (bits >> 30)) * _MIX_1) & _UNSIGNED
+    bits = ((bits ^ (bits >> 27)) * _MIX_2) & _UNSIGNED
+    return bits ^ (bits >> 31)
 
 
 def fold(keys: Tensor, label: int | str | Tensor) -> Tensor:
@@ -74,18 +83,11 @@ def streams(keys: Tensor, *names: str) -> Tensor:
     Returns:
         int64 tensor of shape ``[*keys.shape, len(names)]``; the n-th key is ``fold(keys, names[n])``.
     """
-    return fold(keys.unsqueeze(-1), _numbers_of(names, keys.device))
+    return fold(keys.unsqueeze(-1), constant(tuple(map(_number_of, names)), keys.device, torch.int64))
 
 
 def _number_of(name: str) -> int:
     return zlib.crc32(name.encode())
-
-
-@functools.cache
-def _numbers_of(names: tuple[str, ...], device: torch.device) -> Tensor:
-    """Kept, because a copy to a GPU would wait for it."""
-    with torch.inference_mode(False):
-        return torch.tensor([_number_of(name) for name in names], device=device)
 
 
 def sample_keys(seed: int, epoch: int, indices: Tensor) -> Tensor:
@@ -206,11 +208,15 @@ def gamma(keys: Tensor, shape: float, num: int | None = None) -> Tensor:
 
 
 def number(*labels: int | str) -> int:
-    """One non-negative 63-bit number for a tuple of labels: a seed for what cannot be drawn by key (dropout, say)."""
-    key = torch.zeros((), dtype=torch.int64)
+    """One non-negative 63-bit number for a tuple of labels: a seed for what cannot be drawn by key (dropout, say).
+
+    It is the key that `fold` derives from 0 by one label after the other, without its last bit.
+    """
+    key = 0
     for label in labels:
-        key = fold(key, label)
-    return int(_shift_right(key, 1))
+        label = _number_of(label) if isinstance(label, str) else label
+        key = _mix_one(_mix_one((key + _GOLDEN) & _UNSIGNED) ^ (((label + 1) * 0xD1342543DE82EF95) & _UNSIGNED))
+    return key >> 1
 
 
 def sample_order(seed: int, epoch: int, num: int) -> Tensor:

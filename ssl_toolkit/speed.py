@@ -84,6 +84,8 @@ def speed_candidates(task: type[Task], device: torch.device, fixed: Iterable[str
     candidates: dict[str, list[Any]] = {"trainer.precision": [*half, "32-true"]}
     candidates |= {f"model.init_args.{name}": list(values) for name, values in task.speed_settings.items()}
     if device.type == "cuda":
+        # cuDNN tries its algorithms for each shape, and keeps the quickest
+        candidates["trainer.benchmark"] = [False, True]
         candidates["model.init_args.compile"] = [False, True]
     return {key: values for key, values in candidates.items() if key not in set(fixed)}
 

@@ -312,7 +312,6 @@ class Task(LightningModule, ABC):
             self.log(
                 f"{stage}/{name}",
                 scalar,
-                prog_bar=name == "loss",
                 batch_size=batch_size,
                 sync_dist=stage != "train" and world_size() > 1,
             )

@@ -5,7 +5,6 @@ Prints the time after each step, for ever.
 
 from __future__ import annotations
 
-import time
 from contextlib import nullcontext
 
 import timm
@@ -15,6 +14,7 @@ from lightly.loss import NTXentLoss
 from lightly.models.modules.heads import SimCLRProjectionHead
 from lightly.transforms import SimCLRTransform
 from options import training_parser
+from step_clock import StepClock
 from torch import nn
 
 
@@ -45,19 +45,19 @@ def main() -> None:
         drop_last=True,
         num_workers=args.workers,
         persistent_workers=args.workers > 0,
+        pin_memory=device.type == "cuda",
     )
     autocast = torch.autocast(device.type, torch.bfloat16) if args.precision == "bf16" else nullcontext()
+    clock = StepClock()
     while True:
         for batch in loader:
-            first, second = (view.to(device, memory_format=memory_format) for view in batch[0])
+            first, second = (view.to(device, memory_format=memory_format, non_blocking=True) for view in batch[0])
             with autocast:
                 loss = criterion(head(backbone(first)), head(backbone(second)))
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            print(time.monotonic(), flush=True)
+            clock.tick()
 
 
 if __name__ == "__main__":

@@ -5,20 +5,14 @@ Prints the time after each step, for ever.
 
 from __future__ import annotations
 
-import time
-
 import lightning as pl
 import stable_pretraining as spt
 import torch
 import torchvision
+from each_step import EachStep
 from options import training_parser
 from stable_pretraining.data import transforms
 from stable_pretraining.forward import simclr
-
-
-class EachStep(pl.Callback):
-    def on_train_batch_end(self, *_):
-        print(time.monotonic(), flush=True)
 
 
 def make_view(size: int) -> transforms.Compose:
@@ -39,7 +33,12 @@ def main() -> None:
     views = transforms.MultiViewTransform([make_view(args.size), make_view(args.size)])
     dataset = spt.data.FromTorchDataset(files, names=["image", "label"], transform=views)
     loader = torch.utils.data.DataLoader(
-        dataset, batch_size=args.batch, shuffle=True, drop_last=True, num_workers=args.workers
+        dataset,
+        batch_size=args.batch,
+        shuffle=True,
+        drop_last=True,
+        num_workers=args.workers,
+        pin_memory=args.device == "cuda",
     )
     backbone = spt.backbone.from_torchvision("resnet18", low_resolution=args.stem == "small")
     backbone.fc = torch.nn.Identity()

@@ -41,7 +41,7 @@ class Standardize(nn.Module):
 
     def _count(self, features: Tensor) -> None:
         # the factor 1 / world_size of the averages falls out of their ratios
-        number = all_reduce_mean(features.new_tensor(float(len(features))))
+        number = all_reduce_mean(features.new_full((), len(features)))
         mean = all_reduce_mean(features.sum(dim=0)) / number
         variance = all_reduce_mean((features - mean).square().sum(dim=0)) / number
         total = self.count + number * world_size()

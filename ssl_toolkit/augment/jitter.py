@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ssl_toolkit.augment import colour
+from ssl_toolkit.constants import constant
 from ssl_toolkit.random import fold, permutations, streams, uniform
 
 Form = Literal["exact", "fused"]
@@ -142,7 +143,7 @@ def _step_matrices(images: Tensor, jitter: Jitter) -> Tensor:
     batch, channels = images.shape[:2]
     weights = colour.GRAY_WEIGHTS if channels == 3 else (1 / channels,) * channels
     identity = torch.eye(channels, dtype=images.dtype, device=images.device)
-    to_gray = torch.tensor(weights, dtype=images.dtype, device=images.device).expand(channels, -1)
+    to_gray = constant(weights, images.device, images.dtype).expand(channels, -1)
     matrices = torch.stack([identity, torch.zeros_like(identity)]).repeat(batch, 4, 1, 1, 1)
     if jitter.brightness is not None:
         matrices[:, BRIGHTNESS, 0] = jitter.brightness[:, None, None] * identity

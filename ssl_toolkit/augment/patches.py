@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ssl_toolkit.constants import constant
 from ssl_toolkit.random import fold, integers, normal
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -55,7 +56,7 @@ def drop_channels(patches: Tensor, keys: Tensor, mean: Sequence[float] = IMAGENE
     deviation = patches.std(dim=(-2, -1), correction=0)
     deviation = (deviation * keep).sum(-1)[..., None, None, None] / 100
     noise = normal(fold(keys, "noise"), channels * height * width).view_as(patches)
-    centre = torch.tensor(mean, device=patches.device, dtype=patches.dtype)[:, None, None]
+    centre = constant(tuple(mean), patches.device, patches.dtype)[:, None, None]
     return torch.where(keep[..., None, None], patches, centre + deviation * noise)
 
 

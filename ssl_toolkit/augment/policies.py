@@ -28,6 +28,7 @@ from ssl_toolkit.augment.operations import (
     TRANSLATE_Y,
     apply,
 )
+from ssl_toolkit.constants import constant
 from ssl_toolkit.random import fold, gamma, integers, uniform
 
 
@@ -201,7 +202,7 @@ class AugMix(Policy):
         kinds = (*GEOMETRIC, POSTERIZE, SOLARIZE, AUTOCONTRAST, EQUALIZE, *ENHANCING * self.enhancing)
         steps = self.depth or 3
         places = integers(fold(chains, "operation"), 0, len(kinds), steps)
-        operations = torch.tensor(kinds, device=keys.device)[places]
+        operations = constant(kinds, keys.device, torch.int64)[places]
         levels = uniform(fold(chains, "level"), steps, 0.1, self.severity) / 10
         ranges = _Ranges(0.3, 1 / 3, 30, 0.9, (4, 0))
         amounts = _amounts(operations, levels, _signs(chains, steps), ranges, side)

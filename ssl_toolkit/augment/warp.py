@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssl_toolkit.constants import constant
+
 FILL = 0.5
 
 
@@ -75,7 +77,7 @@ def warp(images: Tensor, matrices: Tensor, fill: float = FILL) -> Tensor:
     """
     height, width = images.shape[-2:]
     # torch's places run from -1 to 1 over the height and over the width
-    scale = torch.tensor([width / 2, height / 2, 1.0], dtype=images.dtype, device=images.device)
+    scale = constant((width / 2, height / 2, 1.0), images.device, images.dtype)
     matrices = matrices * scale / scale[:2, None]
     with torch.autocast(images.device.type, enabled=False):
         grid = F.affine_grid(matrices, list(images.shape), align_corners=False)

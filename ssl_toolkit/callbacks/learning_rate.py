@@ -6,6 +6,8 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from ssl_toolkit.log import log_number
+
 
 class LearningRate(Callback):
     """Logs ``train/lr``: the rate with which the step is about to be made.
@@ -18,4 +20,4 @@ class LearningRate(Callback):
         """Logs the rate before the schedule moves it."""
         rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
         if rates:
-            pl_module.log("train/lr", float(max(rates)), batch_size=1)
+            log_number(pl_module, "train/lr", float(max(rates)))

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from ssl_toolkit.log import log_number
+
 
 class _Mark(NamedTuple):
     seconds: float
@@ -91,8 +93,8 @@ class Throughput(Callback):
         seconds = last.seconds - first.seconds
         if seconds > 0:
             wait = min(max((last.waited - first.waited) / seconds, 0.0), 1.0)
-            pl_module.log("train/images_per_second", (last.images - first.images) / seconds, batch_size=1)
-            pl_module.log("train/data_wait", wait, batch_size=1)
+            log_number(pl_module, "train/images_per_second", (last.images - first.images) / seconds)
+            log_number(pl_module, "train/data_wait", wait)
 
 
 def _loader_wait(trainer: Trainer) -> float | None:

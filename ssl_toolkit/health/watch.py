@@ -20,6 +20,7 @@ from ssl_toolkit.health.findings import Finding
 from ssl_toolkit.health.layers import DeadUnits
 from ssl_toolkit.health.steps import RATIOS, update_ratios
 from ssl_toolkit.health.trial import weights_of
+from ssl_toolkit.log import log_number
 from ssl_toolkit.metrics_file import read_metrics
 from ssl_toolkit.parts import whole
 from ssl_toolkit.run import WATCHED
@@ -114,7 +115,7 @@ class Watch(Callback):
         every: int = getattr(trainer, "log_every_n_steps", 1)  # set out of pyright's sight
         if (every and trainer.global_step % every == 0) or trainer.should_stop:
             for name, value in self._values.items():
-                pl_module.log(f"train/{name}", value, batch_size=1)
+                log_number(pl_module, f"train/{name}", value)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reads the curves, and repeats what was found."""

@@ -95,6 +95,14 @@ def test_sample_keys_equal_plain_python_integers_and_known_bits():
     assert sample_keys(0, 0, torch.arange(2)).tolist() == [5851418612046763414, 8883590628894945556]
 
 
+@pytest.mark.parametrize("labels", [(), ("step",), ("step", 0, 3, 2**40, 1), ("view", -5, "crop")])
+def test_a_number_is_the_key_folded_from_zero_without_its_last_bit(labels):
+    key = torch.zeros((), dtype=torch.int64)
+    for label in labels:
+        key = fold(key, label)
+    assert number(*labels) == (int(key) & MASK) >> 1
+
+
 def test_no_two_samples_epochs_seeds_or_streams_share_a_key():
     indices = torch.arange(20_000)
     keys = [sample_keys(seed, epoch, indices) for seed in (0, 1, 2) for epoch in range(4)]

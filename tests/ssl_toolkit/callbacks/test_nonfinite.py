@@ -98,6 +98,50 @@ def test_one_bad_rank_of_two_stops_both_before_their_weights_change(command, tmp
     reached(f"{what} of one rank of two: both stopped in its step, the checkpoint before it is finite")
 
 
+@pytest.mark.parametrize("what", ["nan", "gradient"])
+@pytest.mark.parametrize("every_n_steps", [1, 9])
+@pytest.mark.parametrize("bad", [3, 4, 5])
+def test_what_a_gpu_tells_a_step_later_comes_in_time(command, tmp_path, monkeypatch, what, every_n_steps, bad, capsys):
+    """As if the processor were ahead of a GPU: at the bad step it does not know yet."""
+    from ssl_toolkit.callbacks import nonfinite
+
+    monkeypatch.setattr(nonfinite, "_is_behind", lambda device: True)
+    weights = []
+
+    def note(self, trainer, module, *_):
+        weights.append([each.detach().clone() for each in module.parameters()])
+
+    monkeypatch.setattr(nonfinite.NonFinite, "on_train_batch_end", note)
+    spoil(monkeypatch, what, {bad})
+    assert main(["transfer", *command, "--checkpoint.every_n_steps", str(every_n_steps)]) == 1
+    said = capsys.readouterr().err
+    assert said.count("error:") == 1
+    loss = "the loss is nan and " if what == "nan" else ""
+    assert f"step {bad + 1}: {loss}a gradient is not finite (images " in said
+    # the bad step changed no weight, and none came after it
+    assert all(torch.equal(*pair) for pair in zip(weights[bad - 1], weights[-1], strict=True))
+    assert any(not torch.equal(*pair) for pair in zip(weights[bad - 2], weights[bad - 1], strict=True))
+    newest = newest_checkpoint(tmp_path / "run")
+    assert (newest is not None) == (every_n_steps == 1)
+    if newest:
+        checkpoint = torch.load(newest, weights_only=True)
+        assert checkpoint["global_step"] == bad
+        assert all(tensor.isfinite().all() for tensor in checkpoint["state_dict"].values())
+    assert (tmp_path / "run" / "backbone.safetensors").exists() == (bad >= 5)  # an epoch has five steps
+
+
+def test_a_healthy_run_is_the_same_when_a_gpu_tells_a_step_later(command, tmp_path, monkeypatch):
+    from ssl_toolkit.callbacks import nonfinite
+
+    train("transfer", command, quietly=True)
+    monkeypatch.setattr(nonfinite, "_is_behind", lambda device: True)
+    train("transfer", [*command[:3], str(tmp_path / "other")], quietly=True)
+    first, second = (
+        torch.load(newest_checkpoint(tmp_path / run), weights_only=True)["state_dict"] for run in ("run", "other")
+    )
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
 def test_steps_left_out_leave_no_trace_and_are_counted_over_a_resume(command, tmp_path, monkeypatch):
     accumulated = ["--trainer.accumulate_grad_batches", "2", "--trainer.max_steps", "3"]
     with monkeypatch.context() as patch:
