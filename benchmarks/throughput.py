@@ -16,8 +16,9 @@
 
 The peers are measured beside SimCLR, with ResNet-18, the same batch and precision. All processes live at the same time
 and take turns, so that a neighbour on the machine slows all of them; a turn in which other programs took more than a
-tenth of a core is repeated. Speeds are medians over the rounds; ratios are taken within a round, with their range.
-`--repeats` starts all of them anew. Peers live in environments of their own, made on first use.
+tenth of a core is repeated. Speeds are medians over the rounds; ratios are taken within a round: their median, with its
+quartiles, and by the time that a step takes in all of them. On a machine that is shared, many short turns tell more than a few long ones. `--repeats` starts all of them
+anew. Peers live in environments of their own, made on first use.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from measuring import (
     draw_bars,
     in_turns,
     lightly_python,
-    median_and_range,
+    median_and_quartiles,
     peer_python,
     window,
     write_json,
@@ -176,9 +177,9 @@ def main() -> None:
         "--peers", nargs="*", choices=["lightly", "stable-pretraining"], help="all of them beside SimCLR, by default"
     )
     parser.add_argument("--workers", type=int, nargs="*", default=[0, 2], help="of the peers' loaders, each is tried")
-    parser.add_argument("--repeats", type=int, default=3, help="how often all processes are started")
-    parser.add_argument("--rounds", type=int, default=4, help="turns of each process")
-    parser.add_argument("--seconds", type=float, default=6.0, help="of each turn")
+    parser.add_argument("--repeats", type=int, default=2, help="how often all processes are started")
+    parser.add_argument("--rounds", type=int, default=20, help="turns of each process")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each turn, or three steps")
     parser.add_argument("--tries", type=int, default=3, help="at most, where other programs disturb")
     add_outputs(parser)
     parser.add_argument("--worker", choices=["count", PRODUCTS, ARITHMETIC], help=argparse.SUPPRESS)
@@ -216,7 +217,7 @@ def report(args: argparse.Namespace, turns: dict[str, list[Turn]], counted: dict
     from rich.console import Console
     from rich.table import Table
 
-    columns = ("", "images/s", "ssl-toolkit / this", "TFLOP/s", "of products", "most others' cores")
+    columns = ("", "images/s", "ssl-toolkit / this", "by time", "TFLOP/s", "of products", "most others' cores")
     table = Table(*columns, title=title(args))
     ours = [turn.steps_per_second for turn in turns[OURS]]
     rates = {name: [turn.steps_per_second * number / 1e12 for turn in turns[name]] for name, number in counted.items()}
@@ -224,17 +225,18 @@ def report(args: argparse.Namespace, turns: dict[str, list[Turn]], counted: dict
     for name, each in turns.items():
         others = max(turn.others for turn in each)
         rows[name] = {"others": others}
-        cells = ["", ""]
+        cells = [""] * 3
         if name != PRODUCTS:
             speeds = [turn.steps_per_second * args.batch for turn in each]
             ratios = [mine / turn.steps_per_second for mine, turn in zip(ours, each, strict=True)]
-            rows[name] |= {"images_per_second": speeds, "ratio": ratios}
-            cells = [f"{statistics.median(speeds):,.1f}", median_and_range(ratios)]
+            by_time = sum(1 / turn.steps_per_second for turn in each) / sum(1 / mine for mine in ours)
+            rows[name] |= {"images_per_second": speeds, "ratio": ratios, "ratio_by_time": by_time}
+            cells = [f"{statistics.median(speeds):,.1f}", median_and_quartiles(ratios), f"{by_time:.2f}"]
         if name in rates:
             shares = [rate / best for rate, best in zip(rates[name], rates[PRODUCTS], strict=True)]
             rows[name] |= {"tflops": rates[name], "share_of_products": shares}
             cells += [f"{statistics.median(rates[name]):,.3g}", f"{statistics.median(shares):.0%}"]
-        table.add_row(name, *cells, *[""] * (4 - len(cells)), f"{others:.2f}")
+        table.add_row(name, *cells, *[""] * (5 - len(cells)), f"{others:.2f}")
     Console().print(table)
     settings = {name: str(value) for name, value in vars(args).items() if name not in ("json", "worker", "images")}
     write_json(args.json, {"settings": {**settings, "recipe": args.recipe.name}, "rows": rows})

@@ -219,6 +219,17 @@ def number(*labels: int | str) -> int:
     return key >> 1
 
 
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seeds what torch's own modules draw from (dropout, say), on the CPU and on a device.
+
+    ``torch.manual_seed`` seeds every kind of device that there could be and notes, for those not in use, where that was
+    asked for: most of a millisecond, which is too long for each step.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
+
+
 def sample_order(seed: int, epoch: int, num: int) -> Tensor:
     """The order of the samples in an epoch: an int64 permutation of ``0 .. num - 1``, pure in its arguments."""
     generator = torch.Generator().manual_seed(number("order", seed, epoch))

@@ -19,9 +19,10 @@ from ssl_toolkit.data import ImageData
 from ssl_toolkit.distributed import convert_sync_batchnorm
 from ssl_toolkit.gradient_checkpointing import checkpoint_stages
 from ssl_toolkit.init import Initializer, check_covered
+from ssl_toolkit.log import log_now
 from ssl_toolkit.optim import Adam, AdamW, LRScaling, OptimizerSpec, match_layout, parameter_groups, scaled_lr
 from ssl_toolkit.processes import rank, world_size
-from ssl_toolkit.random import number, sample_keys
+from ssl_toolkit.random import number, sample_keys, seed_generators
 from ssl_toolkit.regularization import Regularizer
 from ssl_toolkit.schedule import Schedule
 from ssl_toolkit.soft_targets import Mixing
@@ -76,6 +77,7 @@ class Task(LightningModule, ABC):
         mixing: Which samples of the batch at hand are mixed; None outside a training step that mixes.
         smoothing: Share of the targets that is spread over all classes; 0 outside a training step that smooths.
         training_batch: The batch at hand; None outside a training step.
+        numbers: What callbacks have to say of the last step (`ssl_toolkit.log.log_number`), for the rows of the log.
         stops_gradients: Whether the loss holds something constant that depends on the weights (a teacher, a target), so
             that what is followed is not the gradient of the loss; ``diagnose`` then does not check it.
         initial_loss_margin: By how much the loss at the start may be below and above `initial_loss`.
@@ -123,6 +125,7 @@ class Task(LightningModule, ABC):
         self.gradient_checkpointing = gradient_checkpointing
         self.compile_backbone = compile
         self.resolved_config: dict[str, Any] = {}
+        self.numbers: dict[str, float] = {}
         # kept, because weights in parts make the task an object of another class
         self._class_path = f"{type(self).__module__}.{type(self).__qualname__}"
 
@@ -258,7 +261,7 @@ class Task(LightningModule, ABC):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seeds what the model itself draws (dropout, say), so that a resumed run draws the same."""
-        torch.manual_seed(number("step", self.seed, self.current_epoch, batch_idx, rank()))
+        seed_generators(number("step", self.seed, self.current_epoch, batch_idx, rank()), self.device)
 
     def keys(self, batch: Any) -> Tensor:
         """The keys of a batch's samples in its epoch: int64 tensor of shape ``[batch]``."""
@@ -281,6 +284,12 @@ class Task(LightningModule, ABC):
             self.training_batch = None
         self._log("train", output, len(batch.indices))
         return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Logs the callbacks' numbers, if a row is about to be written; Lightning calls this after the callbacks."""
+        every: int = getattr(self.trainer, "log_every_n_steps", 1)  # set out of pyright's sight
+        if (every and self.global_step % every == 0) or self.trainer.should_stop:
+            log_now(self, self.numbers)
 
     def undo_after_backward(self, undo: Callable[[], None]) -> None:
         """Has something called when the gradient of this batch is known; what was given last comes first."""

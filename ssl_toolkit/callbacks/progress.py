@@ -140,7 +140,8 @@ class ProgressBar(LightningProgressBar):
         step, total = trainer.global_step, float(trainer.estimated_stepping_batches)
         callbacks: list[Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue] - set out of its sight
         seconds = seconds_left(self.clock() - self._start_time, step - self._start_step, total - step, callbacks)
-        status = training_status(trainer.callback_metrics, _num_bad_files(trainer), seconds)
+        metrics = {**trainer.callback_metrics, **getattr(trainer.lightning_module, "numbers", {})}
+        status = training_status(metrics, _num_bad_files(trainer), seconds)
         epoch = min(trainer.current_epoch + 1, trainer.max_epochs or trainer.current_epoch + 1)
         bounded = trainer.max_epochs is not None and trainer.max_epochs > 0
         epochs = f"{epoch}/{trainer.max_epochs}" if bounded else f"{trainer.current_epoch + 1}"

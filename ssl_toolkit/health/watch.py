@@ -111,11 +111,8 @@ class Watch(Callback):
         if self._before:
             self._judge_step(trainer, pl_module)
             self._before = {}
-        # only for the rows that are written: to log takes longer than all else in a step that is not looked at
-        every: int = getattr(trainer, "log_every_n_steps", 1)  # set out of pyright's sight
-        if (every and trainer.global_step % every == 0) or trainer.should_stop:
-            for name, value in self._values.items():
-                log_number(pl_module, f"train/{name}", value)
+        for name, value in self._values.items():
+            log_number(pl_module, f"train/{name}", value)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reads the curves, and repeats what was found."""
