@@ -17,8 +17,9 @@
 The peers are measured beside SimCLR, with ResNet-18, the same batch and precision. All processes live at the same time
 and take turns, so that a neighbour on the machine slows all of them; a turn in which other programs took more than a
 tenth of a core is repeated. Speeds are medians over the rounds; ratios are taken within a round: their median, with its
-quartiles, and by the time that a step takes in all of them. On a machine that is shared, many short turns tell more than a few long ones. `--repeats` starts all of them
-anew. Peers live in environments of their own, made on first use.
+quartiles, and by the time that a step takes in all of them. "others" is how many cores other programs took in the worst
+turn. On a machine that is shared, many short turns tell more than a few long ones. `--repeats` starts all of them anew.
+Peers live in environments of their own, made on first use.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from measuring import (
 RECIPE = HERE.parent / "configs" / "pretrain" / "simclr_cifar10.yaml"
 PRECISION = {"32": "32-true", "bf16": "bf16-mixed"}
 OURS, ARITHMETIC, PRODUCTS = "ssl-toolkit", "arithmetic", "products"
+RATIO = "ssl-toolkit/this"
 # so large that no time is lost around a product, and some milliseconds for a step of products
 SIDE, PRODUCTS_IN_A_STEP = {"cpu": 2048, "cuda": 8192}, {"cpu": 1, "cuda": 10}
 
@@ -214,11 +216,14 @@ def check_device(device: str) -> None:
 
 def report(args: argparse.Namespace, turns: dict[str, list[Turn]], counted: dict[str, float]) -> None:
     """Prints the table, writes the file and draws the picture."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    columns = ("", "images/s", "ssl-toolkit / this", "by time", "TFLOP/s", "of products", "most others' cores")
-    table = Table(*columns, title=title(args))
+    columns = ("", "images/s", RATIO, "by time", "TFLOP/s", "of products", "others")
+    table = Table(title=title(args), box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for column in columns:
+        table.add_column(column, no_wrap=column == RATIO)
     ours = [turn.steps_per_second for turn in turns[OURS]]
     rates = {name: [turn.steps_per_second * number / 1e12 for turn in turns[name]] for name, number in counted.items()}
     rows: dict[str, dict[str, Any]] = {}
