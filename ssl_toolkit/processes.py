@@ -9,6 +9,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+_THREADS = "OMP_NUM_THREADS"
+_CHOSEN_THREADS = os.environ.get(_THREADS)
+
 
 def _distributed() -> ModuleType | None:
     """``torch.distributed`` where it is initialised; a process that has not even imported it is alone."""
@@ -75,6 +78,33 @@ def place() -> str:
     """``"rank 1 of 4"``, also before the processes have found each other; empty for one that is alone."""
     num = world_size() if _distributed() else int(os.environ.get("WORLD_SIZE") or 1)
     return f"rank {_told_rank()} of {num}" if num > 1 else ""
+
+
+def use_threads(num: int | None) -> None:
+    """Sets the number of threads for operations on the CPU, in this process and those that it starts.
+
+    Args:
+        num: At most as many as there are cores are used: with more, each operation waits for some that have no turn.
+            None leaves everything as it is.
+
+    Raises:
+        ValueError: The number is below 1.
+    """
+    if num is None:
+        return
+    if num < 1:
+        raise ValueError(f"threads is {num}, expected 1 or more")
+    import torch
+
+    num = min(num, num_cores())
+    torch.set_num_threads(num)
+    # Lightning divides the cores among processes that it starts, unless this is set
+    os.environ[_THREADS] = str(num)
+
+
+def threads_are_chosen() -> bool:
+    """Whether the environment says how many threads there shall be, as it was before this program changed it."""
+    return _CHOSEN_THREADS is not None
 
 
 def num_cores() -> int:

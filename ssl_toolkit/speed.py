@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from ssl_toolkit.budget import Stopwatch, trial_trainer
 from ssl_toolkit.data.cache import default_cache_dir
 from ssl_toolkit.evaluation.features import has_native_bf16
 from ssl_toolkit.files import write_atomically
-from ssl_toolkit.processes import from_first_process, num_cores
+from ssl_toolkit.processes import from_first_process, num_cores, threads_are_chosen
 from ssl_toolkit.task import Task
 
 # a setting that gains less than this is within what repeated measurements differ by
@@ -72,22 +72,26 @@ class Choice(NamedTuple):
         return f"speed: {settings} (measured {self.day}{compared})"
 
 
-def speed_candidates(task: type[Task], device: torch.device, fixed: Iterable[str] = ()) -> dict[str, list[Any]]:
+def speed_candidates(task: type[Task], device: torch.device, num_processes: int = 1) -> dict[str, list[Any]]:
     """The settings to try, each with its values, the likeliest first.
 
     Args:
         task: The task's class.
         device: Where it will be trained.
-        fixed: Keys of a configuration that are settled already.
+        num_processes: Of the run; among several, Lightning divides the cores.
     """
     half = ["bf16-mixed"] if has_native_bf16(device) else ["16-mixed"] if device.type == "cuda" else []
     candidates: dict[str, list[Any]] = {"trainer.precision": [*half, "32-true"]}
     candidates |= {f"model.init_args.{name}": list(values) for name, values in task.speed_settings.items()}
+    if device.type == "cpu" and num_processes == 1 and not threads_are_chosen():
+        # two threads of one core may be slower than one, and a container may grant less than the cores that it shows
+        default = torch.get_num_threads()
+        candidates["threads"] = list(dict.fromkeys([default, num_cores(), max(1, default // 2)]))
     if device.type == "cuda":
         # cuDNN tries its algorithms for each shape, and keeps the quickest
         candidates["trainer.benchmark"] = [False, True]
         candidates["model.init_args.compile"] = [False, True]
-    return {key: values for key, values in candidates.items() if key not in set(fixed)}
+    return candidates
 
 
 def fastest(candidates: dict[str, list[Any]], measure: Callable[[Settings], float]) -> Choice:

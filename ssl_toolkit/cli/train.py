@@ -25,7 +25,7 @@ from ssl_toolkit.credentials import check_no_password
 from ssl_toolkit.data.checks import rest_of_epoch
 from ssl_toolkit.optim import large_batch_remark
 from ssl_toolkit.preemption import is_restarted, restart_remarks
-from ssl_toolkit.processes import is_first_process
+from ssl_toolkit.processes import is_first_process, use_threads
 from ssl_toolkit.random import number
 from ssl_toolkit.report import write_report
 from ssl_toolkit.run import (
@@ -139,6 +139,7 @@ def train(verb: str, arguments: Sequence[str], quietly: bool = False) -> Path:
 
 def prepare(parser: ArgumentParser, config: Namespace) -> Namespace:
     """Builds what a configuration describes; what cannot work is found before the folder becomes a run."""
+    use_threads(config.threads)
     torch.manual_seed(number("model", config.seed))
     objects = instantiate(parser, config)
     check_trainer(vars(objects.trainer))

@@ -32,8 +32,14 @@ BUDGET = (
 
 
 SPEED = (
-    "auto: precision, memory format and the like are those that a short trial finds fastest on this machine, instead "
-    "of the recipe's; what the command line sets itself stays. Kept for the next run of the kind."
+    "auto: precision, memory format, threads and the like are those that a short trial finds fastest on this machine, "
+    "instead of the recipe's; what the command line sets itself stays. Kept for the next run of the kind."
+)
+
+
+THREADS = (
+    "Threads of each process for operations on the CPU, at least 1; at most as many as there are cores are used. By "
+    "default torch decides."
 )
 
 
@@ -54,6 +60,7 @@ def training_parser(verb: str, arguments: Sequence[str]) -> ArgumentParser:
     parser.add_argument("--resume", type=str | None, default=None, help="Folder of a run to continue.")
     parser.add_argument("--budget", type=str | None, default=None, help=BUDGET)
     parser.add_argument("--speed", type=Literal["auto"] | None, default=None, help=SPEED)
+    parser.add_argument("--threads", type=int | None, default=None, help=THREADS)
     parser.add_argument("--seed", type=int, default=0, help="Seed of every random choice of the run.")
     parser.add_subclass_arguments(Task, "model", required=True, help="The task: class_path and init_args.")
     parser.add_class_arguments(data_class(arguments), "data")

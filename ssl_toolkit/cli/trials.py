@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ssl_toolkit.budget import Stopwatch, measure, trial_trainer
 from ssl_toolkit.cli.parser import instantiate, options, plain
-from ssl_toolkit.processes import from_first_process, is_first_process
+from ssl_toolkit.processes import from_first_process, is_first_process, use_threads
 from ssl_toolkit.speed import KeptChoices, fastest, machine, measure_batch, speed_candidates
 
 
@@ -29,7 +29,7 @@ def fastest_settings(
     """
     trainer = trial_trainer(vars(objects.trainer), Stopwatch(0))
     fixed = {option.lstrip("-").replace("model.init_args.", "model.") for option, _ in options(arguments)}
-    candidates = speed_candidates(type(objects.model), trainer.strategy.root_device)
+    candidates = speed_candidates(type(objects.model), trainer.strategy.root_device, trainer.world_size)
     candidates = {key: each for key, each in candidates.items() if key.replace(".init_args", "") not in fixed}
     if not candidates:
         return Namespace()
@@ -40,6 +40,7 @@ def fastest_settings(
     def seconds_for_a_batch(settings: dict[str, Any]) -> float:
         tried = config.clone()
         tried.update(Namespace(settings))
+        use_threads(tried.threads)
         with contextlib.redirect_stdout(io.StringIO()):
             task = instantiate(parser, tried)
         return measure_batch(task.model, objects.data, vars(task.trainer))

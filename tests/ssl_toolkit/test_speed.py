@@ -89,6 +89,21 @@ def test_candidates_are_what_the_machine_can_do(monkeypatch):
     assert candidates["model.init_args.memory_format"] == ["channels_last", "contiguous"]
 
 
+def test_threads_are_tried_where_nobody_else_decides_on_them(monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    monkeypatch.setattr(speed, "threads_are_chosen", lambda: False)
+    monkeypatch.setattr(speed, "num_cores", lambda: 8)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert speed_candidates(SimCLR, cpu)["threads"] == [4, 8, 2]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(speed, "num_cores", lambda: 1)
+    assert speed_candidates(SimCLR, cpu)["threads"] == [1]
+    assert "threads" not in speed_candidates(SimCLR, gpu)
+    assert "threads" not in speed_candidates(SimCLR, cpu, num_processes=2)
+    monkeypatch.setattr(speed, "threads_are_chosen", lambda: True)
+    assert "threads" not in speed_candidates(SimCLR, cpu)
+
+
 def test_a_trial_takes_a_small_batch_and_gives_the_data_back_as_they_were():
     sizes = []
 

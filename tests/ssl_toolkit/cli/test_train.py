@@ -1,10 +1,12 @@
 """What a training verb does beyond the training itself."""
 
 import csv
+import os
 
 import pytest
+import torch
 
-from ssl_toolkit import speed
+from ssl_toolkit import processes, speed
 from ssl_toolkit.cli import train, trials
 from ssl_toolkit.run import read_config
 
@@ -47,6 +49,7 @@ def test_speed_auto_settles_what_the_command_line_leaves_open(recipe, tmp_path, 
 
     monkeypatch.setattr(trials, "measure_batch", measure)
     monkeypatch.setattr(speed, "has_native_bf16", lambda device: True)
+    monkeypatch.setattr(speed, "threads_are_chosen", lambda: True)
 
     def settings(run, *options):
         measured.clear()
@@ -67,3 +70,47 @@ def test_speed_auto_settles_what_the_command_line_leaves_open(recipe, tmp_path, 
     assert not measured  # nothing is left open
     with pytest.raises(ValueError, match="--speed is for a new run"):
         train.train("pretrain", ["--resume", str(tmp_path / "first"), "--speed", "auto"])
+
+
+@pytest.fixture
+def _threads(monkeypatch):
+    """As if there were four cores; the threads are as before when it is over."""
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # what is set here is unset again
+    monkeypatch.setattr(processes, "num_cores", lambda: 4)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_threads")
+def test_the_quickest_number_of_threads_is_used_and_written_down(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(speed, "threads_are_chosen", lambda: False)
+    monkeypatch.setattr(speed, "num_cores", lambda: 4)
+    tried = []
+
+    def measure(task, data, arguments):
+        tried.append(torch.get_num_threads())
+        return 1.0 + (torch.get_num_threads() - 1) ** 2
+
+    monkeypatch.setattr(trials, "measure_batch", measure)
+    torch.set_num_threads(2)
+    train.train("pretrain", ["-c", recipe, "--speed", "auto", "--out", str(tmp_path / "run")], quietly=True)
+    assert {2, 4, 1} <= set(tried)
+    assert torch.get_num_threads() == read_config(tmp_path / "run")["threads"] == 1
+
+    tried.clear()
+    given = ["--speed", "auto", "--threads", "3"]
+    train.train("pretrain", ["-c", recipe, *given, "--out", str(tmp_path / "other")], quietly=True)
+    assert set(tried) == {3}
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.usefixtures("_threads")
+def test_threads_are_at_most_the_cores(recipe, tmp_path):
+    train.train("pretrain", ["-c", recipe, "--threads", "99", "--out", str(tmp_path / "run")], quietly=True)
+    assert torch.get_num_threads() == 4
+    assert os.environ["OMP_NUM_THREADS"] == "4"
+    with pytest.raises(ValueError, match="threads is 0, expected 1 or more"):
+        train.train("pretrain", ["-c", recipe, "--threads", "0", "--out", str(tmp_path / "other")])
+    assert not (tmp_path / "other").exists()
