@@ -60,7 +60,7 @@ def options(args: argparse.Namespace, run: Path) -> list[str]:
         "-c", str(args.recipe), "--data.path", args.images, "--data.labels", "none", "--data.cache", "disk",
         "--data.batch_size", str(args.batch), "--data.val_fraction", "0", "--out", str(run),
         "--trainer.precision", PRECISION[args.precision], "--trainer.accelerator", accelerator,
-        "--trainer.devices", "1", "--trainer.max_epochs", "100000", "--tracker", "none",
+        "--trainer.devices", "1", "--trainer.benchmark", "true", "--trainer.max_epochs", "100000", "--tracker", "none",
         "--evaluation.every_n_epochs", "0", "--model.backbone.stem", args.stem,
         "--trainer.callbacks", '[{"class_path": "each_step.EachStep"}]',
     ]  # fmt: skip
@@ -92,7 +92,7 @@ def arithmetic(args: argparse.Namespace) -> None:
     task.backbone.to(memory_format=torch.channels_last)
     spec = task.optimizer_spec
     optimizer = spec.build(parameter_groups(task, spec.lr, spec.weight_decay), fused=True)
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = objects.trainer.benchmark
 
     def step() -> None:
         with torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bf16"):
@@ -128,7 +128,7 @@ def products(args: argparse.Namespace) -> None:
 
 def operations(args: argparse.Namespace) -> dict[str, float]:
     """Operations of a step, by what makes it."""
-    step = window([*worker(args, "count")]).figures["operations"]
+    step = window(worker(args, "count")).figures["operations"]
     return {OURS: step, ARITHMETIC: step, PRODUCTS: PRODUCTS_IN_A_STEP[args.device] * 2 * SIDE[args.device] ** 3}
 
 
