@@ -94,17 +94,17 @@ def _nearest(train: Tensor, query: Tensor, k: int) -> Iterator[tuple[Tensor, Ten
 
 def _largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """``values.topk(k, dim=1)``, on a CPU by way of the maxima of groups: only the best ``k`` groups can hold them."""
-    width = values.shape[1] // _GROUP
+    rows, columns = values.shape
+    width = columns // _GROUP
     if values.device.type != "cpu" or width < 4 * k:
         return values.topk(k, dim=1)
     # the columns j, j + width, j + 2 * width ... are group j; the last few columns are in none
-    grouped, rest = values[:, : width * _GROUP].unflatten(1, (_GROUP, width)), values[:, width * _GROUP :]
-    groups = grouped.amax(dim=1).topk(k, dim=1, sorted=False).indices
-    candidates = grouped.gather(2, groups[:, None].expand(-1, _GROUP, -1)).flatten(1)
-    largest, places = torch.cat([candidates, rest], dim=1).topk(k, dim=1)
-    in_group, beyond = places.clamp(max=k * _GROUP - 1), places - k * _GROUP
-    found = groups.gather(1, in_group % k) + width * (in_group // k)
-    return largest, torch.where(beyond < 0, found, width * _GROUP + beyond)
+    maxima = values[:, : width * _GROUP].unflatten(1, (_GROUP, width)).amax(dim=1)
+    groups = maxima.topk(k, dim=1, sorted=False).indices
+    candidates = (groups[:, None] + width * torch.arange(_GROUP)[:, None]).flatten(1)
+    candidates = torch.cat([candidates, torch.arange(width * _GROUP, columns).expand(rows, -1)], dim=1)
+    largest, places = values.gather(1, candidates).topk(k, dim=1)
+    return largest, candidates.gather(1, places)
 
 
 def knn_accuracy(
