@@ -31,7 +31,7 @@ def make_views(form: str, size: int, image_size: int, batch: int) -> None:
 
     from ssl_toolkit.augment import RandomView
     from ssl_toolkit.batch import Images
-    from ssl_toolkit.memory import keep_freed_memory
+    from ssl_toolkit.perf.malloc import keep_freed_memory
     from ssl_toolkit.random import fold, sample_keys
 
     keep_freed_memory()  # as the command line does

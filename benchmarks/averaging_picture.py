@@ -22,7 +22,7 @@ from ssl_toolkit.augment import CenterView
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.evaluation import bagging, extract_features
-from ssl_toolkit.metrics_file import read_metrics
+from ssl_toolkit.tracking.metrics_csv import read_metrics
 from ssl_toolkit.weights import load_backbone
 
 EPOCHS = 10

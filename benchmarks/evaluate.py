@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        from ssl_toolkit.memory import keep_freed_memory
+        from ssl_toolkit.perf.malloc import keep_freed_memory
 
         keep_freed_memory()  # as the command line does
         print(json.dumps(WORKERS[args.worker](args.folder, args.strength)))

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from ssl_toolkit.batch import Batch
 from ssl_toolkit.data import ImageData
+from ssl_toolkit.losses.soft_targets import Mixing
 from ssl_toolkit.random import sample_keys
 from ssl_toolkit.regularization import CutMix, MixUp, Regularizer
-from ssl_toolkit.soft_targets import Mixing
 
 NUM = 6
 

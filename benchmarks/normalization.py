@@ -28,8 +28,8 @@ def measure(num_batches: int) -> dict[str, list[float]]:
     """For each kind of normalisation a figure for each batch size."""
     import torch
 
-    from ssl_toolkit.backbones import Backbone
     from ssl_toolkit.data.procedural import ProceduralSource
+    from ssl_toolkit.modules.backbone import Backbone
 
     images = torch.from_numpy(ProceduralSource(256, 32).render(range(256))).clone()
     if images.shape[1] != 3:

@@ -117,7 +117,7 @@ def train(spec: OptimizerSpec, images: Tensor, labels: Tensor, num_steps: int, s
     import torch.nn.functional as F
     from torch import nn
 
-    from ssl_toolkit.backbones import Backbone
+    from ssl_toolkit.modules.backbone import Backbone
     from ssl_toolkit.optim import parameter_groups
 
     torch.manual_seed(seed)
@@ -169,7 +169,7 @@ def main() -> None:
     import torch
 
     from ssl_toolkit.data.procedural import ProceduralSource
-    from ssl_toolkit.memory import keep_freed_memory
+    from ssl_toolkit.perf.malloc import keep_freed_memory
 
     keep_freed_memory()
     source = ProceduralSource(NUM_IMAGES, IMAGE_SIZE)

@@ -39,13 +39,13 @@ def train(args: argparse.Namespace) -> dict[str, float]:
 
     from pretext.simclr import SimCLR
     from ssl_toolkit.augment import RandomView
-    from ssl_toolkit.backbones import Backbone
-    from ssl_toolkit.budget import measure
     from ssl_toolkit.data import ImageData
     from ssl_toolkit.evaluation.features import has_native_bf16
-    from ssl_toolkit.memory import keep_freed_memory
+    from ssl_toolkit.modules.backbone import Backbone
     from ssl_toolkit.optim import SGD
+    from ssl_toolkit.perf.malloc import keep_freed_memory
     from ssl_toolkit.schedule import Constant
+    from ssl_toolkit.tuning.time_budget import measure
 
     keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -90,8 +90,8 @@ def make_index(folder: Path, count: int) -> None:
 
     from ssl_toolkit.data.shards.index import index_path
     from ssl_toolkit.data.shards.index_file import write_index
-    from ssl_toolkit.data.shards.part import Part
     from ssl_toolkit.data.shards.remote import Found
+    from ssl_toolkit.data.shards.shard import Part
 
     random = np.random.default_rng(0)
     shards, parts = [], []

@@ -77,8 +77,8 @@ def arithmetic(args: argparse.Namespace) -> None:
 
     from ssl_toolkit.cli.parser import instantiate, parse
     from ssl_toolkit.cli.training_parser import training_parser
-    from ssl_toolkit.memory import keep_freed_memory
     from ssl_toolkit.optim import parameter_groups
+    from ssl_toolkit.perf.malloc import keep_freed_memory
 
     keep_freed_memory()  # as the command line does
     arguments = options(args, Path("unused"))

@@ -85,10 +85,10 @@ def knn(weights: Path, args: argparse.Namespace) -> float:
     import torch
 
     from ssl_toolkit.augment import CenterView
-    from ssl_toolkit.backbones import Backbone
     from ssl_toolkit.data import ImageData
     from ssl_toolkit.evaluation import knn_accuracy
     from ssl_toolkit.evaluation.features import extract_features
+    from ssl_toolkit.modules.backbone import Backbone
     from ssl_toolkit.weights import load_backbone
 
     if weights.suffix == ".pt":

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from downstream.base import Classifier
-from ssl_toolkit.layers import mlp
+from ssl_toolkit.modules.mlp import mlp
 
 
 class Classification(Classifier):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from pretext.base import TwoViewTask
-from ssl_toolkit.distributed import all_reduce_sum, standardize
-from ssl_toolkit.layers import full_precision
+from ssl_toolkit.distributed.collectives import all_reduce_sum, standardize
+from ssl_toolkit.losses.full_precision import full_precision
 from ssl_toolkit.task import StepOutput
 
 

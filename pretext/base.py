@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ssl_toolkit.augment import RandomView
 from ssl_toolkit.batch import Batch, Images
-from ssl_toolkit.layers import mlp
+from ssl_toolkit.modules.mlp import mlp
 from ssl_toolkit.random import fold
 from ssl_toolkit.task import StepOutput, Task
 

@@ -14,9 +14,10 @@ from torch import Tensor
 from pretext.base import PretextTask
 from ssl_toolkit.augment import RandomView, drop_channels, project_colour, take_patches
 from ssl_toolkit.batch import Images
-from ssl_toolkit.layers import full_precision, mlp
+from ssl_toolkit.losses.full_precision import full_precision
+from ssl_toolkit.losses.soft_targets import soft_cross_entropy, soften
+from ssl_toolkit.modules.mlp import mlp
 from ssl_toolkit.random import fold, integers
-from ssl_toolkit.soft_targets import soft_cross_entropy, soften
 from ssl_toolkit.task import StepOutput
 
 GRID = 3

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from pretext.base import TwoViewTask
-from ssl_toolkit.distributed import gather
-from ssl_toolkit.layers import full_precision
-from ssl_toolkit.processes import rank
-from ssl_toolkit.soft_targets import Mixing, SoftTargets, soft_cross_entropy, soften
+from ssl_toolkit.distributed.collectives import gather
+from ssl_toolkit.distributed.ranks import rank
+from ssl_toolkit.losses.full_precision import full_precision
+from ssl_toolkit.losses.soft_targets import Mixing, SoftTargets, soft_cross_entropy, soften
 from ssl_toolkit.task import StepOutput
 
 # similarities held at a time: 2^24 float32 are 64 MiB

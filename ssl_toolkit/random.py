@@ -23,7 +23,7 @@ import zlib
 import torch
 from torch import Tensor
 
-from ssl_toolkit.constants import constant
+from ssl_toolkit.perf.device_constants import constant
 
 
 def _signed(value: int) -> int:

@@ -14,18 +14,18 @@ from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor
 
-from ssl_toolkit.backbones import Backbone
 from ssl_toolkit.data import ImageData
-from ssl_toolkit.distributed import convert_sync_batchnorm
-from ssl_toolkit.gradient_checkpointing import checkpoint_stages
+from ssl_toolkit.distributed.ranks import rank, world_size
+from ssl_toolkit.distributed.sync_batchnorm import convert_sync_batchnorm
 from ssl_toolkit.init import Initializer, check_covered
-from ssl_toolkit.log import log_now
+from ssl_toolkit.losses.soft_targets import Mixing
+from ssl_toolkit.modules.activation_checkpointing import checkpoint_stages
+from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.optim import Adam, AdamW, LRScaling, OptimizerSpec, match_layout, parameter_groups, scaled_lr
-from ssl_toolkit.processes import rank, world_size
 from ssl_toolkit.random import number, sample_keys, seed_generators
 from ssl_toolkit.regularization import Regularizer
 from ssl_toolkit.schedule import Schedule
-from ssl_toolkit.soft_targets import Mixing
+from ssl_toolkit.tracking.scalars import log_now
 
 MemoryFormat = Literal["channels_last", "contiguous"]
 
@@ -77,7 +77,7 @@ class Task(LightningModule, ABC):
         mixing: Which samples of the batch at hand are mixed; None outside a training step that mixes.
         smoothing: Share of the targets that is spread over all classes; 0 outside a training step that smooths.
         training_batch: The batch at hand; None outside a training step.
-        numbers: What callbacks have to say of the last step (`ssl_toolkit.log.log_number`), for the rows of the log.
+        numbers: What callbacks have to say of the last step, for the rows of the log (`ssl_toolkit.tracking.scalars`).
         stops_gradients: Whether the loss holds something constant that depends on the weights (a teacher, a target), so
             that what is followed is not the gradient of the loss; ``diagnose`` then does not check it.
         initial_loss_margin: By how much the loss at the start may be below and above `initial_loss`.

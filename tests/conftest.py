@@ -7,6 +7,7 @@ from pathlib import Path
 
 # pytest puts this folder first in the module path, where tests/ssl_toolkit hides the package of an editable install
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(1, str(Path(__file__).with_name("helpers")))
 
 import pytest
 import torch

@@ -15,7 +15,7 @@ from ssl_toolkit import optim, regularization, schedule
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.optim import OptimizerSpec
 from ssl_toolkit.regularization import Penalty, Regularizer
-from ssl_toolkit.run import newest_checkpoint
+from ssl_toolkit.run_folder import newest_checkpoint
 from ssl_toolkit.schedule import Schedule
 
 SIDES = {"pretrain": "pretext.simclr.SimCLR", "transfer": "downstream.classification.Classification"}

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssl_toolkit.backbones import Backbone
 from ssl_toolkit.cli.parser import instantiate, parse
 from ssl_toolkit.cli.training_parser import training_parser
+from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.weights import save_backbone
 
 ROOT = Path(__file__).parents[1]

@@ -22,7 +22,7 @@ from pretext.simclr import SimCLR
 from ssl_toolkit import random
 from ssl_toolkit.callbacks import Throughput, nonfinite
 from ssl_toolkit.cli.train import train
-from ssl_toolkit.constants import constant
+from ssl_toolkit.perf.device_constants import constant
 
 # the random numbers of a GPU's own generator need a GPU
 DRAW_FROM_A_GPU = {"InputNoise", "ActivationNoise", "WeightNoise", "GradientNoise", "SAM"}

@@ -6,11 +6,11 @@ import yaml
 
 import methods
 from ssl_toolkit.cli.train import train
-from ssl_toolkit.run import newest_checkpoint
+from ssl_toolkit.run_folder import newest_checkpoint
 
 
 def test_the_list_is_complete():
-    assert set(methods.ARGUMENTS) == set(methods.tasks()), "give a new task its arguments in tests/methods.py"
+    assert set(methods.ARGUMENTS) == set(methods.tasks()), "give a new task its arguments in tests/helpers/methods.py"
     assert {"SimCLR", "PatchPosition"} <= set(methods.pretext_tasks())
 
 

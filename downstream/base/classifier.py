@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from downstream.base.task import DownstreamTask
-from ssl_toolkit.layers import full_precision
-from ssl_toolkit.processes import world_size
+from ssl_toolkit.distributed.ranks import world_size
+from ssl_toolkit.losses.full_precision import full_precision
+from ssl_toolkit.losses.soft_targets import soft_cross_entropy, soften
 from ssl_toolkit.random import sample_keys
-from ssl_toolkit.soft_targets import soft_cross_entropy, soften
 from ssl_toolkit.task import StepOutput
 
 

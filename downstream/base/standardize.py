@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ssl_toolkit.distributed import all_reduce_mean
-from ssl_toolkit.processes import world_size
+from ssl_toolkit.distributed.collectives import all_reduce_mean
+from ssl_toolkit.distributed.ranks import world_size
 
 
 class Standardize(nn.Module):

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from downstream.base.standardize import Standardize
 from ssl_toolkit.augment import CenterView, View
-from ssl_toolkit.backbones import Backbone
 from ssl_toolkit.batch import Images
+from ssl_toolkit.distributed.ranks import is_first_process
 from ssl_toolkit.init import Keep
-from ssl_toolkit.processes import is_first_process
+from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.random import number
 from ssl_toolkit.task import StepOutput, Task
 from ssl_toolkit.weights import LoadReport, load_backbone, load_into, read_header

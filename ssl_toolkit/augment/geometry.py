@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_toolkit.batch import Images
-from ssl_toolkit.products import onednn_products
+from ssl_toolkit.perf.matmul import onednn_products
 
 Interpolation = Literal["bilinear", "bicubic"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ssl_toolkit.augment import colour
-from ssl_toolkit.constants import constant
+from ssl_toolkit.perf.device_constants import constant
 from ssl_toolkit.random import fold, permutations, streams, uniform
 
 Form = Literal["exact", "fused"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ssl_toolkit.constants import constant
+from ssl_toolkit.perf.device_constants import constant
 from ssl_toolkit.random import fold, integers, normal
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -28,7 +28,7 @@ from ssl_toolkit.augment.operations import (
     TRANSLATE_Y,
     apply,
 )
-from ssl_toolkit.constants import constant
+from ssl_toolkit.perf.device_constants import constant
 from ssl_toolkit.random import fold, gamma, integers, uniform
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssl_toolkit.constants import constant
+from ssl_toolkit.perf.device_constants import constant
 
 FILL = 0.5
 

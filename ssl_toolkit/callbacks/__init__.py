@@ -1,5 +1,6 @@
 """What watches a run: speed, pictures, the progress line, weights, kNN while pretraining, averages, the end."""
 
+from ssl_toolkit.callbacks.checkpoint import Checkpoint
 from ssl_toolkit.callbacks.early_stopping import EarlyStopping
 from ssl_toolkit.callbacks.export_weights import ExportWeights
 from ssl_toolkit.callbacks.learning_rate import LearningRate
@@ -13,6 +14,7 @@ from ssl_toolkit.callbacks.throughput import Throughput
 from ssl_toolkit.callbacks.weight_average import WeightAverage, averaged_weights
 
 __all__ = [
+    "Checkpoint",
     "EarlyStopping",
     "ExportWeights",
     "LearningRate",

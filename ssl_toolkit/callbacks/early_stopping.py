@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ssl_toolkit.callbacks.online_evaluation import OnlineEvaluation
 from ssl_toolkit.callbacks.weight_average import averaged_weights
+from ssl_toolkit.distributed.ranks import is_first_process
 from ssl_toolkit.errors import nearest
-from ssl_toolkit.processes import is_first_process
 
 _EVALUATED = "val/evaluation_seconds"
 

@@ -11,8 +11,8 @@ from lightning import Callback, LightningModule, Trainer
 from ssl_toolkit import weights
 from ssl_toolkit.callbacks.early_stopping import EarlyStopping
 from ssl_toolkit.callbacks.weight_average import averaged_weights
-from ssl_toolkit.parts import whole_state
-from ssl_toolkit.run import WEIGHTS
+from ssl_toolkit.distributed.dtensor import whole_state
+from ssl_toolkit.run_folder import WEIGHTS
 
 
 class ExportWeights(Callback):

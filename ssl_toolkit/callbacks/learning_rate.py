@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from ssl_toolkit.log import log_number
+from ssl_toolkit.tracking.scalars import log_number
 
 
 class LearningRate(Callback):

@@ -10,9 +10,9 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ssl_toolkit.distributed import all_reduce_max
+from ssl_toolkit.distributed.collectives import all_reduce_max
+from ssl_toolkit.distributed.dtensor import own_part
 from ssl_toolkit.errors import RunFailed
-from ssl_toolkit.parts import own_part
 
 _MOST_NAMED = 8
 

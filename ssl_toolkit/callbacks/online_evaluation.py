@@ -11,14 +11,14 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from ssl_toolkit.augment import CenterView, View
-from ssl_toolkit.backbones import Backbone
 from ssl_toolkit.callbacks.weight_average import averaged_weights
 from ssl_toolkit.data import ImageData, Split
+from ssl_toolkit.distributed.dtensor import whole_weights
 from ssl_toolkit.evaluation.features import extract_features
 from ssl_toolkit.evaluation.knn import knn_accuracy
 from ssl_toolkit.evaluation.linear_probe import linear_probe
 from ssl_toolkit.evaluation.representation import rank_me, spread
-from ssl_toolkit.parts import whole_weights
+from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.task import Task
 
 # of the training's arithmetic, for all evaluations but the last

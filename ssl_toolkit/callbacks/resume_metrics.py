@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lightning import Callback, LightningModule, Trainer
 
-from ssl_toolkit.tracking import MetricsLogger
+from ssl_toolkit.tracking.metrics_logger import MetricsLogger
 
 
 class ResumeMetrics(Callback):

@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
 from ssl_toolkit.batch import Batch, Images
-from ssl_toolkit.files import write_atomically
+from ssl_toolkit.io.atomic import write_atomically
 from ssl_toolkit.report.tiles import tile, to_png
 
 FILE = "views.png"

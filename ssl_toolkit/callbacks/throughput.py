@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from ssl_toolkit.log import log_number
+from ssl_toolkit.tracking.scalars import log_number
 
 
 class _Mark(NamedTuple):

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from ssl_toolkit.data import ImageData
-from ssl_toolkit.distributed import all_reduce_mean
+from ssl_toolkit.distributed.collectives import all_reduce_mean
 from ssl_toolkit.errors import nearest
 from ssl_toolkit.evaluation.features import evaluation_mode
 from ssl_toolkit.random import number

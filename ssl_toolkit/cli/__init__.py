@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ssl_toolkit.cli.imports import quick_imports
-from ssl_toolkit.credentials import check_no_password
+from ssl_toolkit.distributed.ranks import place
 from ssl_toolkit.errors import CANNOT_WRITE, RunFailed, nearest
-from ssl_toolkit.memory import keep_freed_memory
-from ssl_toolkit.processes import place
+from ssl_toolkit.io.credentials import check_no_password
+from ssl_toolkit.perf.malloc import keep_freed_memory
 
 # the module that holds the verb, as a function of the remaining arguments, and a line of help
 VERBS = {

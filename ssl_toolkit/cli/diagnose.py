@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 
-from ssl_toolkit.cli.guards import one_line_errors, quiet
 from ssl_toolkit.cli.parser import options, parse
+from ssl_toolkit.cli.run_context import one_line_errors, quiet
 from ssl_toolkit.cli.train import prepare
 from ssl_toolkit.cli.training_parser import training_parser
 from ssl_toolkit.errors import nearest
 from ssl_toolkit.health.diagnose import FIGURES, PICTURE, Diagnosis
 from ssl_toolkit.health.diagnose import diagnose as examine
-from ssl_toolkit.run import CONFIG
+from ssl_toolkit.run_folder import CONFIG
 
 VERBS = ("pretrain", "transfer")
 

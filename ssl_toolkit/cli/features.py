@@ -37,7 +37,7 @@ def embed(arguments: Sequence[str]) -> None:
     """Writes the features of every image to a table."""
     with quick_imports():
         from ssl_toolkit.data import ImageData
-        from ssl_toolkit.embed import embed as write
+        from ssl_toolkit.evaluation.embed import embed as write
 
     parser = _parser("embed", write, skip={"data"})
     parser.add_class_arguments(ImageData, "data")
@@ -49,7 +49,7 @@ def embed(arguments: Sequence[str]) -> None:
 def export(arguments: Sequence[str]) -> None:
     """Converts a weights file."""
     with quick_imports():
-        from ssl_toolkit.export import export as convert
+        from ssl_toolkit.weights.export import export as convert
 
     parser = _parser("export", convert)
     config = parse(parser, arguments)

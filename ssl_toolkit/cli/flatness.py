@@ -14,19 +14,19 @@ import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from ssl_toolkit.checkpoint import AtomicCheckpointIO
-from ssl_toolkit.cli.guards import one_line_errors, quiet
+from ssl_toolkit.checkpoint.io import AtomicCheckpointIO
 from ssl_toolkit.cli.parser import parse
+from ssl_toolkit.cli.run_context import one_line_errors, quiet
 from ssl_toolkit.cli.train import prepare
 from ssl_toolkit.cli.training_parser import training_parser
 from ssl_toolkit.errors import nearest
 from ssl_toolkit.evaluation.features import evaluation_mode
 from ssl_toolkit.evaluation.flatness import Flatness
 from ssl_toolkit.evaluation.flatness import flatness as measure
-from ssl_toolkit.files import write_atomically
+from ssl_toolkit.io.atomic import write_atomically
 from ssl_toolkit.random import sample_keys
 from ssl_toolkit.report.drawing import COLOURS, FONT_SIZE, new_figure
-from ssl_toolkit.run import CONFIG, newest_checkpoint, read_config
+from ssl_toolkit.run_folder import CONFIG, newest_checkpoint, read_config
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

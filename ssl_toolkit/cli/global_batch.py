@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ssl_toolkit.processes import is_first_process
-from ssl_toolkit.run import read_config, read_starts
+from ssl_toolkit.distributed.ranks import is_first_process
+from ssl_toolkit.run_folder import read_config, read_starts
 
 
 def batch_facts(data: Any, num_processes: int) -> dict[str, int]:

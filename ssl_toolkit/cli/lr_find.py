@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ssl_toolkit.cli.guards import one_line_errors, quiet
 from ssl_toolkit.cli.parser import parse
+from ssl_toolkit.cli.run_context import one_line_errors, quiet
 from ssl_toolkit.cli.train import prepare
 from ssl_toolkit.cli.training_parser import training_parser
+from ssl_toolkit.distributed.ranks import is_first_process
 from ssl_toolkit.errors import nearest
-from ssl_toolkit.files import write_atomically
-from ssl_toolkit.lr_range import RangeTest, check_range, range_test
-from ssl_toolkit.processes import is_first_process
+from ssl_toolkit.io.atomic import write_atomically
 from ssl_toolkit.report.drawing import COLOURS, FONT_SIZE, new_figure
-from ssl_toolkit.sharding import NAME as SHARDED
+from ssl_toolkit.runtime.fsdp import NAME as SHARDED
+from ssl_toolkit.tuning.lr_range_test import RangeTest, check_range, range_test
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,24 +11,21 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer
 
-from ssl_toolkit.budget import to_seconds
 from ssl_toolkit.callbacks import ExportWeights, LearningRate, ProgressBar, ResumeMetrics, SampleViews, Throughput
-from ssl_toolkit.checkpoint import AtomicCheckpointIO
+from ssl_toolkit.checkpoint.io import AtomicCheckpointIO
+from ssl_toolkit.cli.autotune_trials import fastest_settings, steps_within
 from ssl_toolkit.cli.global_batch import batch_facts, keep_global_batch
-from ssl_toolkit.cli.guards import Record, bad_files_noted, check_trainer, failure_noted, one_line_errors, quiet
-from ssl_toolkit.cli.inherited import inherited_remarks
+from ssl_toolkit.cli.leftover_args import inherited_remarks
 from ssl_toolkit.cli.parser import instantiate, options, parse, plain
+from ssl_toolkit.cli.run_context import Record, bad_files_noted, check_trainer, failure_noted, one_line_errors, quiet
 from ssl_toolkit.cli.training_parser import training_parser
-from ssl_toolkit.cli.trials import fastest_settings, steps_within
-from ssl_toolkit.companions import introduce, stand_together
-from ssl_toolkit.credentials import check_no_password
 from ssl_toolkit.data.checks import rest_of_epoch
+from ssl_toolkit.distributed.ranks import is_first_process, use_threads
+from ssl_toolkit.io.credentials import check_no_password
 from ssl_toolkit.optim import large_batch_remark
-from ssl_toolkit.preemption import is_restarted, restart_remarks
-from ssl_toolkit.processes import is_first_process, use_threads
 from ssl_toolkit.random import number
 from ssl_toolkit.report import write_report
-from ssl_toolkit.run import (
+from ssl_toolkit.run_folder import (
     BAD_FILES,
     CONFIG,
     WEIGHTS,
@@ -39,9 +36,12 @@ from ssl_toolkit.run import (
     write_bad_files,
     write_status,
 )
-from ssl_toolkit.sharding import NAME as SHARDED
-from ssl_toolkit.sharding import check_run
-from ssl_toolkit.tracking import make_loggers
+from ssl_toolkit.runtime.fsdp import NAME as SHARDED
+from ssl_toolkit.runtime.fsdp import check_run
+from ssl_toolkit.runtime.preemption import is_restarted, restart_remarks
+from ssl_toolkit.runtime.rank_failure import introduce, stand_together
+from ssl_toolkit.tracking.loggers import make_loggers
+from ssl_toolkit.tuning.time_budget import to_seconds
 
 
 def pretrain(arguments: Sequence[str]) -> None:

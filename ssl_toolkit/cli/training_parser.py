@@ -12,12 +12,12 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import Trainer
 
 from ssl_toolkit.callbacks import EarlyStopping, NonFinite, OnlineEvaluation, ProgressiveSize, WeightAverage
-from ssl_toolkit.checkpoint import Checkpoint
+from ssl_toolkit.callbacks.checkpoint import Checkpoint
 from ssl_toolkit.cli.parser import options
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.health.watch import Watch
 from ssl_toolkit.task import Task
-from ssl_toolkit.tracking import Tracker
+from ssl_toolkit.tracking.loggers import Tracker
 
 # what the run folder, the tracker and the project's own callbacks decide
 OWN_TRAINER_ARGUMENTS: set[str | int] = {

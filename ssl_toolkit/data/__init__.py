@@ -1,11 +1,10 @@
 """Images: where they come from, how they are decoded and kept, how they are divided and delivered."""
 
 from ssl_toolkit.data.decode import BadImage, decode_file
-from ssl_toolkit.data.division import Split
 from ssl_toolkit.data.loader import BatchLoader
 from ssl_toolkit.data.module import ImageData
 from ssl_toolkit.data.sources import FolderSource, LabelKind, Source, SubsetSource
-from ssl_toolkit.data.splits import few_labels, split_indices
+from ssl_toolkit.data.splits import Split, few_labels, split_indices
 from ssl_toolkit.data.store import DecodedStore, DecodingStore, Store, to_canvas
 from ssl_toolkit.data.torchvision_sets import TorchvisionSource
 

@@ -14,12 +14,13 @@ from typing import Literal
 import numpy as np
 import PIL
 
+from ssl_toolkit.data.bad_files import BadFiles
 from ssl_toolkit.data.cache_file import MAGIC, read_images, write_images
 from ssl_toolkit.data.decode import BadImage
-from ssl_toolkit.data.reading import BadFiles, Decoded, read_many
+from ssl_toolkit.data.decode_pool import READ_TIMEOUT, ReadingThreads
+from ssl_toolkit.data.reading import Decoded, read_many
 from ssl_toolkit.data.sources import Source
 from ssl_toolkit.data.store import DecodedStore, DecodingStore, Store
-from ssl_toolkit.data.threads import READ_TIMEOUT, ReadingThreads
 
 CacheKind = Literal["auto", "disk", "memory", "none"]
 

@@ -20,8 +20,10 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from ssl_toolkit.data.bad_files import BadFiles
+from ssl_toolkit.data.console import say
 from ssl_toolkit.data.decode import BadImage
-from ssl_toolkit.data.reading import BadFiles, Decoded, say
+from ssl_toolkit.data.reading import Decoded
 from ssl_toolkit.data.store import DecodedStore
 
 MAGIC = b"SSLTKIM1"

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ssl_toolkit.distributed.ranks import check_agreement, world_size
 from ssl_toolkit.errors import nearest
-from ssl_toolkit.processes import check_agreement, world_size
 
 
 def check_below_one(name: str, value: float) -> None:

@@ -22,7 +22,7 @@ from PIL import Image
 
 from ssl_toolkit.data.pixels import eight_bit, reduce, reduced_size
 from ssl_toolkit.errors import printable
-from ssl_toolkit.files import open_plain
+from ssl_toolkit.io.atomic import open_plain
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 64 * 1024 * 1024

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_toolkit.batch import Batch, Images
-from ssl_toolkit.data.device_copies import DeviceCopies
+from ssl_toolkit.data.cuda_prefetch import DeviceCopies
 from ssl_toolkit.data.order import Groups, epoch_order, groups_of
 from ssl_toolkit.data.store import Store
 

@@ -11,20 +11,21 @@ from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ssl_toolkit.data.bad_files import OnError
 from ssl_toolkit.data.cache import CacheKind
 from ssl_toolkit.data.checks import check_at_least_one, check_below_one, check_choice, check_same_in_all_processes
+from ssl_toolkit.data.console import say
+from ssl_toolkit.data.dataset import ImageSet, ReadOptions
 from ssl_toolkit.data.decode import BadImage
-from ssl_toolkit.data.division import Division, Shares, Split
-from ssl_toolkit.data.image_set import ImageSet, ReadOptions
+from ssl_toolkit.data.decode_pool import READ_TIMEOUT
 from ssl_toolkit.data.loader import BatchLoader
-from ssl_toolkit.data.opening import Origin, open_sets
 from ssl_toolkit.data.order import epoch_order, groups_of
-from ssl_toolkit.data.reading import OnError, say
 from ssl_toolkit.data.shards import ShardOptions
+from ssl_toolkit.data.source_factory import Origin, open_sets
 from ssl_toolkit.data.sources import LabelKind
+from ssl_toolkit.data.splits import Division, Shares, Split
 from ssl_toolkit.data.store import DecodedStore
-from ssl_toolkit.data.threads import READ_TIMEOUT
-from ssl_toolkit.processes import is_first_process, num_cores, rank, world_size
+from ssl_toolkit.distributed.ranks import is_first_process, num_cores, rank, world_size
 
 
 class ImageData(LightningDataModule):

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from ssl_toolkit.data import folders
 from ssl_toolkit.data.decode import BadImage, decode_file, not_its_fault
+from ssl_toolkit.data.decode_pool import reading
 from ssl_toolkit.data.order import Groups
-from ssl_toolkit.data.threads import reading
 from ssl_toolkit.errors import RunFailed
 
 LabelKind = Literal["folder", "none"]

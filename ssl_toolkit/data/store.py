@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 
 from ssl_toolkit.batch import Images
+from ssl_toolkit.data.bad_files import BadFiles
 from ssl_toolkit.data.decode import BadImage
-from ssl_toolkit.data.reading import BadFiles, read_many
+from ssl_toolkit.data.decode_pool import READ_TIMEOUT, ReadingThreads
+from ssl_toolkit.data.reading import read_many
 from ssl_toolkit.data.sources import Source
-from ssl_toolkit.data.threads import READ_TIMEOUT, ReadingThreads
 
 
 class Store(ABC):

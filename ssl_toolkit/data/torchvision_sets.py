@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_toolkit.archives import BadArchive, guarded_unpacking
 from ssl_toolkit.data.decode import BadImage, decode_file, not_its_fault, to_array
 from ssl_toolkit.data.sources import Source
 from ssl_toolkit.errors import nearest
+from ssl_toolkit.io.archives import BadArchive, guarded_unpacking
 
 
 class _Splits(NamedTuple):

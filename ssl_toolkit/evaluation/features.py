@@ -16,7 +16,7 @@ from ssl_toolkit.random import sample_keys
 
 if TYPE_CHECKING:
     from ssl_toolkit.augment import View
-    from ssl_toolkit.backbones import Backbone
+    from ssl_toolkit.modules.backbone import Backbone
 
 Precision = Literal["auto", "32", "bf16"]
 _PRECISIONS = ("auto", "32", "bf16")

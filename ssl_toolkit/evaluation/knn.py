@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_toolkit.products import onednn_products
+from ssl_toolkit.perf.matmul import onednn_products
 
 # similarities held at a time: 2^23 float32 are 32 MiB, a processor's last cache
 _MAX_SIMILARITIES = 1 << 23

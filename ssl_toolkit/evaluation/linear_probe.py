@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_toolkit.evaluation.logistic_regression import Labelled, PrincipalAxes, check_labelled, class_scores, minimise
-from ssl_toolkit.products import onednn_products
+from ssl_toolkit.perf.matmul import onednn_products
 
 # half decades, from strong to weak: each solution is a good start for the next weaker penalty
 STRENGTHS = tuple(10.0 ** (-half / 2) for half in range(-2, 13))

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_toolkit.products import onednn_products
+from ssl_toolkit.perf.matmul import onednn_products
 
 # memory that is used again stays in the cache
 _IMAGES_AT_ONCE = 8192

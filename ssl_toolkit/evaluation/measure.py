@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ssl_toolkit.augment import CenterView, View
-from ssl_toolkit.backbones import Backbone
 from ssl_toolkit.data import ImageData, Split
 from ssl_toolkit.evaluation.ensemble_rows import Extras, extra_rows
 from ssl_toolkit.evaluation.features import Features, Precision, extract_features
@@ -21,6 +20,7 @@ from ssl_toolkit.evaluation.linear_probe import linear_probe
 from ssl_toolkit.evaluation.random_weights import calibrate_batch_norm, random_backbone
 from ssl_toolkit.evaluation.representation import rank_me, spread
 from ssl_toolkit.evaluation.results import Difference, EnsembleRow, Evaluation, FoldsRow, Row, best_representation
+from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.weights import load_backbone
 
 # rank and spread settle long before; the singular values of more images only take time

@@ -13,7 +13,7 @@ from ssl_toolkit.evaluation.features import evaluation_mode, views
 
 if TYPE_CHECKING:
     from ssl_toolkit.augment import View
-    from ssl_toolkit.backbones import Backbone
+    from ssl_toolkit.modules.backbone import Backbone
 
 
 def random_backbone(like: Backbone, seed: int = 0) -> Backbone:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ssl_toolkit.evaluation.intervals import Interval
-from ssl_toolkit.files import write_atomically
+from ssl_toolkit.io.atomic import write_atomically
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -13,10 +13,10 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 
 from ssl_toolkit.data import ImageData
-from ssl_toolkit.files import write_atomically
 from ssl_toolkit.health import checks, steps
 from ssl_toolkit.health.findings import Check, Finding
 from ssl_toolkit.health.layers import LayerStatistics, draw_layers
+from ssl_toolkit.io.atomic import write_atomically
 from ssl_toolkit.task import Task
 
 if TYPE_CHECKING:

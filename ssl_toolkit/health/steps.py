@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ssl_toolkit.distributed.dtensor import whole
 from ssl_toolkit.health.findings import Check, Finding, name_some
 from ssl_toolkit.health.layers import LayerStatistics, layer_statistics
 from ssl_toolkit.health.trial import copy_of, loss_of, open_branches, weights_of
 from ssl_toolkit.optim import parameter_groups
-from ssl_toolkit.parts import whole
 from ssl_toolkit.task import Task
 
 WARMUP_STEPS = 10

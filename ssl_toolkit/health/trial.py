@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssl_toolkit.layers import full_precision
+from ssl_toolkit.losses.full_precision import full_precision
 from ssl_toolkit.task import Task
 
 

@@ -13,19 +13,19 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from ssl_toolkit.files import write_atomically
+from ssl_toolkit.distributed.dtensor import whole
 from ssl_toolkit.health.collapse import Outputs, judge
 from ssl_toolkit.health.curves import read_curves
 from ssl_toolkit.health.findings import Finding
 from ssl_toolkit.health.layers import DeadUnits
 from ssl_toolkit.health.steps import RATIOS, update_ratios
 from ssl_toolkit.health.trial import weights_of
-from ssl_toolkit.log import log_number
-from ssl_toolkit.metrics_file import read_metrics
-from ssl_toolkit.parts import whole
-from ssl_toolkit.run import WATCHED
+from ssl_toolkit.io.atomic import write_atomically
+from ssl_toolkit.run_folder import WATCHED
 from ssl_toolkit.task import Task
-from ssl_toolkit.tracking import MetricsLogger
+from ssl_toolkit.tracking.metrics_csv import read_metrics
+from ssl_toolkit.tracking.metrics_logger import MetricsLogger
+from ssl_toolkit.tracking.scalars import log_number
 
 _TIMES = 2  # a finding of one step may be chance
 _HISTORY = 20

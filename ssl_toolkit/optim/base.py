@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ssl_toolkit.parts import own_part
+from ssl_toolkit.distributed.dtensor import own_part
 
 
 class OptimizerSpec(ABC):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssl_toolkit.distributed import gather
+from ssl_toolkit.distributed.collectives import gather
 from ssl_toolkit.regularization.base import Penalty, weights
 
 

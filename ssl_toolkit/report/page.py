@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ssl_toolkit.files import write_atomically
+from ssl_toolkit.io.atomic import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing

@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from ssl_toolkit.metrics_file import read_metrics
 from ssl_toolkit.report.page import Code, Figure, Piece, Section, Table, Text, write_page
-from ssl_toolkit.run import CONFIG, WATCHED, WEIGHTS, sync_command
+from ssl_toolkit.run_folder import CONFIG, WATCHED, WEIGHTS, sync_command
+from ssl_toolkit.tracking.metrics_csv import read_metrics
 
 FILE = "report.html"
 MAX_BAD_FILES = 100

@@ -9,7 +9,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from ssl_toolkit.metrics_file import FILE, MetricsFile
+from ssl_toolkit.tracking.metrics_csv import FILE, MetricsFile
 
 
 class MetricsLogger(CSVLogger):

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import DummyExperiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
-from ssl_toolkit.metrics_file import read_metrics
+from ssl_toolkit.tracking.metrics_csv import read_metrics
 from ssl_toolkit.tracking.patience import NoAnswer, end_without_wandb, within
 
 INIT_SECONDS = 60

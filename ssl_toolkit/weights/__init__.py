@@ -25,8 +25,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ssl_toolkit.backbones import Backbone
-from ssl_toolkit.files import write_atomically
+from ssl_toolkit.io.atomic import write_atomically
+from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.weights.fit import check_fit
 from ssl_toolkit.weights.reading import FORMAT, METADATA_KEY, WeightsError, opened, read, read_layout, short
 from ssl_toolkit.weights.skeleton import build_skeleton

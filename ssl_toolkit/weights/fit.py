@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ssl_toolkit.backbones import Backbone
+from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.weights.reading import WeightsError, describe
 
 _MAX_DIFF_LINES = 10

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn.modules import module as torch_modules
 
-from ssl_toolkit.backbones import Backbone
+from ssl_toolkit.modules.backbone import Backbone
 
 # layers without weights (activations, pools, drop-outs, the containers around them) that come with one tensor
 _LAYERS_PER_TENSOR = 16

@@ -11,10 +11,10 @@ from timm.optim import param_groups_layer_decay
 from downstream.base.classifier import accuracies, count_by_class
 from downstream.classification import Classification
 from ssl_toolkit.augment import RandomView
-from ssl_toolkit.backbones import Backbone
 from ssl_toolkit.batch import Batch, Images
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.init import Keep, Normal
+from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.optim import SGD, AdamW
 from ssl_toolkit.regularization import LabelSmoothing
 from ssl_toolkit.schedule import Constant, Cosine

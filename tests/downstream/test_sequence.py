@@ -17,9 +17,9 @@ from downstream.sequence import (
     sinusoidal_positions,
 )
 from ssl_toolkit.augment import RandomView
-from ssl_toolkit.backbones import Backbone
 from ssl_toolkit.batch import Images
 from ssl_toolkit.data.frames import FrameData, SequenceBatch
+from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.optim import AdamW
 from ssl_toolkit.schedule import Cosine
 

@@ -7,9 +7,9 @@ import torch
 
 from pretext.barlow_twins import BarlowTwins, barlow_twins, cross_correlation
 from ssl_toolkit.augment import RandomView
-from ssl_toolkit.backbones import Backbone
+from ssl_toolkit.distributed.ranks import rank
+from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.optim import SGD
-from ssl_toolkit.processes import rank
 from ssl_toolkit.schedule import Constant
 
 # so large that what is added to a variance does not count

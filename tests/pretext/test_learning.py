@@ -7,9 +7,9 @@ from pretext.barlow_twins import BarlowTwins
 from pretext.patch_position import PatchPosition
 from pretext.simclr import SimCLR
 from ssl_toolkit.augment import CenterView, RandomView
-from ssl_toolkit.backbones import Backbone
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.evaluation import extract_features, knn_accuracy
+from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.optim import AdamW
 from ssl_toolkit.schedule import Cosine
 

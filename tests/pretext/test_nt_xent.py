@@ -9,7 +9,7 @@ import torch
 
 from pretext import simclr
 from pretext.simclr import i_mix, nt_xent
-from ssl_toolkit.soft_targets import Mixing
+from ssl_toolkit.losses.soft_targets import Mixing
 
 
 def naive_nt_xent(first, second, temperature):

@@ -7,8 +7,8 @@ import torch
 
 from pretext.patch_position import DIRECTIONS, PatchPosition, neighbour_pairs
 from ssl_toolkit.augment import RandomView
-from ssl_toolkit.backbones import Backbone
 from ssl_toolkit.batch import Images
+from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.optim import AdamW
 from ssl_toolkit.random import sample_keys
 from ssl_toolkit.schedule import Constant

@@ -11,14 +11,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pretext.simclr import SimCLR
 from ssl_toolkit.augment import RandomView
-from ssl_toolkit.backbones import Backbone
 from ssl_toolkit.batch import Batch
-from ssl_toolkit.distributed import convert_sync_batchnorm
+from ssl_toolkit.distributed.ranks import rank, world_size
+from ssl_toolkit.distributed.sync_batchnorm import convert_sync_batchnorm
+from ssl_toolkit.losses.soft_targets import Mixing
+from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.optim import SGD
-from ssl_toolkit.processes import rank, world_size
 from ssl_toolkit.regularization import CutMix, LabelSmoothing, MixUp
 from ssl_toolkit.schedule import Constant
-from ssl_toolkit.soft_targets import Mixing
 
 BATCH = 8
 

@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
-from ssl_toolkit.archives import BadArchive, check_not_compressed, unpack_tar, unpack_zip
 from ssl_toolkit.data import ImageData
+from ssl_toolkit.io.archives import BadArchive, check_not_compressed, unpack_tar, unpack_zip
 
 
 def picture() -> bytes:
@@ -221,7 +221,7 @@ def test_an_old_python_unpacks_nothing(tmp_path, monkeypatch):
 def test_room_on_the_disk_is_asked_for(tmp_path, monkeypatch):
     from collections import namedtuple
 
-    from ssl_toolkit import archives
+    from ssl_toolkit.io import archives
 
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: usage(100, 90, 10))

@@ -15,7 +15,7 @@ import torch
 from forks import Forks
 from runs import command
 from ssl_toolkit.cli.train import train
-from ssl_toolkit.run import CHECKPOINTS, newest_checkpoint
+from ssl_toolkit.run_folder import CHECKPOINTS, newest_checkpoint
 
 KILLS = 30
 NUM_FLOATS = 200_000

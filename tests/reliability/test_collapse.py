@@ -15,8 +15,8 @@ from ssl_toolkit.cli.train import train
 from ssl_toolkit.health import collapse, layers
 from ssl_toolkit.health.collapse import DIMENSIONAL, POINT, extent, judge
 from ssl_toolkit.health.watch import Watch
-from ssl_toolkit.metrics_file import read_metrics
 from ssl_toolkit.task import Task
+from ssl_toolkit.tracking.metrics_csv import read_metrics
 
 STEPS = 200
 EVERY = 20

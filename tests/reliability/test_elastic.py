@@ -25,11 +25,11 @@ from ssl_toolkit.batch import Images
 from ssl_toolkit.cli.global_batch import keep_global_batch
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.data import BatchLoader, ImageData
-from ssl_toolkit.data.reading import BadFiles
+from ssl_toolkit.data.bad_files import BadFiles
 from ssl_toolkit.data.store import Store
-from ssl_toolkit.processes import rank, world_size
+from ssl_toolkit.distributed.ranks import rank, world_size
 from ssl_toolkit.random import sample_order
-from ssl_toolkit.run import newest_checkpoint
+from ssl_toolkit.run_folder import newest_checkpoint
 
 TRIALS = 200
 

@@ -15,12 +15,12 @@ from failing import TIMEOUT
 from launched import train_together
 from parity import write_recipes
 from processes import run_processes
-from ssl_toolkit import companions
-from ssl_toolkit.companions import stand_together
+from ssl_toolkit.distributed.ranks import place
 from ssl_toolkit.errors import RunFailed
-from ssl_toolkit.preemption import Preemption
-from ssl_toolkit.processes import place
-from ssl_toolkit.run import read_status, write_status
+from ssl_toolkit.run_folder import read_status, write_status
+from ssl_toolkit.runtime import rank_failure
+from ssl_toolkit.runtime.preemption import Preemption
+from ssl_toolkit.runtime.rank_failure import stand_together
 
 HERE = Path(__file__).parent
 SECONDS = 15
@@ -143,9 +143,9 @@ def test_nobody_waits_for_one_that_is_gone_or_stuck(how, recipe, tmp_path, reach
 def left(monkeypatch):
     """Instead of the end of this process: a list of its exit statuses."""
     statuses = []
-    monkeypatch.setattr(companions, "_EVERY", 0.02)
-    monkeypatch.setattr(companions, "_GRACE", 0.3)
-    monkeypatch.setattr(companions, "_PATIENCE", 0.3)
+    monkeypatch.setattr(rank_failure, "_EVERY", 0.02)
+    monkeypatch.setattr(rank_failure, "_GRACE", 0.3)
+    monkeypatch.setattr(rank_failure, "_PATIENCE", 0.3)
     monkeypatch.setattr(os, "_exit", statuses.append)
     return statuses
 

@@ -11,10 +11,10 @@ import torch
 import yaml
 
 import methods
-from ssl_toolkit.backbones import Backbone
-from ssl_toolkit.checkpoint import AtomicCheckpointIO
+from ssl_toolkit.checkpoint.io import AtomicCheckpointIO
 from ssl_toolkit.cli import main
-from ssl_toolkit.run import CHECKPOINTS, CONFIG, newest_checkpoint
+from ssl_toolkit.modules.backbone import Backbone
+from ssl_toolkit.run_folder import CHECKPOINTS, CONFIG, newest_checkpoint
 from ssl_toolkit.weights import WeightsError, load_backbone, load_into, save_backbone
 
 NUM = 50

@@ -17,7 +17,7 @@ import methods
 from dying import MOMENTS, Kill
 from forks import Forks
 from runs import checkpoint, command, differences
-from ssl_toolkit.run import newest_checkpoint
+from ssl_toolkit.run_folder import newest_checkpoint
 
 EVERY = 3
 # what a user may change on the way, since no result depends on it

@@ -17,8 +17,8 @@ import methods
 import parity
 import pretext
 from processes import run_processes
-from ssl_toolkit import distributed, processes
-from ssl_toolkit.processes import world_size
+from ssl_toolkit.distributed import collectives, ranks
+from ssl_toolkit.distributed.ranks import world_size
 
 # an effect that rounding will never have
 MARGIN = 100
@@ -32,7 +32,7 @@ def local_standardize(x: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
 
 def global_standardize(x: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
     """What is right, by its simplest means."""
-    everything = distributed.gather(x)
+    everything = collectives.gather(x)
     centred = everything - everything.mean(dim=0)
     own = x - everything.mean(dim=0)
     return own * torch.rsqrt(centred.square().mean(dim=0) + eps)
@@ -42,7 +42,7 @@ def cross_correlation(standardize: Callable[..., torch.Tensor]) -> Callable[...,
     """A loss like that of Barlow Twins (Zbontar et al. 2021, arXiv 2103.03230, equation 1) in the place of NT-Xent."""
 
     def loss(first: torch.Tensor, second: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        first, second = distributed.gather(standardize(first)), distributed.gather(standardize(second))
+        first, second = collectives.gather(standardize(first)), collectives.gather(standardize(second))
         off = first.T @ second / len(first) - torch.eye(first.shape[1], dtype=first.dtype)
         return off.square().sum(), off.detach().diagonal().mean()
 
@@ -56,7 +56,7 @@ def modules_of_methods() -> list[Any]:
 
 def exchanges() -> list[type[torch.autograd.Function]]:
     """What sends gradients from process to process, but for BatchNorm."""
-    found = [each for _, each in inspect.getmembers(distributed, inspect.isclass)]
+    found = [each for _, each in inspect.getmembers(collectives, inspect.isclass)]
     return [each for each in found if issubclass(each, torch.autograd.Function) and "Norm" not in each.__name__]
 
 
@@ -70,7 +70,7 @@ def changed_backward(exchange: Any, change: Callable[[Callable[[], Any]], Any]) 
 
 
 def without_all_reduce(compute: Callable[[], Any]) -> Any:
-    with patch.object(distributed.dist, "all_reduce", lambda *_, **__: None):
+    with patch.object(collectives.dist, "all_reduce", lambda *_, **__: None):
         return compute()
 
 
@@ -90,7 +90,7 @@ def mutants() -> dict[str, list[Any]]:
     }
     modules = modules_of_methods()
     found["labels without the rank's offset"] = [
-        patch.object(module, "rank", lambda: 0) for module in modules if getattr(module, "rank", None) is processes.rank
+        patch.object(module, "rank", lambda: 0) for module in modules if getattr(module, "rank", None) is ranks.rank
     ]
     found["BatchNorm of each process"] = [patch("ssl_toolkit.task.convert_sync_batchnorm", lambda module: module)]
     own = [

@@ -165,7 +165,7 @@ def test_a_thousand_mutated_images_in_six_formats(tmp_path, reached):
 def test_a_share_that_is_tolerated_does_not_stop_a_run_by_chance(reached):
     """Without a cache the first batches are a sample of all images, and may hold more than their share of bad ones."""
     from ssl_toolkit.data import BadImage
-    from ssl_toolkit.data.reading import BadFiles
+    from ssl_toolkit.data.bad_files import BadFiles
 
     stopped = {}
     for share in (0.08, 0.3):

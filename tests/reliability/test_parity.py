@@ -12,7 +12,7 @@ from processes import run_processes
 CASES = parity.cases()
 HINT = (
     "Does a step draw from torch's generator (draw by the samples' keys instead), or does a loss look at its own "
-    "process's samples only (see ssl_toolkit.distributed)?"
+    "process's samples only (see ssl_toolkit.distributed.collectives)?"
 )
 
 

@@ -10,7 +10,7 @@ import torch
 import methods
 from runs import command
 from ssl_toolkit.cli.train import train
-from ssl_toolkit.run import newest_checkpoint
+from ssl_toolkit.run_folder import newest_checkpoint
 
 PLAIN = {dict, OrderedDict, list, tuple, str, int, float, bool, type(None), torch.Tensor}
 # all that may keep something

@@ -17,7 +17,7 @@ import yaml
 import methods
 from mutated import ROOT
 from ssl_toolkit.cli import main
-from ssl_toolkit.credentials import check_no_password
+from ssl_toolkit.io.credentials import check_no_password
 
 # every one is its own text, so that what leaks can be told
 SECRETS = {

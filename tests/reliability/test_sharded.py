@@ -14,14 +14,15 @@ import torch
 
 import methods
 from launching import state, write_recipe
-from ssl_toolkit import optim, regularization, sharded_checkpoint
-from ssl_toolkit.checkpoint import read_checkpoint
+from ssl_toolkit import optim, regularization
+from ssl_toolkit.checkpoint import sharded
+from ssl_toolkit.checkpoint.io import read_checkpoint
 from ssl_toolkit.cli import train as cli
-from ssl_toolkit.files import SUMS
+from ssl_toolkit.distributed.ranks import rank, world_size
+from ssl_toolkit.io.atomic import SUMS
 from ssl_toolkit.optim import OptimizerSpec
-from ssl_toolkit.processes import rank, world_size
 from ssl_toolkit.regularization import Penalty, Regularizer
-from ssl_toolkit.run import CHECKPOINTS, newest_checkpoint
+from ssl_toolkit.run_folder import CHECKPOINTS, newest_checkpoint
 
 STEPS = {"max_steps": 6, "max_epochs": -1}
 # without what each process drops for itself, which no other number of processes can draw again
@@ -272,7 +273,7 @@ def example(step):
 
 def save(run, step):
     path = run / CHECKPOINTS / f"step-{step:010d}.ckpt"
-    return sharded_checkpoint.save(path, example(step), [["weight"]])
+    return sharded.save(path, example(step), [["weight"]])
 
 
 def assert_is(checkpoint, step):

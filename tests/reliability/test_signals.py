@@ -14,8 +14,8 @@ from forks import Forks
 from launching import ENVIRONMENT, free_port, newest_step
 from runs import checkpoint, command, differences
 from signalling import STEP
-from ssl_toolkit.preemption import EXIT_STATUS
-from ssl_toolkit.run import read_status
+from ssl_toolkit.run_folder import read_status
+from ssl_toolkit.runtime.preemption import EXIT_STATUS
 
 CASES = [(name, moment) for name in ("SIGTERM", "SIGUSR1") for moment in ("training", "validation", "saving")]
 REACHED = f"{len(CASES)} of {len(CASES)} (SIGTERM and SIGUSR1, in training, in validation, amid a save)"

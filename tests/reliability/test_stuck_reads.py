@@ -21,12 +21,12 @@ from PIL import Image
 
 from mutated import ROOT
 from ssl_toolkit.data import BadImage, DecodingStore, FolderSource, ImageData, Source, decode_file
+from ssl_toolkit.data.bad_files import BadFiles
+from ssl_toolkit.data.decode_pool import ReadingThreads
 from ssl_toolkit.data.frames import FrameData
 from ssl_toolkit.data.loader import BatchLoader
-from ssl_toolkit.data.reading import BadFiles
-from ssl_toolkit.data.threads import ReadingThreads
 from ssl_toolkit.errors import RunFailed
-from ssl_toolkit.run import newest_checkpoint
+from ssl_toolkit.run_folder import newest_checkpoint
 
 TIMEOUT = 1.5
 RUNNER = """

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from launching import free_port, newest_step, started, state, wait_for, worker, write_recipe
-from ssl_toolkit.preemption import restart_remarks
-from ssl_toolkit.run import new_run
+from ssl_toolkit.run_folder import new_run
+from ssl_toolkit.runtime.preemption import restart_remarks
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 ONE_MACHINE = [*TORCHRUN, "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]

@@ -21,9 +21,9 @@ from wandb.sdk import wandb_setup
 import breaking_wandb
 import methods
 from ssl_toolkit.cli.train import train
-from ssl_toolkit.metrics_file import read_metrics
-from ssl_toolkit.run import newest_checkpoint
+from ssl_toolkit.run_folder import newest_checkpoint
 from ssl_toolkit.tracking import Wandb, make_loggers, weights_and_biases
+from ssl_toolkit.tracking.metrics_csv import read_metrics
 from ssl_toolkit.tracking.weights_and_biases import GuardedWandbLogger
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds W&B's process in /proc")

@@ -12,10 +12,10 @@ import parity
 from processes import run_processes
 from ssl_toolkit.cli.train import left_out, train
 from ssl_toolkit.data import BatchLoader, DecodingStore, ImageData, Source
+from ssl_toolkit.data.bad_files import BadFiles
 from ssl_toolkit.data.checks import rest_of_epoch
-from ssl_toolkit.data.reading import BadFiles
-from ssl_toolkit.distributed import all_reduce_mean, gather
-from ssl_toolkit.processes import rank, world_size
+from ssl_toolkit.distributed.collectives import all_reduce_mean, gather
+from ssl_toolkit.distributed.ranks import rank, world_size
 from ssl_toolkit.random import sample_order
 
 

@@ -19,9 +19,9 @@ import safetensors.torch
 import torch
 
 from mutated import in_child, mutate
-from ssl_toolkit.backbones import Backbone
 from ssl_toolkit.cli import main
-from ssl_toolkit.files import damage, write_checksum
+from ssl_toolkit.io.atomic import damage, write_checksum
+from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.weights import WeightsError, load_backbone, load_into, read_header, save_backbone
 
 NUM = 500

@@ -7,9 +7,9 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import nn
 
-from ssl_toolkit.backbones import Backbone
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.init import Keep, Normal, Zeros
+from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.optim import SGD
 from ssl_toolkit.random import sample_keys
 from ssl_toolkit.regularization import L1

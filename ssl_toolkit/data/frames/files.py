@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
 
-from ssl_toolkit.archives import check_not_compressed
 from ssl_toolkit.data.decode import MAX_PIXELS, not_its_fault
 from ssl_toolkit.data.sources import LabelKind
-from ssl_toolkit.files import open_plain
+from ssl_toolkit.io.archives import check_not_compressed
+from ssl_toolkit.io.atomic import open_plain
 
 TENSOR_SUFFIXES = frozenset({".npy", ".pt", ".safetensors"})
 

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_toolkit.batch import Images
+from ssl_toolkit.data.bad_files import BadFiles
+from ssl_toolkit.data.dataset import ImageSet
 from ssl_toolkit.data.decode import BadImage
 from ssl_toolkit.data.frames.source import SequenceSource
-from ssl_toolkit.data.image_set import ImageSet
 from ssl_toolkit.data.loader import BatchLoader
-from ssl_toolkit.data.reading import BadFiles
 from ssl_toolkit.data.store import Store
 from ssl_toolkit.random import fold, sample_keys, uniform
 

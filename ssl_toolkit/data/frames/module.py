@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal, get_args
 
 from ssl_toolkit.data.checks import check_at_least_one, check_choice
+from ssl_toolkit.data.dataset import ImageSet
 from ssl_toolkit.data.frames.loader import SequenceLoader, SequenceSet
 from ssl_toolkit.data.frames.source import SequenceSource
-from ssl_toolkit.data.image_set import ImageSet
 from ssl_toolkit.data.loader import BatchLoader
 from ssl_toolkit.data.module import ImageData
-from ssl_toolkit.processes import is_first_process
+from ssl_toolkit.distributed.ranks import is_first_process
 
 Sampling = Literal["uniform", "clip"]
 

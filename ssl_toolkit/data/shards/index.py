@@ -12,10 +12,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from ssl_toolkit.data.reading import say, show_progress
+from ssl_toolkit.data.console import say, show_progress
 from ssl_toolkit.data.shards.index_file import Index, read_index, write_index
-from ssl_toolkit.data.shards.part import Part, read_part
 from ssl_toolkit.data.shards.remote import Found, plain
+from ssl_toolkit.data.shards.shard import Part, read_part
 from ssl_toolkit.data.shards.tar import TarError
 
 _SAVE_SECONDS = 60.0

@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_toolkit.data.shards.open_file import OpenFile
-from ssl_toolkit.data.shards.part import Part
 from ssl_toolkit.data.shards.remote import Found
-from ssl_toolkit.files import atomic_file
+from ssl_toolkit.data.shards.shard import Part
+from ssl_toolkit.io.atomic import atomic_file
 
 MAGIC = b"SSLTKSH1"
 COLUMNS = {"offsets": "<i8", "sizes": "<u4", "classes": "<i4", "folders": "<i4", "name_ends": "<u4", "names": "u1"}

@@ -16,18 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_toolkit.data.cache import default_cache_dir
+from ssl_toolkit.data.console import say
 from ssl_toolkit.data.decode import BadImage, decode_file, not_its_fault
 from ssl_toolkit.data.order import Groups
-from ssl_toolkit.data.reading import say
 from ssl_toolkit.data.shards import remote
-from ssl_toolkit.data.shards.ahead import fetch_ahead
-from ssl_toolkit.data.shards.copies import Copies
 from ssl_toolkit.data.shards.index import open_index
 from ssl_toolkit.data.shards.labels import Labels, number_labels
-from ssl_toolkit.data.shards.names import find_shards, short_names
+from ssl_toolkit.data.shards.local_cache import Copies
 from ssl_toolkit.data.shards.open_file import OpenFile
-from ssl_toolkit.data.shards.part import MOST_IMAGE_BYTES
+from ssl_toolkit.data.shards.prefetch import fetch_ahead
 from ssl_toolkit.data.shards.remote import Found, plain
+from ssl_toolkit.data.shards.shard import MOST_IMAGE_BYTES
+from ssl_toolkit.data.shards.url_patterns import find_shards, short_names
 from ssl_toolkit.data.sources import LabelKind, Source
 from ssl_toolkit.errors import printable
 

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ssl_toolkit.losses.soft_targets import Mixing
 from ssl_toolkit.random import fold, random_bits, uniform
 from ssl_toolkit.regularization.base import Regularizer, Result
-from ssl_toolkit.soft_targets import Mixing
 
 
 class Rows(NamedTuple):

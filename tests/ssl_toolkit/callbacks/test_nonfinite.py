@@ -13,7 +13,7 @@ import torch
 from ssl_toolkit.cli import main
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.errors import RunFailed
-from ssl_toolkit.run import newest_checkpoint
+from ssl_toolkit.run_folder import newest_checkpoint
 from ssl_toolkit.task import Task
 
 RECIPE = {

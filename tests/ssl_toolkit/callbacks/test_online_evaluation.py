@@ -10,10 +10,10 @@ from lightning.pytorch.loggers import CSVLogger
 
 from pretext.simclr import SimCLR
 from ssl_toolkit.augment import CenterView, RandomView
-from ssl_toolkit.backbones import Backbone
 from ssl_toolkit.callbacks.online_evaluation import OnlineEvaluation
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.evaluation import extract_features, knn_accuracy, linear_probe, rank_me, spread
+from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.optim import SGD
 from ssl_toolkit.schedule import Constant
 from ssl_toolkit.task import StepOutput, Task

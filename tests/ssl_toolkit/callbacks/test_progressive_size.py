@@ -6,14 +6,14 @@ from lightning import Trainer
 
 from pretext.patch_position import PatchPosition
 from pretext.simclr import SimCLR
-from ssl_toolkit import budget
 from ssl_toolkit.augment import RandomView
-from ssl_toolkit.backbones import Backbone
 from ssl_toolkit.batch import Images
 from ssl_toolkit.callbacks import ProgressiveSize
 from ssl_toolkit.data import ImageData
+from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.optim import SGD
 from ssl_toolkit.schedule import Cosine
+from ssl_toolkit.tuning import time_budget
 
 
 class Watched(SimCLR):
@@ -91,9 +91,9 @@ def test_a_budget_counts_the_smaller_views(monkeypatch):
 
         return Trial()
 
-    monkeypatch.setattr(budget, "trial_trainer", trial_trainer)
+    monkeypatch.setattr(time_budget, "trial_trainer", trial_trainer)
     task, progressive = make(SimCLR, view=RandomView(size=128)), ProgressiveSize(start=0.25, until=1.0)
-    costs = [budget.measure(task, None, {"limit_val_batches": 0}, None, each).step for each in (None, progressive)]
+    costs = [time_budget.measure(task, None, {"limit_val_batches": 0}, None, each).step for each in (None, progressive)]
     assert costs == [1 + 128**2, pytest.approx(1 + progressive.mean_area(128))]
 
 

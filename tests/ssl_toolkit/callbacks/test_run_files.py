@@ -12,11 +12,11 @@ from lightning import LightningModule, Trainer
 from PIL import Image
 from torch import Tensor, nn
 
-from ssl_toolkit.backbones import Backbone
 from ssl_toolkit.batch import Batch, Images
 from ssl_toolkit.callbacks import ExportWeights, LearningRate, SampleViews
-from ssl_toolkit.metrics_file import read_metrics
+from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.tracking import Wandb, make_loggers
+from ssl_toolkit.tracking.metrics_csv import read_metrics
 from ssl_toolkit.weights import load_backbone, read_header
 
 pytestmark = pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning")

@@ -10,9 +10,9 @@ import yaml
 from ssl_toolkit.callbacks import EarlyStopping, WeightAverage
 from ssl_toolkit.cli import train
 from ssl_toolkit.evaluation import calibrate_batch_norm
-from ssl_toolkit.metrics_file import read_metrics
-from ssl_toolkit.run import newest_checkpoint
+from ssl_toolkit.run_folder import newest_checkpoint
 from ssl_toolkit.task import Task
+from ssl_toolkit.tracking.metrics_csv import read_metrics
 from ssl_toolkit.weights import load_backbone, read_header
 
 EMA = ["--average.kind", "ema", "--average.decay", "0.8"]

@@ -9,12 +9,12 @@ import yaml
 
 from pretext.simclr import SimCLR
 from ssl_toolkit.augment import RandomView
-from ssl_toolkit.backbones import Backbone
-from ssl_toolkit.budget import Costs, measure, to_seconds
 from ssl_toolkit.callbacks import OnlineEvaluation
 from ssl_toolkit.data import ImageData
+from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.optim import SGD
 from ssl_toolkit.schedule import Cosine
+from ssl_toolkit.tuning.time_budget import Costs, measure, to_seconds
 
 
 @pytest.mark.parametrize(
@@ -78,9 +78,9 @@ def test_a_trial_measures_what_a_step_takes():
 
 
 def test_the_command_line_trains_what_fits(recipe, tmp_path, monkeypatch, capsys):
-    from ssl_toolkit.cli import main, trials
+    from ssl_toolkit.cli import autotune_trials, main
 
-    monkeypatch.setattr(trials, "measure", lambda *_: Costs(100.0, 5, 0.0, 0.0, 0))
+    monkeypatch.setattr(autotune_trials, "measure", lambda *_: Costs(100.0, 5, 0.0, 0.0, 0))
     run = tmp_path / "run"
     assert main(["pretrain", "-c", recipe, "--budget", "30min", "--out", str(run)]) == 0
     # what preparing takes is taken off

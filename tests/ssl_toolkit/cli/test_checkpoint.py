@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 
-from ssl_toolkit.checkpoint import AtomicCheckpointIO
-from ssl_toolkit.run import CHECKPOINTS, newest_checkpoint
+from ssl_toolkit.checkpoint.io import AtomicCheckpointIO
+from ssl_toolkit.run_folder import CHECKPOINTS, newest_checkpoint
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from ssl_toolkit.cli.train import train
-from ssl_toolkit.run import newest_checkpoint
+from ssl_toolkit.run_folder import newest_checkpoint
 from ssl_toolkit.task import Task
 
 ALONE = [sys.executable, "-m", "ssl_toolkit", "pretrain"]

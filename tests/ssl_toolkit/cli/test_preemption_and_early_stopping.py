@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from ssl_toolkit.cli.train import train
-from ssl_toolkit.metrics_file import read_metrics
-from ssl_toolkit.run import newest_checkpoint
+from ssl_toolkit.run_folder import newest_checkpoint
 from ssl_toolkit.task import Task
+from ssl_toolkit.tracking.metrics_csv import read_metrics
 
 # 54 images to train on, 3 steps an epoch, and 36 to validate with, in 3 batches; the end is the 9th step
 OPTIONS = [

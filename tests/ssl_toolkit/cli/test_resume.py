@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ssl_toolkit.cli import train
-from ssl_toolkit.run import newest_checkpoint
+from ssl_toolkit.run_folder import newest_checkpoint
 from ssl_toolkit.task import Task
 
 

@@ -16,8 +16,8 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from ssl_toolkit.cli import main
-from ssl_toolkit.files import write_checksum
-from ssl_toolkit.run import CHECKPOINTS, CONFIG
+from ssl_toolkit.io.atomic import write_checksum
+from ssl_toolkit.run_folder import CHECKPOINTS, CONFIG
 
 ROOT = Path(__file__).parents[3]
 SOURCES = sorted(file for part in ("ssl_toolkit", "pretext", "downstream") for file in (ROOT / part).rglob("*.py"))

@@ -9,8 +9,8 @@ import safetensors.torch
 import torch
 import yaml
 
-from ssl_toolkit.metrics_file import read_metrics
-from ssl_toolkit.run import newest_checkpoint
+from ssl_toolkit.run_folder import newest_checkpoint
+from ssl_toolkit.tracking.metrics_csv import read_metrics
 
 LAUNCHERS = {
     "lightning": [sys.executable, "-m", "ssl_toolkit"],

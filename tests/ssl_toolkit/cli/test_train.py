@@ -6,9 +6,10 @@ import os
 import pytest
 import torch
 
-from ssl_toolkit import processes, speed
-from ssl_toolkit.cli import train, trials
-from ssl_toolkit.run import read_config
+from ssl_toolkit.cli import autotune_trials, train
+from ssl_toolkit.distributed import ranks
+from ssl_toolkit.run_folder import read_config
+from ssl_toolkit.tuning import autotune
 
 
 @pytest.mark.parametrize(
@@ -47,9 +48,9 @@ def test_speed_auto_settles_what_the_command_line_leaves_open(recipe, tmp_path, 
         measured.append((arguments["precision"], task.memory_format, task.forward_passes))
         return 1.0 + (arguments["precision"] != "32-true") + (task.memory_format == "channels_last")
 
-    monkeypatch.setattr(trials, "measure_batch", measure)
-    monkeypatch.setattr(speed, "has_native_bf16", lambda device: True)
-    monkeypatch.setattr(speed, "threads_are_chosen", lambda: True)
+    monkeypatch.setattr(autotune_trials, "measure_batch", measure)
+    monkeypatch.setattr(autotune, "has_native_bf16", lambda device: True)
+    monkeypatch.setattr(autotune, "threads_are_chosen", lambda: True)
 
     def settings(run, *options):
         measured.clear()
@@ -77,7 +78,7 @@ def _threads(monkeypatch):
     """As if there were four cores; the threads are as before when it is over."""
     before = torch.get_num_threads()
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # what is set here is unset again
-    monkeypatch.setattr(processes, "num_cores", lambda: 4)
+    monkeypatch.setattr(ranks, "num_cores", lambda: 4)
     yield
     torch.set_num_threads(before)
 
@@ -85,15 +86,15 @@ def _threads(monkeypatch):
 @pytest.mark.usefixtures("_threads")
 def test_the_quickest_number_of_threads_is_used_and_written_down(recipe, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(speed, "threads_are_chosen", lambda: False)
-    monkeypatch.setattr(speed, "num_cores", lambda: 4)
+    monkeypatch.setattr(autotune, "threads_are_chosen", lambda: False)
+    monkeypatch.setattr(autotune, "num_cores", lambda: 4)
     tried = []
 
     def measure(task, data, arguments):
         tried.append(torch.get_num_threads())
         return 1.0 + (torch.get_num_threads() - 1) ** 2
 
-    monkeypatch.setattr(trials, "measure_batch", measure)
+    monkeypatch.setattr(autotune_trials, "measure_batch", measure)
     torch.set_num_threads(2)
     train.train("pretrain", ["-c", recipe, "--speed", "auto", "--out", str(tmp_path / "run")], quietly=True)
     assert {2, 4, 1} <= set(tried)

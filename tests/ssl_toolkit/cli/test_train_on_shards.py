@@ -12,7 +12,7 @@ from PIL import Image
 
 from ssl_toolkit.cli import main, train
 from ssl_toolkit.data.procedural import ProceduralSource
-from ssl_toolkit.run import newest_checkpoint
+from ssl_toolkit.run_folder import newest_checkpoint
 from ssl_toolkit.task import Task
 from tar_shards import web_server, write_tar
 

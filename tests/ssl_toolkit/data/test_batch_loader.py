@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ssl_toolkit.data import BadImage, BatchLoader, DecodingStore, Source
-from ssl_toolkit.data.reading import BadFiles
+from ssl_toolkit.data.bad_files import BadFiles
 from ssl_toolkit.random import sample_order
 
 

@@ -19,7 +19,7 @@ import pytest
 from ssl_toolkit.data import BadImage, FolderSource, ImageData
 from ssl_toolkit.data.shards import ShardOptions, ShardSource
 from ssl_toolkit.data.shards import index as index_module
-from ssl_toolkit.data.shards.names import find_shards, short_names
+from ssl_toolkit.data.shards.url_patterns import find_shards, short_names
 from tar_shards import number_of, png, write_shards, write_tar
 
 BENCHMARK = Path(__file__).parents[3] / "benchmarks" / "scaling.py"

@@ -16,8 +16,8 @@ import pytest
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.data.shards import ShardOptions, ShardSource, remote
 from ssl_toolkit.data.shards import source as source_module
-from ssl_toolkit.data.shards.ahead import fetch_ahead
-from ssl_toolkit.data.shards.copies import Copies
+from ssl_toolkit.data.shards.local_cache import Copies
+from ssl_toolkit.data.shards.prefetch import fetch_ahead
 from tar_shards import number_of, web_server, write_shards, write_tar
 
 ALL = "train-{000000..000005}.tar"

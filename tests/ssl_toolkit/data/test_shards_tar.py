@@ -10,7 +10,7 @@ import tarfile
 
 import pytest
 
-from ssl_toolkit.data.shards.part import read_part
+from ssl_toolkit.data.shards.shard import read_part
 from ssl_toolkit.data.shards.tar import TarError, members
 from tar_shards import write_tar
 

@@ -13,7 +13,8 @@ import torch
 
 from ssl_toolkit.data import BadImage, Source, cache_file
 from ssl_toolkit.data import cache as caching
-from ssl_toolkit.data.reading import BadFiles, show_progress
+from ssl_toolkit.data.bad_files import BadFiles
+from ssl_toolkit.data.console import show_progress
 from ssl_toolkit.data.store import DecodedStore, DecodingStore, Store
 
 

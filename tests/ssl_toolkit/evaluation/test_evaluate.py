@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from ssl_toolkit.backbones import Backbone
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.evaluation import Difference, Evaluation, Interval, Row, evaluate
+from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.weights import save_backbone
 
 

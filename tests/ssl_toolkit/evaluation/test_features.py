@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from ssl_toolkit.augment import CenterView
-from ssl_toolkit.backbones import Backbone
 from ssl_toolkit.batch import Batch, Images
 from ssl_toolkit.evaluation import calibrate_batch_norm, extract_features, has_native_bf16, random_backbone
+from ssl_toolkit.modules.backbone import Backbone
 
 
 def batches(num=7, batch_size=3, side=24):

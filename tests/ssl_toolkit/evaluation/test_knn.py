@@ -8,7 +8,7 @@ import torch
 from ssl_toolkit.evaluation import knn as module
 from ssl_toolkit.evaluation import knn_accuracy, knn_predict
 from ssl_toolkit.evaluation.knn import _largest
-from ssl_toolkit.products import onednn_products
+from ssl_toolkit.perf.matmul import onednn_products
 
 
 def clusters(num, num_classes=4, width=8, noise=1.0, seed=0):

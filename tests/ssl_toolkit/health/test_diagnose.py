@@ -13,12 +13,12 @@ from pretext.patch_position import PatchPosition
 from pretext.simclr import SimCLR, nt_xent
 from ssl_toolkit import init
 from ssl_toolkit.augment import RandomView
-from ssl_toolkit.backbones import Backbone
 from ssl_toolkit.cli import main
 from ssl_toolkit.cli.diagnose import diagnose as verb
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.health.diagnose import diagnose
+from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.optim import SGD, AdamW
 from ssl_toolkit.schedule import Constant, Cosine
 

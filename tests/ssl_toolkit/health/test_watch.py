@@ -9,9 +9,9 @@ import yaml
 
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.health.curves import read_curves
-from ssl_toolkit.metrics_file import read_metrics
-from ssl_toolkit.run import newest_checkpoint
+from ssl_toolkit.run_folder import newest_checkpoint
 from ssl_toolkit.task import Task
+from ssl_toolkit.tracking.metrics_csv import read_metrics
 
 FIGURES = ("update_ratio", "gradient_norm", "dead_units", "feature_spread", "feature_rank")
 FALLING = [2.0 * math.exp(-step / 40) + 0.1 for step in range(100)]

@@ -1,0 +1,151 @@
+"""What surrounds a training: silence, errors of one line, and a record of how it began and ended."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import StrategyRegistry
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from ssl_toolkit.distributed.ranks import is_first_process, rank
+from ssl_toolkit.errors import nearest
+from ssl_toolkit.run_folder import (
+    CONFIG,
+    remove_leftovers,
+    write_bad_files,
+    write_config,
+    write_environment,
+    write_status,
+)
+from ssl_toolkit.runtime.fsdp import NAME as SHARDED
+from ssl_toolkit.runtime.preemption import EXIT_STATUS
+from ssl_toolkit.runtime.rank_failure import LostCompanion
+
+
+class Record(Callback):
+    """Writes what a start of a run was told.
+
+    Of a resumed one it does so once the checkpoint is loaded: a start that cannot work leaves the run as it was.
+
+    Args:
+        run: The run's folder.
+        resolved: The configuration as plain data.
+
+    Attributes:
+        facts: Plain data about this start, to be written with it.
+        is_written: Whether it was.
+    """
+
+    def __init__(self, run: Path, resolved: dict[str, Any]) -> None:
+        self.run = run
+        self.resolved = resolved
+        self.facts: dict[str, Any] = {}
+        self.is_written = False
+
+    def write(self) -> None:
+        """Writes it, once."""
+        if not self.is_written and is_first_process():
+            if (self.run / CONFIG).exists():  # else the folder may hold files of the user's
+                remove_leftovers(self.run)
+            write_config(self.run, self.resolved)
+            write_environment(self.run, **self.facts)
+            write_status(self.run, "running")
+        self.is_written = True
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes it."""
+        self.write()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silences what Lightning says of its own business and the user cannot act on."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning.*")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Gives what Lightning says of a wrong setting the form of the project's own errors."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        first = re.search(r"\w+\.[\w.]+", str(error).partition(":")[2])
+        where = f"; the first tensor that does not fit is {first[0]}" if first else ""
+        raise ValueError(f"the checkpoint is of another network than the configuration asks for{where}") from None
+
+
+def check_trainer(arguments: dict[str, Any]) -> None:
+    """Finds what Lightning's Trainer refuses before images are read.
+
+    Args:
+        arguments: Of the Trainer; only plain data are looked at.
+
+    Raises:
+        ValueError: In one line.
+    """
+    strategy, known = arguments["strategy"], ["auto", *StrategyRegistry.available_strategies()]
+    if isinstance(strategy, str) and strategy not in known:
+        raise ValueError(
+            f"trainer.strategy is {strategy!r}, expected auto, ddp or {SHARDED}"
+            f"{nearest(strategy, ('auto', 'ddp', SHARDED))}"
+        )
+    if (arguments["gradient_clip_val"] or 0) < 0:
+        raise ValueError(f"trainer.gradient_clip_val must be above 0, got {arguments['gradient_clip_val']}")
+    for name in ("accumulate_grad_batches", "check_val_every_n_epoch", "num_nodes"):
+        if arguments[name] is not None and arguments[name] < 1:
+            raise ValueError(f"trainer.{name} must be at least 1, got {arguments[name]}")
+    plain: dict[str, Any] = {
+        name: each for name, each in arguments.items() if isinstance(each, str | int | float | None)
+    }
+    plain |= {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    try:
+        with quiet(), one_line_errors():
+            Trainer(**plain)
+    except TypeError as error:
+        raise ValueError(f"trainer: {' '.join(str(error).split())}") from None
+
+
+@contextlib.contextmanager
+def failure_noted(record: Record, trainer: Trainer) -> Iterator[None]:
+    """Writes into the run's status why it failed, if it had begun."""
+    try:
+        yield
+    except BaseException as error:
+        is_exit = isinstance(error, SystemExit)
+        known = (is_exit and error.code == EXIT_STATUS) or (isinstance(error, LostCompanion) and error.is_noted)
+        if record.is_written and not known:
+            reason = f"exit status {error.code}" if is_exit else str(error).strip() or type(error).__name__
+            facts = {"rank": rank()} if trainer.world_size > 1 else {}
+            with contextlib.suppress(OSError):  # the disk may be what failed
+                write_status(record.run, "failed", step=trainer.global_step, reason=reason, **facts)
+        raise
+
+
+@contextlib.contextmanager
+def bad_files_noted(record: Record, data: Any) -> Iterator[None]:
+    """Lists the images that could not be decoded in the run's folder, however the training ends."""
+    try:
+        yield
+    finally:
+        if record.is_written and is_first_process():
+            with contextlib.suppress(OSError):  # the disk may be what failed
+                write_bad_files(record.run, ((each.path, each.reason) for each in data.bad_files))

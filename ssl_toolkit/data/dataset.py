@@ -1,0 +1,82 @@
+"""A source together with the store of its decoded images, which is made when it is first needed."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ssl_toolkit.data.bad_files import BadFiles, OnError
+from ssl_toolkit.data.cache import CacheKind, default_cache_dir, open_store
+from ssl_toolkit.data.decode import BadImage
+from ssl_toolkit.data.sources import Source
+from ssl_toolkit.data.store import Store
+
+
+class ReadOptions(NamedTuple):
+    """How images are decoded and kept; the fields are arguments of `ImageData`."""
+
+    image_size: int
+    channels: int
+    on_error: OnError
+    max_bad: float
+    cache: CacheKind
+    cache_dir: Path | None
+    num_threads: int
+    read_timeout: float
+
+
+class ImageSet:
+    """The images of one source.
+
+    Args:
+        source: Where they come from.
+        options: How they are decoded and kept.
+        first_process: Whether this process shows progress and names bad files for all.
+
+    Attributes:
+        labels: int64 tensor of shape ``[num]``: class numbers, -1 for none.
+    """
+
+    def __init__(self, source: Source, options: ReadOptions, first_process: bool = True) -> None:
+        self.source = source
+        self.labels = torch.from_numpy(source.labels())
+        self._options = options
+        self._first_process = first_process
+
+    @cached_property
+    def store(self) -> Store:
+        """The decoded images; the first use may take as long as decoding them all."""
+        options = self._options
+        # without a cache every process meets bad images of its own, which only it can name
+        announce = self._first_process or options.cache == "none"
+        key = hashlib.blake2b(self.source.fingerprint().encode(), digest_size=4).hexdigest()
+        listing = (options.cache_dir or default_cache_dir()) / f"bad-files-{key}.txt"
+        return open_store(
+            self.source,
+            BadFiles(len(self.source), options.on_error, options.max_bad, announce, listing),
+            settings=f"image_size={options.image_size}",
+            channels=options.channels,
+            num_threads=options.num_threads,
+            cache=options.cache,
+            cache_dir=options.cache_dir,
+            progress=self._first_process,
+            read_timeout=options.read_timeout,
+        )
+
+    @property
+    def bad_files(self) -> list[BadImage]:
+        """The images that could not be decoded, as far as is known, in the order of the source."""
+        if "store" not in self.__dict__:
+            return []
+        return [error for _, error in sorted(self.store.bad.found.items())]
+
+    def without_bad(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The images among these that are not known to be bad."""
+        bad = np.fromiter(self.store.bad.found, dtype=np.int64)
+        return indices[~np.isin(indices, bad)] if len(bad) else indices

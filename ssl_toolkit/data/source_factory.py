@@ -1,0 +1,135 @@
+"""From the arguments of `ImageData` to its sources."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ssl_toolkit.data.cache import default_cache_dir
+from ssl_toolkit.data.dataset import ImageSet, ReadOptions
+from ssl_toolkit.data.shards import ShardOptions, ShardSource
+from ssl_toolkit.data.shards.remote import is_remote, plain
+from ssl_toolkit.data.sources import FolderSource, LabelKind, Source, SubsetSource
+from ssl_toolkit.data.splits import stratified_choice
+from ssl_toolkit.data.torchvision_sets import TorchvisionSource, has_test_split
+from ssl_toolkit.distributed.ranks import is_first_process
+from ssl_toolkit.errors import nearest
+
+FILE_SOURCES = ("folder", "shards")
+
+
+class Origin(NamedTuple):
+    """Where images come from; the fields are arguments of `ImageData`."""
+
+    path: str | None
+    source: str
+    val_path: str | None
+    test_path: str | None
+    labels: LabelKind
+    download: bool
+    max_images: int | None
+    split_seed: int
+    shards: ShardOptions = ShardOptions()
+
+    @property
+    def title(self) -> str:
+        """What to call the images in messages."""
+        return plain(f"{self.path}") if self.source in FILE_SOURCES else self.source
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the images are not on this machine."""
+        return self.source == "shards" and is_remote(f"{self.path}")
+
+
+def open_sets(origin: Origin, options: ReadOptions) -> dict[str, ImageSet]:
+    """All images of a run: those to be divided under "train", and those that are a split as they are under its name.
+
+    Raises:
+        ValueError: As for `open_sources`.
+    """
+    sources = open_sources(origin, options)
+    return {name: ImageSet(source, options, is_first_process()) for name, source in sources.items()}
+
+
+def open_sources(origin: Origin, options: ReadOptions) -> dict[str, Source]:
+    """The sources of a run.
+
+    Returns:
+        The main one under "train", and under "val" and "test" those that are not a part of it.
+
+    Raises:
+        ValueError: An image folder or a data set is not there, or arguments contradict each other.
+    """
+    kind, _, data_set = origin.source.partition(":")
+    if kind not in ("folder", "shards", "procedural", "torchvision"):
+        choices = ("folder", "shards", "procedural", "torchvision:CIFAR10")
+        raise ValueError(
+            f"data.source must be folder, shards, procedural or torchvision:NAME, got {origin.source!r}"
+            f"{nearest(origin.source, choices)}"
+        )
+    for name, path in (("val_path", origin.val_path), ("test_path", origin.test_path)):
+        if path is not None and kind not in FILE_SOURCES:
+            raise ValueError(f"data.{name} needs data.source: folder or shards, but the source is {origin.source}")
+    if kind != "shards" and origin.shards[:2] != (None, None):
+        raise ValueError(
+            f"data.index and data.shard_window are for data.source: shards, but the source is {origin.source}"
+        )
+    if kind == "procedural":
+        return {"train": _open_procedural(origin, options)}
+    if kind == "torchvision":
+        return _open_torchvision(origin, data_set, options)
+    return _open_files(origin, options)
+
+
+def _open_procedural(origin: Origin, options: ReadOptions) -> Source:
+    from ssl_toolkit.data.procedural import ProceduralSource
+
+    number = {} if origin.max_images is None else {"num_images": origin.max_images}
+    return ProceduralSource(**number, image_size=options.image_size, seed=origin.split_seed)
+
+
+def _open_files(origin: Origin, options: ReadOptions) -> dict[str, Source]:
+    if origin.path is None:
+        what = "tar shards" if origin.source == "shards" else "folder of images"
+        raise ValueError(f"data.path is missing: give the {what}, or set data.source: procedural")
+    main = _open(origin.path, origin, options)
+    sources = {"train": _limit(main, origin)}
+    for name, path in (("val", origin.val_path), ("test", origin.test_path)):
+        if path is not None:
+            sources[name] = _open(path, origin, options, main.class_names)
+    return sources
+
+
+def _open(path: str, origin: Origin, options: ReadOptions, class_names: Sequence[str] = ()) -> Source:
+    arguments = (path, origin.labels, options.image_size, options.channels, class_names or None)
+    if origin.source == "folder":
+        return FolderSource(*arguments)
+    return ShardSource(
+        *arguments,
+        options=origin.shards,
+        cache_dir=options.cache_dir,
+        num_threads=options.num_threads,
+        progress=is_first_process(),
+    )
+
+
+def _open_torchvision(origin: Origin, data_set: str, options: ReadOptions) -> dict[str, Source]:
+    name, _, split = data_set.partition(":")
+    root = origin.path or default_cache_dir() / "torchvision"
+    size, channels = options.image_size, options.channels
+    main = TorchvisionSource(name, root, split or "train", origin.download, size, channels)
+    sources = {"train": _limit(main, origin)}
+    if has_test_split(name):
+        sources["test"] = TorchvisionSource(name, root, "test", origin.download, size, channels)
+    return sources
+
+
+def _limit(source: Source, origin: Origin) -> Source:
+    """Keeps ``max_images`` of the images, every class in proportion."""
+    if origin.max_images is None or origin.max_images >= len(source):
+        return source
+    (chosen,) = stratified_choice(source.labels(), [origin.max_images], origin.split_seed, "max_images")
+    return SubsetSource(source, np.flatnonzero(chosen))

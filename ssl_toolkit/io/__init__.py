@@ -1,0 +1,1 @@
+"""Files: written whole or not at all, archives that cannot do harm, addresses without passwords."""

@@ -1,0 +1,292 @@
+"""The backbone: any convolutional network of timm, by name, with the feature maps of every stage.
+
+    backbone = Backbone("resnet50")
+    features = backbone(images)                    # [batch, 2048]; images are floats in [0, 1]
+    maps = backbone.feature_maps(images)           # {"act1": ..., "layer1": ..., ..., "layer4": [batch, 2048, h, w]}
+
+The networks are those of timm (Wightman, "PyTorch Image Models", 2019, doi:10.5281/zenodo.4414861), and so are the
+keys of their weights. A network with the standard stem loads its weights into a plain timm model::
+
+    model = timm.create_model("resnet18", num_classes=0, checkpoint_path="backbone.safetensors")
+
+With `stem: small` the plain timm model needs the same two changes first. For a ResNet they are::
+
+    model = timm.create_model("resnet18", num_classes=0)
+    model.conv1 = torch.nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
+    model.maxpool = torch.nn.Identity()
+    model.load_state_dict(safetensors.torch.load_file("backbone.safetensors"))
+
+With another `norm`, or with `weight_standardization`, a plain timm model computes something else; `load_backbone` does
+not, and neither does an exported ONNX graph.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal, cast
+
+import timm
+import torch
+from jsonargparse.typing import final
+from timm.models import is_model_in_modules
+from torch import Tensor, nn
+
+from ssl_toolkit.errors import nearest
+from ssl_toolkit.modules.norms import Norm, check_arguments, replace_norms, standardize_weights
+
+# The families (modules of timm.models) of convolutional networks; a few of their members add a block of attention.
+# The others are built on attention or token mixing, or take images of one size only.
+# fmt: off
+CNN_FAMILIES = (
+    "byobnet", "convmixer", "convnext", "cspnet", "cspnext", "densenet", "dla", "dpn", "efficientnet", "fasternet",
+    "ghostnet", "hardcorenas", "hgnet", "hrnet", "inception_next", "inception_resnet_v2", "inception_v3",
+    "inception_v4", "lcnetv2", "mambaout", "mobilenetv3", "nasnet", "nfnet", "pnasnet", "rdnet", "regnet", "repghost",
+    "repvit", "res2net", "resnest", "resnet", "resnetv2", "rexnet", "selecsls", "senet", "sknet", "starnet", "tresnet",
+    "vgg", "vovnet", "xception", "xception_aligned",
+)
+# fmt: on
+
+# Where timm's families keep the pooling of their stem, and the padding that belongs to it.
+_STEM_POOLS = ("maxpool", "pool0", "stem.pool", "stem.pad", "features.pool0", "features.conv1_pool")
+
+# Arguments of timm.create_model that the backbone sets itself, or that would read other files.
+_RESERVED_KWARGS = {
+    "in_chans": "use in_channels",
+    "pretrained": "use pretrained",
+    "num_classes": "a backbone has no classifier",
+    "global_pool": "the features are averaged over the image",
+    "features_only": "use feature_maps()",
+    "checkpoint_path": "use load_backbone()",
+    "pretrained_cfg": "name the weights in name, as in resnet18.a1_in1k",
+    "pretrained_cfg_overlay": "name the weights in name, as in resnet18.a1_in1k",
+}
+
+
+@final
+class Backbone(nn.Module):
+    """A convolutional network without its classifier.
+
+    Args:
+        name: Name of a convolutional network of timm (``resnet18``, ``resnet50``, ``convnext_tiny``,
+            ``efficientnet_b0``, ``regnety_008``, ``mobilenetv3_large_100``, ...), with or without the tag of its
+            pretrained weights (``resnet18.a1_in1k``).
+        pretrained: Start from timm's supervised weights (downloaded once) instead of random ones.
+        stem: ``small`` is for images of 32 to 64 pixels: the first convolution is 3x3 with stride 1 and the pooling
+            after it is left out, as in SimCLR's CIFAR-10 experiments (Chen et al. 2020, arXiv:2002.05709, appendix
+            B.9). Feature maps are then 2 to 4 times larger on each side. Where the first kernel shrinks to 3x3 its
+            weights start from random values, even if ``pretrained``.
+        in_channels: Number of channels of the images.
+        kwargs: Further arguments of the timm network, plain data only, e.g. ``{drop_path_rate: 0.1}``, or
+            ``{channels: [16, 32, 64, 128]}`` for a narrow ResNet.
+        norm: ``own`` keeps the network's normalisation layers, BatchNorm in most. The others see one image at a time,
+            so that the batch may be of any size: ``group`` has 32 groups of channels, fewer where the width asks for it
+            (Wu and He 2018, arXiv:1803.08494); ``layer`` normalises all channels and places of an image together
+            (Ba et al. 2016, arXiv:1607.06450, as GroupNorm with one group); ``none`` leaves a scale and a shift for
+            each channel. Scales start as those of the network's own layers.
+        weight_standardization: Standardise the kernels of the convolutions (Qiao et al. 2019, arXiv:1903.10520), made
+            for ``norm: group`` and small batches.
+
+    Attributes:
+        model: The timm network; its state dict is what a weights file holds.
+        num_features: Width of the pooled features.
+        stages: Names of the stages (timm's module names), shallow to deep.
+        stage_channels: Number of channels of each stage's feature map.
+        mean: Mean of each channel in [0, 1], subtracted from the images.
+        std: Standard deviation of each channel, by which the images are then divided.
+
+    Raises:
+        ValueError: For an unknown or non-convolutional network, for arguments it does not take, for pretrained weights
+            that cannot be had, for a small stem where the stem has nothing to leave out, and for a norm where there is
+            nothing to replace.
+    """
+
+    _mean: Tensor
+    _std: Tensor
+
+    def __init__(
+        self,
+        name: str = "resnet18",
+        pretrained: bool = False,
+        stem: Literal["standard", "small"] = "standard",
+        in_channels: int = 3,
+        kwargs: dict[str, Any] | None = None,
+        norm: Norm = "own",
+        weight_standardization: bool = False,
+    ):
+        super().__init__()
+        _check_name(name)
+        if stem not in ("standard", "small"):
+            raise ValueError(f"stem is 'standard' or 'small', got {stem!r}{nearest(str(stem), ('standard', 'small'))}")
+        if in_channels < 1:
+            raise ValueError(f"in_channels must be at least 1, got {in_channels}")
+        check_arguments(norm, weight_standardization, pretrained)
+        self.name, self.pretrained, self.stem, self.in_channels = name, pretrained, stem, in_channels
+        self.norm, self.weight_standardization = norm, weight_standardization
+        self.kwargs = _plain_kwargs(kwargs)
+        # Any, because timm's networks share these methods and attributes by convention, not by a base class
+        self.model: Any = _create_model(name, pretrained, in_channels, self.kwargs)
+        if stem == "small":
+            _make_stem_small(self.model, name)
+        replace_norms(self.model, norm)
+        if weight_standardization:
+            standardize_weights(self.model)
+        self.num_features: int = self.model.head_hidden_size
+        self.stages: list[str] = [info["module"] or "stem" for info in self.model.feature_info]
+        self.stage_channels: list[int] = [info["num_chs"] for info in self.model.feature_info]
+        self.set_normalization(*(_per_channel(self.model.pretrained_cfg[key], in_channels) for key in ("mean", "std")))
+
+    def set_normalization(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        """Sets what is subtracted from the images, and by what they are then divided, one number for each channel."""
+        if len(mean) != self.in_channels or len(std) != self.in_channels or not all(value > 0 for value in std):
+            raise ValueError(
+                f"mean and std need {self.in_channels} numbers each, those of std above 0; got mean={mean}, std={std}"
+            )
+        self.mean, self.std = tuple(mean), tuple(std)
+        # Buffers follow the module to its device and dtype; not persistent, so that the weights keep timm's keys.
+        for key, values in (("_mean", mean), ("_std", std)):
+            buffer = torch.tensor(values).view(1, -1, 1, 1)
+            if hasattr(self, key):
+                buffer = buffer.to(getattr(self, key))
+            self.register_buffer(key, buffer, persistent=False)
+
+    def config(self) -> dict[str, Any]:
+        """The arguments that build this backbone again, as plain data."""
+        return {
+            "name": self.name,
+            "pretrained": self.pretrained,
+            "stem": self.stem,
+            "in_channels": self.in_channels,
+            "kwargs": _plain_kwargs(self.kwargs),
+            "norm": self.norm,
+            "weight_standardization": self.weight_standardization,
+        }
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pooled features.
+
+        Args:
+            x: Float tensor of shape ``[batch, in_channels, height, width]``, values in [0, 1], not normalised.
+
+        Returns:
+            Tensor of shape ``[batch, num_features]``.
+        """
+        return self.model(self._normalize(x))
+
+    def feature_maps(self, x: Tensor) -> dict[str, Tensor]:
+        """The feature map of every stage, shallow to deep.
+
+        Args:
+            x: As for `forward`.
+
+        Returns:
+            For each name in ``stages`` a tensor of shape ``[batch, channels, h, w]``.
+        """
+        maps = self.model.forward_intermediates(self._normalize(x), output_fmt="NCHW", intermediates_only=True)
+        return dict(zip(self.stages, maps, strict=True))
+
+    def stage_features(self, x: Tensor) -> dict[str, Tensor]:
+        """The globally averaged feature map of every stage, and last, under ``"pooled"``, the pooled features.
+
+        Args:
+            x: As for `forward`.
+
+        Returns:
+            For each name in ``stages`` a tensor of shape ``[batch, channels]``, then ``"pooled"`` as from `forward`.
+        """
+        last, maps = self.model.forward_intermediates(self._normalize(x), output_fmt="NCHW")
+        features = {stage: maps.mean(dim=(2, 3)) for stage, maps in zip(self.stages, maps, strict=True)}
+        return features | {"pooled": self.model.forward_head(last)}
+
+    def extra_repr(self) -> str:
+        changed = f", norm={self.norm!r}" if self.norm != "own" else ""
+        changed += ", weight_standardization=True" if self.weight_standardization else ""
+        size = f"in_channels={self.in_channels}, num_features={self.num_features}"
+        return f"{self.name!r}, stem={self.stem!r}, {size}{changed}"
+
+    def _normalize(self, x: Tensor) -> Tensor:
+        if x.ndim != 4 or x.shape[1] != self.in_channels or not x.is_floating_point():
+            raise ValueError(
+                f"a backbone takes floats in [0, 1] of shape [batch, {self.in_channels}, height, width], "
+                f"got {x.dtype} of shape {list(x.shape)}"
+            )
+        # elementwise, so the memory format (channels_last) stays
+        return (x - self._mean) / self._std
+
+
+def _check_name(name: str) -> None:
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(name):
+        names = [known for family in CNN_FAMILIES for known in timm.list_models(module=family)]
+        raise ValueError(f"timm knows no network {architecture!r}{nearest(architecture, names)}")
+    if not is_model_in_modules(name, CNN_FAMILIES):
+        raise ValueError(
+            f"{architecture!r} is not a convolutional network; a backbone is one of timm's CNNs, "
+            "such as resnet18, convnext_tiny or efficientnet_b0"
+        )
+    tags = [known.partition(".")[2] for known in timm.list_models(f"{architecture}.*", pretrained=True)]
+    if tag and tag not in tags:
+        raise ValueError(
+            f"timm has no weights {tag!r} for {architecture!r}, only {', '.join(tags)}{nearest(tag, tags)}"
+        )
+
+
+def _plain_kwargs(kwargs: dict[str, Any] | None) -> dict[str, Any]:
+    """A deep copy of the arguments as JSON holds them, because a weights file must be able to."""
+    for key in kwargs or {}:
+        if key in _RESERVED_KWARGS:
+            raise ValueError(f"the backbone's kwargs may not hold {key!r}: {_RESERVED_KWARGS[key]}")
+    try:
+        return json.loads(json.dumps(kwargs or {}))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the backbone's kwargs must be numbers, strings, lists and dicts, got {kwargs}") from error
+
+
+def _create_model(name: str, pretrained: bool, in_channels: int, kwargs: dict[str, Any]) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=in_channels, **kwargs)
+    # Any exception: a download fails in as many ways as there are libraries under timm and the hub's client, and a
+    # wrong value in kwargs fails wherever the network trips over it.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        if pretrained:
+            raise ValueError(
+                f"could not get the pretrained weights of {name!r} ({reason}); "
+                "check the network connection, or set pretrained to false"
+            ) from error
+        raise ValueError(
+            f"could not build {name!r} with in_channels={in_channels}, kwargs={kwargs} ({reason})"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or "no message").splitlines()[0]
+
+
+def _make_stem_small(model: nn.Module, name: str) -> None:
+    """Sets the first convolution's stride to 1 and its kernel to at most 3x3, and removes the stem's pooling."""
+    first = cast(Any, model).pretrained_cfg["first_conv"]
+    paths = [first] if isinstance(first, str) else first  # several where it has parallel branches (RepVGG)
+    convolutions = [cast(nn.Conv2d, model.get_submodule(path)) for path in paths]
+    if all(max(convolution.stride) == 1 for convolution in convolutions):
+        raise ValueError(f"{name!r} has no small stem: its first convolution has stride 1 already; use stem: standard")
+    for convolution in convolutions:
+        convolution.stride = (1, 1)
+        if max(convolution.kernel_size) > 3:
+            out_channels, in_channels = convolution.weight.shape[:2]
+            convolution.kernel_size, convolution.padding = (3, 3), (1, 1)
+            convolution.weight = nn.Parameter(convolution.weight.new_empty(out_channels, in_channels, 3, 3))
+            nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    for path in _STEM_POOLS:
+        parent, _, child = path.rpartition(".")
+        try:
+            pool = model.get_submodule(path)
+        except AttributeError:
+            continue
+        # a pool of stride 1 is a branch of the stem (HGNet), not a reduction
+        if getattr(pool, "stride", 2) not in (1, (1, 1)):
+            setattr(model.get_submodule(parent), child, nn.Identity())
+
+
+def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """As they are for as many channels, else their average for each channel."""
+    return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels

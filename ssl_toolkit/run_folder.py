@@ -1,0 +1,202 @@
+"""A run is a folder: what it was told, what it measured, where it stands, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ssl_toolkit.distributed.ranks import is_first_process
+from ssl_toolkit.errors import nearest, printable
+from ssl_toolkit.io.atomic import damage, remove_orphans, write_atomically
+
+CONFIG = "config.yaml"
+CHECKPOINTS = "checkpoints"
+WEIGHTS = "backbone.safetensors"
+STATUS = "status.json"
+ENVIRONMENT = "environment.json"
+BAD_FILES = "bad_files.txt"
+WATCHED = "watch.json"
+
+
+def new_run(path: str | None, task_name: str) -> Path:
+    """Chooses the folder of a new run; the first thing written there is the configuration.
+
+    Args:
+        path: Where; None for ``runs/TASK-DATE-TIME``.
+        task_name: The task's name, for a folder that the user did not name.
+
+    Raises:
+        ValueError: If the folder holds a run, or is a file.
+    """
+    if path is None:
+        # srun numbers its processes; without such a number there is one, whatever the job may hold
+        under_srun = os.environ.get("SLURM_NTASKS", "1") if "SLURM_PROCID" in os.environ else "1"
+        if int(os.environ.get("WORLD_SIZE", under_srun)) > 1:
+            raise ValueError("several processes need to agree on the run's folder: name it with --out")
+        # processes that Lightning launches run this command again and must find the same folder
+        stamp = os.environ.setdefault("SSL_TOOLKIT_STARTED", datetime.now().strftime("%Y%m%d-%H%M%S"))
+        path = f"runs/{task_name}-{stamp}"
+    folder = Path(path)
+    if folder.is_file():
+        raise ValueError(f"--out {folder} is a file, expected a folder for the run")
+    if is_first_process() and (folder / CONFIG).exists():
+        raise ValueError(f"{folder} holds a run already: continue it with --resume {folder}, or choose another --out")
+    return folder
+
+
+def open_run(path: str) -> Path:
+    """Finds the folder of a run that is to be resumed.
+
+    Raises:
+        ValueError: If there is no run.
+    """
+    folder = Path(path)
+    if not (folder / CONFIG).is_file():
+        siblings = [str(run.parent) for run in folder.parent.glob(f"*/{CONFIG}")]
+        reason = f"holds no {CONFIG}" if folder.exists() else "does not exist"
+        raise ValueError(f"--resume {folder}: the folder {reason}{nearest(str(folder), siblings)}")
+    return folder
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """The whole checkpoint of a run with the most steps, or None if it was stopped before the first.
+
+    A damaged one is named and passed over.
+
+    Raises:
+        ValueError: If there are checkpoints, but all of them are damaged.
+    """
+    damaged = []
+    for file in sorted((run / CHECKPOINTS).glob("step-*.ckpt"), reverse=True):
+        problem = damage(file)
+        if problem is None:
+            if damaged and is_first_process():
+                print(f"damaged: {', '.join(damaged)}; the run goes on from {file}")
+            return file
+        damaged.append(f"{file} ({problem})")
+    if damaged:
+        raise ValueError(f"no checkpoint of {run} is whole: {', '.join(damaged)}; start a new run with another --out")
+    return None
+
+
+def remove_leftovers(run: Path) -> None:
+    """Deletes what killed processes left in a run: parts of files, and checksums of checkpoints that never came."""
+    for folder in (run, run / CHECKPOINTS):
+        remove_orphans(folder)
+    for checksum in (run / CHECKPOINTS).glob("step-*.ckpt.sha256"):
+        if not checksum.with_suffix("").exists():
+            checksum.unlink(missing_ok=True)
+
+
+def write_status(run: Path, state: Literal["running", "finished", "preempted", "failed"], **facts: Any) -> None:
+    """Writes how a run stands to ``status.json``.
+
+    Args:
+        run: The run's folder.
+        state: In a word.
+        **facts: Plain data: the step, the reason.
+    """
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    write_atomically(run / STATUS, json.dumps({"state": state, "at": now, **facts}, indent=2) + "\n")
+
+
+def write_bad_files(run: Path, bad: Iterable[tuple[str, str]]) -> int:
+    """Adds the images that could not be decoded to ``bad_files.txt``: one line each, its name and the reason.
+
+    What an earlier start of the run has found stays, because without a cache each start meets some of them only.
+
+    Returns:
+        How many are listed.
+    """
+    file = run / BAD_FILES
+    before = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    lines = {*before, *("\t".join(map(printable, each)) for each in bad)}
+    if len(lines) > len(before):
+        write_atomically(file, "".join(f"{line}\n" for line in sorted(lines)))
+    return len(lines)
+
+
+def read_status(run: Path) -> dict[str, Any]:
+    """Reads how a run stands; empty if there is nothing to read."""
+    try:
+        status = json.loads((run / STATUS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return status if isinstance(status, dict) else {}
+
+
+def write_config(run: Path, config: dict[str, Any]) -> None:
+    """Writes the resolved configuration, from which the run can be repeated; this makes a folder a run."""
+    (run / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    write_atomically(run / CONFIG, yaml.safe_dump(config, sort_keys=False))
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """Reads the resolved configuration of a run."""
+    return yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
+
+
+def write_environment(run: Path, **facts: Any) -> None:
+    """Writes the machine, the versions and the command, each start of the run after the other.
+
+    Args:
+        run: The run's folder.
+        **facts: Plain data that belong to this start, too.
+    """
+    import torch
+
+    packages = ("ssl-toolkit", "torch", "lightning", "torchvision", "timm", "jsonargparse", "numpy", "pillow", "wandb")
+    start = {
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": processor(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "versions": {package: version(package) for package in packages},
+        **facts,
+    }
+    write_atomically(run / ENVIRONMENT, json.dumps({"starts": [*read_starts(run), start]}, indent=2))
+
+
+def read_starts(run: Path) -> list[dict[str, Any]]:
+    """What was written of each start of a run, the last one last."""
+    file = run / ENVIRONMENT
+    return json.loads(file.read_text(encoding="utf-8"))["starts"] if file.exists() else []
+
+
+def processor() -> str:
+    """The processor's name, as the operating system tells it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def sync_command(run_dir: str | Path) -> str | None:
+    """The command that sends a run recorded offline to W&B.
+
+    Args:
+        run_dir: The run's folder.
+
+    Returns:
+        One line for the shell, or None if nothing was recorded offline. Of a resumed run it names the last part, which
+        begins with all that came before.
+    """
+    parts = [part for part in Path(run_dir).glob("wandb/*run-*") if part.is_dir() and not part.is_symlink()]
+    newest = max(parts, key=lambda part: part.name.removeprefix("offline-"), default=None)
+    return shlex.join(["wandb", "sync", str(newest)]) if newest and newest.name.startswith("offline-") else None
