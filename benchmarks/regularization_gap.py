@@ -61,20 +61,6 @@ BASE = {
 }
 
 
-def available() -> list[str]:
-    """The regularizers that there are."""
-    from ssl_toolkit import regularization
-    from ssl_toolkit.cli.messages import parser_keys
-    from ssl_toolkit.cli.training_parser import training_parser
-
-    missing = set()
-    if not hasattr(regularization, "LabelSmoothing"):
-        missing.add("label smoothing")
-    if "early_stopping.patience" not in parser_keys(training_parser("transfer", [])):
-        missing.add("early stopping")
-    return [name for name in REGULARIZERS if name not in missing]
-
-
 def option_list(settings: Mapping[str, Any]) -> list[str]:
     """A command line."""
     words = []
@@ -99,7 +85,7 @@ def train_one(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
 
     from ssl_toolkit.cli.train import train
 
-    chosen = {NONE: [], ALL: available()}.get(name, [name])
+    chosen = {NONE: [], ALL: list(REGULARIZERS)}.get(name, [name])
     settings = {**BASE, **data_options(args), "trainer.max_epochs": args.epochs, "trainer.precision": args.precision}
     for each in chosen:
         settings |= REGULARIZERS[each]
@@ -131,7 +117,7 @@ def main() -> None:
     runs: dict[str, Any] = {}
     if args.json and args.json.exists():
         runs = json.loads(args.json.read_text(encoding="utf-8"))
-    names = args.only or [NONE, *available(), ALL]
+    names = args.only or [NONE, *REGULARIZERS, ALL]
     for seed in range(args.seeds):
         for name in names:
             key = f"{name}, seed {seed}"

@@ -75,6 +75,7 @@ def arithmetic(args: argparse.Namespace) -> None:
     from step_clock import StepClock
     from torch.utils.flop_counter import FlopCounterMode
 
+    from ssl_toolkit.cli.command_line import CommandLine
     from ssl_toolkit.cli.parser import instantiate, parse
     from ssl_toolkit.cli.training_parser import training_parser
     from ssl_toolkit.optim import parameter_groups
@@ -82,7 +83,7 @@ def arithmetic(args: argparse.Namespace) -> None:
 
     keep_freed_memory()  # as the command line does
     arguments = options(args, Path("unused"))
-    parser = training_parser("pretrain", arguments)
+    parser = training_parser(CommandLine("pretrain", arguments))
     objects = instantiate(parser, parse(parser, arguments))
     task, data = objects.model.to(args.device), objects.data
     data.setup("fit")

@@ -204,31 +204,28 @@ class Task(LightningModule, ABC):
         if shard is not None:
             shard(self)
 
-    def settle_lr(self, batch_size: int) -> float:
-        """Scales the learning rate, once, to the batch of a step.
+    def learning_rate(self, batch_size: int) -> float:
+        """The learning rate for a batch size, before the schedule's factor.
 
         Args:
             batch_size: Images of one optimizer step, over all processes and accumulated batches.
-
-        Returns:
-            The rate from now on.
         """
-        spec = self.optimizer_spec
-        spec.lr = scaled_lr(spec.lr, self.lr_scaling, batch_size, self.reference_batch_size)
-        self.lr_scaling = "none"
-        return spec.lr
+        return scaled_lr(self.optimizer_spec.lr, self.lr_scaling, batch_size, self.reference_batch_size)
+
+    def base_lr(self) -> float:
+        """The learning rate of the trainer's batches, before the schedule's factor."""
+        if self.lr_scaling == "none":  # their size does not matter
+            return self.optimizer_spec.lr
+        loader: Any = self.trainer.train_dataloader
+        return self.learning_rate(loader.batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Builds the optimizer and a scheduler that steps with it."""
         total_steps = self.trainer.estimated_stepping_batches
         if not math.isfinite(total_steps) or total_steps < 1:
             raise ValueError("the schedule needs the run's length: set --trainer.max_epochs or --trainer.max_steps")
-        if self.lr_scaling != "none":
-            accumulated = self.trainer.world_size * self.trainer.accumulate_grad_batches
-            loader: Any = self.trainer.train_dataloader
-            self.settle_lr(loader.batch_size * accumulated)
         spec = self.optimizer_spec
-        groups = parameter_groups(self, spec.lr, spec.weight_decay, self.lr_factor)
+        groups = parameter_groups(self, self.base_lr(), spec.weight_decay, self.lr_factor)
         optimizer = spec.build(groups, fused=self._may_fuse())
         optimizer.register_load_state_dict_post_hook(match_layout)
         steps_per_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ssl_toolkit.cli.command_line import CommandLine
 from ssl_toolkit.cli.parser import instantiate, parse
 from ssl_toolkit.cli.training_parser import training_parser
 from ssl_toolkit.modules.backbone import Backbone
@@ -36,7 +37,7 @@ def test_the_header_s_command_builds_the_task(file, tmp_path, monkeypatch):
             weights.parent.mkdir(parents=True, exist_ok=True)
             torch.manual_seed(0)
             save_backbone(weights, Backbone("resnet10t", kwargs={"channels": (8, 8, 16, 16)}))
-        parser = training_parser(verb, arguments)
+        parser = training_parser(CommandLine(verb, arguments))
         objects = instantiate(parser, parse(parser, arguments))
         assert objects.model.backbone.num_features > 0
         assert objects.data.batch_size > 1

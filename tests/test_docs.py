@@ -24,7 +24,8 @@ from typing import NamedTuple
 import pytest
 
 from ssl_toolkit.cli import VERBS
-from ssl_toolkit.cli.parser import instantiate, options, parse
+from ssl_toolkit.cli.command_line import CommandLine, read_options
+from ssl_toolkit.cli.parser import instantiate, parse
 from ssl_toolkit.cli.training_parser import training_parser
 from ssl_toolkit.init import Initializer
 from ssl_toolkit.optim import OptimizerSpec
@@ -118,7 +119,8 @@ def test_yaml_is_accepted(page, block, folder):
     verb = "transfer" if block.above == "<!-- transfer -->" else "pretrain"
     (folder / "fragment.yaml").write_text(block.text, encoding="utf-8")
     arguments = ["-c", str(ROOT / RECIPES[verb]), "-c", "fragment.yaml", "--tracker", "none"]
-    parser = training_parser(verb, arguments)
+    line = CommandLine(verb, arguments)
+    parser, arguments = training_parser(line), line.arguments
     if verb == "transfer" and not parse(parser, arguments).model.init_args.backbone:
         arguments += ["--model.backbone.name", "resnet10t"]
     task = instantiate(parser, parse(parser, arguments)).model
@@ -145,7 +147,7 @@ def test_commands_are_known(page, block, monkeypatch):
 
 def check_script(script, arguments):
     assert (ROOT / script).is_file(), script
-    for option, _ in options(arguments):
+    for option, _ in read_options(arguments):
         if option.startswith("--"):
             known = option in options_of(script) or option in help_of(script).split()
             assert known, f"{script} does not know {option}"
@@ -177,7 +179,7 @@ def check_verb(arguments):
             rest.pop(0)  # a recipe of the user's own
         else:
             kept.append(word)
-    parse(training_parser(verb, kept), kept)
+    parse(training_parser(CommandLine(verb, kept)), kept)
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -5,34 +5,34 @@ from __future__ import annotations
 import contextlib
 import io
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ssl_toolkit.cli.parser import instantiate, options, plain
+from ssl_toolkit.cli.parser import plain
+from ssl_toolkit.cli.prepare import build_task
 from ssl_toolkit.distributed.ranks import from_first_process, is_first_process, use_threads
 from ssl_toolkit.tuning.autotune import KeptChoices, fastest, machine, measure_batch, speed_candidates
 from ssl_toolkit.tuning.time_budget import Stopwatch, measure, trial_trainer
 
 
-def fastest_settings(
-    parser: ArgumentParser, config: Namespace, objects: Namespace, arguments: Sequence[str]
-) -> Namespace:
+def fastest_settings(parser: ArgumentParser, config: Namespace, objects: Namespace, fixed: set[str]) -> dict[str, Any]:
     """The settings that a trial finds fastest, or found when it was last made, which it says.
 
     Args:
         parser: Builds a task for each trial.
         config: Of the run.
-        objects: What it describes; only the data are used.
-        arguments: The command line after the verb: what it settles is not tried.
+        objects: What it describes; the task itself is not used.
+        fixed: Keys that the user has set, which are not tried.
+
+    Returns:
+        Values by their keys in the configuration.
     """
     trainer = trial_trainer(vars(objects.trainer), Stopwatch(0))
-    fixed = {option.lstrip("-").replace("model.init_args.", "model.") for option, _ in options(arguments)}
     candidates = speed_candidates(type(objects.model), trainer.strategy.root_device, trainer.world_size)
     candidates = {key: each for key, each in candidates.items() if key.replace(".init_args", "") not in fixed}
     if not candidates:
-        return Namespace()
+        return {}
     described = plain(parser, config)
     sizes = {name: described["data"].get(name) for name in ("batch_size", "image_size", "channels")}
     described = {"machine": machine(trainer), "model": described["model"], "data": sizes}
@@ -42,8 +42,11 @@ def fastest_settings(
         tried.update(Namespace(settings))
         use_threads(tried.threads)
         with contextlib.redirect_stdout(io.StringIO()):
-            task = instantiate(parser, tried)
-        return measure_batch(task.model, objects.data, vars(task.trainer))
+            task = build_task(parser, tried)
+        of_trainer = {
+            key.removeprefix("trainer."): each for key, each in settings.items() if key.startswith("trainer.")
+        }
+        return measure_batch(task, objects.data, {**vars(objects.trainer), **of_trainer})
 
     kept = KeptChoices()
     # several processes have to measure together, whatever each may have found in its own folder
@@ -54,7 +57,7 @@ def fastest_settings(
             kept.keep(described, candidates, choice)
     if is_first_process():
         print(choice)
-    return Namespace(choice.settings)
+    return choice.settings
 
 
 def steps_within(seconds: float, objects: Namespace, started: float) -> int:

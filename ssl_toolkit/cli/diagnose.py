@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
-from ssl_toolkit.cli.parser import options, parse
+from ssl_toolkit.cli.command_line import CommandLine, read_options
+from ssl_toolkit.cli.parser import parse
+from ssl_toolkit.cli.prepare import prepare
 from ssl_toolkit.cli.run_context import one_line_errors, quiet
-from ssl_toolkit.cli.train import prepare
 from ssl_toolkit.cli.training_parser import training_parser
 from ssl_toolkit.errors import nearest
 from ssl_toolkit.health.diagnose import FIGURES, PICTURE, Diagnosis
@@ -36,10 +37,11 @@ def diagnose(arguments: Sequence[str]) -> Diagnosis:
         raise ValueError(f"diagnose needs pretrain or transfer and what that takes (-c RECIPE ...), got {given}{hint}")
     verb, *rest = arguments
     for option in ("--resume", "--budget", "--speed"):
-        if option in dict(options(rest)):
+        if option in dict(read_options(rest)):
             raise ValueError(f"{option} is for a run; diagnose looks at a recipe before its run: leave it out")
-    parser = training_parser(verb, rest)
-    config = parse(parser, rest)
+    line = CommandLine(verb, rest)
+    parser = training_parser(line)
+    config = parse(parser, line.arguments)
     out = None if config.out is None else Path(config.out)
     if out is not None and (out / CONFIG).exists():
         raise ValueError(f"--out {out} holds a run, which diagnose leaves alone; give another folder")

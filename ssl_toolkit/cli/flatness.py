@@ -15,9 +15,10 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ssl_toolkit.checkpoint.io import AtomicCheckpointIO
+from ssl_toolkit.cli.command_line import CommandLine
 from ssl_toolkit.cli.parser import parse
+from ssl_toolkit.cli.prepare import prepare
 from ssl_toolkit.cli.run_context import one_line_errors, quiet
-from ssl_toolkit.cli.train import prepare
 from ssl_toolkit.cli.training_parser import training_parser
 from ssl_toolkit.errors import nearest
 from ssl_toolkit.evaluation.features import evaluation_mode
@@ -92,9 +93,9 @@ def of_run(run: Path, alphas: Sequence[float], num_directions: int, max_images: 
     """
     # only a pretraining is evaluated while it goes on
     side = "pretrain" if "evaluation" in read_config(run) else "transfer"
-    arguments = ["--config", str(run / CONFIG)]
-    parser = training_parser(side, arguments)
-    objects = prepare(parser, parse(parser, arguments))
+    line = CommandLine(side, ["--config", str(run / CONFIG)])
+    parser = training_parser(line)
+    objects = prepare(parser, parse(parser, line.arguments))
     if not objects.data.num_images("val"):
         raise ValueError(f"{run}: there are no validation images to measure the loss with")
     around = _Around(alphas, num_directions, max_images, seed)

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ssl_toolkit.cli.command_line import CommandLine
 from ssl_toolkit.cli.parser import parse
+from ssl_toolkit.cli.prepare import prepare
 from ssl_toolkit.cli.run_context import one_line_errors, quiet
-from ssl_toolkit.cli.train import prepare
 from ssl_toolkit.cli.training_parser import training_parser
 from ssl_toolkit.distributed.ranks import is_first_process
 from ssl_toolkit.errors import nearest
@@ -45,7 +46,8 @@ def lr_find(arguments: Sequence[str]) -> None:
     if side not in _SIDES:
         given = f", got {side!r}{nearest(side, _SIDES)}" if side else ""
         raise ValueError(f"lr-find needs to know for which verb: ssl-toolkit lr-find pretrain|transfer ...{given}")
-    parser = training_parser(side, rest)
+    line = CommandLine(side, rest)
+    parser = training_parser(line)
     parser.prog = "ssl-toolkit lr-find " + (side if "--help" not in rest else "pretrain|transfer")
     parser.description = "Looks for the learning rate of a recipe. Give the recipe and the options of the run itself."
     parser._option_string_actions["--out"].help = "Folder for a picture and the figures (none are kept)."
@@ -53,7 +55,7 @@ def lr_find(arguments: Sequence[str]) -> None:
     parser.add_argument("--highest", type=float, default=10.0, help="The rate to end with, if the loss bears it.")
     help_of_steps = "How many steps; by default 100, or if they are slow as many as a minute has, but 40 at least."
     parser.add_argument("--steps", type=int | None, default=None, help=help_of_steps)
-    config = parse(parser, rest)
+    config = parse(parser, line.arguments)
     for option in ("resume", "budget", "speed"):
         if config[option] is not None:
             raise ValueError(f"lr-find takes no --{option}: it is a trial before a run; leave it out")

@@ -27,16 +27,6 @@ def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
         raise ValueError(one_line(str(error), parser)) from None
 
 
-def options(arguments: Sequence[str]) -> list[tuple[str, str]]:
-    """The options of a command line with their values, in either notation (``--a b`` and ``--a=b``)."""
-    found = []
-    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
-        if argument.startswith("-"):
-            option, equals, value = argument.partition("=")
-            found.append((option, value if equals else following))
-    return found
-
-
 def plain(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     """The configuration as plain data, every default written out."""
     kept = config.clone()

@@ -1,4 +1,4 @@
-"""The verbs that train: ``pretrain`` and ``transfer``."""
+"""The commands that train: ``pretrain`` and ``transfer``."""
 
 from __future__ import annotations
 
@@ -7,40 +7,37 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer
 
 from ssl_toolkit.callbacks import ExportWeights, LearningRate, ProgressBar, ResumeMetrics, SampleViews, Throughput
-from ssl_toolkit.checkpoint.io import AtomicCheckpointIO
+from ssl_toolkit.checkpoint import AtomicCheckpointIO
 from ssl_toolkit.cli.autotune_trials import fastest_settings, steps_within
+from ssl_toolkit.cli.command_line import CommandLine
 from ssl_toolkit.cli.global_batch import batch_facts, keep_global_batch
-from ssl_toolkit.cli.leftover_args import inherited_remarks
-from ssl_toolkit.cli.parser import instantiate, options, parse, plain
-from ssl_toolkit.cli.run_context import Record, bad_files_noted, check_trainer, failure_noted, one_line_errors, quiet
+from ssl_toolkit.cli.leftover_args import leftover_remarks
+from ssl_toolkit.cli.parser import parse, plain
+from ssl_toolkit.cli.prepare import prepare, rebuild_task, set_log_interval
+from ssl_toolkit.cli.run_context import Record, bad_files_noted, failure_noted, one_line_errors, quiet
 from ssl_toolkit.cli.training_parser import training_parser
 from ssl_toolkit.data.checks import rest_of_epoch
-from ssl_toolkit.distributed.ranks import is_first_process, use_threads
+from ssl_toolkit.distributed.ranks import is_first_process
 from ssl_toolkit.io.credentials import check_no_password
 from ssl_toolkit.optim import large_batch_remark
-from ssl_toolkit.random import number
 from ssl_toolkit.report import write_report
 from ssl_toolkit.run_folder import (
     BAD_FILES,
-    CONFIG,
     WEIGHTS,
     new_run,
     newest_checkpoint,
-    open_run,
     sync_command,
     write_bad_files,
     write_status,
 )
 from ssl_toolkit.runtime.fsdp import NAME as SHARDED
-from ssl_toolkit.runtime.fsdp import check_run
-from ssl_toolkit.runtime.preemption import is_restarted, restart_remarks
+from ssl_toolkit.runtime.preemption import restart_remarks
 from ssl_toolkit.runtime.rank_failure import introduce, stand_together
-from ssl_toolkit.tracking.loggers import make_loggers
+from ssl_toolkit.tracking import make_loggers
 from ssl_toolkit.tuning.time_budget import to_seconds
 
 
@@ -54,12 +51,12 @@ def transfer(arguments: Sequence[str]) -> None:
     train("transfer", arguments)
 
 
-def train(verb: str, arguments: Sequence[str], quietly: bool = False) -> Path:
-    """Runs a training verb.
+def train(command: str, arguments: Sequence[str], quietly: bool = False) -> Path:
+    """Runs a training command.
 
     Args:
-        verb: ``pretrain`` or ``transfer``.
-        arguments: The command line after the verb.
+        command: ``pretrain`` or ``transfer``.
+        arguments: The command line after it.
         quietly: Leave out the hints on what to do next.
 
     Returns:
@@ -70,91 +67,100 @@ def train(verb: str, arguments: Sequence[str], quietly: bool = False) -> Path:
     """
     started = time.monotonic()
     introduce()
-    given = dict(options(arguments))
-    resumed, out = given.get("--resume"), given.get("--out")
-    if resumed is None and out is not None and is_restarted() and (Path(out) / CONFIG).is_file():
-        # the same command again, which this time has something to go on with
-        resumed, arguments = out, []
-    if resumed is not None:
-        # the run's own configuration first, so that what the command line adds wins
-        arguments = ["--config", str(open_run(resumed) / CONFIG), *arguments]
-    parser = training_parser(verb, arguments)
-    config = parse(parser, arguments)
+    line = CommandLine(command, arguments)
+    parser = training_parser(line)
+    config = parse(parser, line.arguments)
     check_no_password(config.as_dict())
-    for option in ("budget", "speed"):
-        if config[option] is not None and resumed is not None:
-            raise ValueError(f"--{option} is for a new run: a resumed one goes on as it began")
-    seconds = None if config.budget is None else to_seconds(config.budget)
-
-    if resumed is None:
-        task_name = config.model.class_path.rpartition(".")[2].lower()
-        run, checkpoint = new_run(config.out, task_name), None
-    else:
-        run = open_run(resumed)
-        checkpoint = newest_checkpoint(run)
-        if checkpoint is None:
-            print(f"{run} was stopped before its first checkpoint: it starts again from step 0")
-
+    run, checkpoint = find_run(line, config)
     objects = prepare(parser, config)
     if is_first_process():
-        for line in (*inherited_remarks(arguments, objects), *restart_remarks()):
-            print(line)
-    if config.speed == "auto":
-        with quiet(), one_line_errors():
-            config.update(fastest_settings(parser, config, objects, arguments))
-        objects = prepare(parser, config)
-    if seconds is not None:
-        with quiet(), one_line_errors():
-            steps = steps_within(seconds, objects, started)
-        config.trainer.max_steps, config.trainer.max_epochs = steps, -1
-        objects = prepare(parser, config)
-    resolved = plain(parser, config)
-    with quiet(), one_line_errors():
-        record = Record(run, resolved)
-        trainer = make_trainer(objects, record)
-        if resumed is not None:
-            is_given = "--data.batch_size" in dict(options(arguments))
-            keep_global_batch(objects.data, trainer.world_size, run, resolved, is_given)
-        record.facts = batch_facts(objects.data, trainer.world_size)
-        settle_lr(objects, trainer, resolved)
-        if is_first_process():
-            print(objects.data.summary())
-            if line := left_out(objects.data, trainer):
-                print(line)
-        if resumed is None:
-            record.write()
-        objects.model.resolved_config = resolved
-        together = stand_together(run, trainer, objects.checkpoint.preemption)
-        with failure_noted(record, trainer), bad_files_noted(record, objects.data), together:
-            trainer.fit(objects.model, datamodule=objects.data, ckpt_path=checkpoint, weights_only=True)
-            if verb == "transfer" and objects.data.num_images("test"):
-                trainer.test(objects.model, datamodule=objects.data, verbose=False)
+        for remark in (*leftover_remarks(line, objects.model), *restart_remarks()):
+            print(remark)
+    tune(line, parser, config, objects, started)
+    trainer, record = start(line, parser, config, objects, run)
+    fit(command, trainer, record, objects, checkpoint)
     if is_first_process():
         finish(objects, run)
         write_status(run, "finished", step=trainer.global_step)
         if not quietly:
-            say_what_next(verb, run, trainer)
+            say_what_next(command, run, trainer)
     return run
 
 
-def prepare(parser: ArgumentParser, config: Namespace) -> Namespace:
-    """Builds what a configuration describes; what cannot work is found before the folder becomes a run."""
-    use_threads(config.threads)
-    torch.manual_seed(number("model", config.seed))
-    objects = instantiate(parser, config)
-    check_trainer(vars(objects.trainer))
-    objects.model.check()
-    check_run(objects, config.get("budget"), config.get("speed"))
-    if "progressive" in objects:
-        objects.progressive.check(objects.model)
-    objects.data.setup("fit")
-    objects.early_stopping.check(objects.data)
-    arguments, batches = objects.trainer, len(objects.data.train_dataloader())
-    # a short run has curves, too: a point in each epoch at least
-    steps = max(1, batches // arguments.accumulate_grad_batches)
-    steps = min(steps, arguments.max_steps) if arguments.max_steps > 0 else steps
-    arguments.log_every_n_steps = min(arguments.log_every_n_steps, steps)
-    return objects
+def find_run(line: CommandLine, config: Namespace) -> tuple[Path, Path | None]:
+    """The run's folder, and the checkpoint with which it goes on; None for a run that begins."""
+    for option in ("budget", "speed"):
+        if config[option] is not None and line.resumed is not None:
+            raise ValueError(f"--{option} is for a new run: a resumed one goes on as it began")
+    if line.resumed is None:
+        return new_run(config.out, config.model.class_path.rpartition(".")[2].lower()), None
+    checkpoint = newest_checkpoint(line.resumed)
+    if checkpoint is None:
+        print(f"{line.resumed} was stopped before its first checkpoint: it starts again from step 0")
+    return line.resumed, checkpoint
+
+
+def tune(line: CommandLine, parser: ArgumentParser, config: Namespace, objects: Namespace, started: float) -> None:
+    """Settles the fastest settings and the number of steps by trials, if they are asked for.
+
+    The data stay as they are; the task is built again where it was trained in a trial, or where its settings changed.
+
+    Args:
+        line: The command line: what it settles is not tried.
+        parser: Of the configuration.
+        config: Of the run; what was found goes into it.
+        objects: What it describes; likewise.
+        started: When the command began, on the monotonic clock: the budget is for all of it.
+    """
+    seconds = None if config.budget is None else to_seconds(config.budget)
+    if config.speed == "auto":
+        with quiet(), one_line_errors():
+            found = fastest_settings(parser, config, objects, line.set_by_options)
+        for key, value in found.items():
+            config[key] = value
+            if key.startswith("trainer."):
+                objects[key] = value
+        rebuild_task(parser, config, objects)
+    if seconds is not None:
+        with quiet(), one_line_errors():
+            steps = steps_within(seconds, objects, started)
+        for arguments in (config.trainer, objects.trainer):
+            arguments.max_steps, arguments.max_epochs = steps, -1
+        rebuild_task(parser, config, objects)
+    set_log_interval(objects)
+
+
+def start(
+    line: CommandLine, parser: ArgumentParser, config: Namespace, objects: Namespace, run: Path
+) -> tuple[Trainer, Record]:
+    """Makes the trainer, settles what depends on the number of processes, and says what is about to be trained."""
+    with quiet(), one_line_errors():
+        resolved = plain(parser, config)
+        record = Record(run, resolved)
+        trainer = make_trainer(objects, record)
+        if line.resumed is not None:
+            is_given = "data.batch_size" in line.set_by_options
+            keep_global_batch(objects.data, trainer.world_size, run, resolved, is_given)
+        record.facts = batch_facts(objects.data, trainer.world_size)
+        remarks = settle_lr(objects, trainer, resolved)
+        if is_first_process():
+            for remark in (*remarks, objects.data.summary(), left_out(objects.data, trainer)):
+                if remark:
+                    print(remark)
+        if line.resumed is None:
+            record.write()
+        objects.model.resolved_config = resolved
+    return trainer, record
+
+
+def fit(command: str, trainer: Trainer, record: Record, objects: Namespace, checkpoint: Path | None) -> None:
+    """Trains, and tests a downstream task; whatever ends it stands in the run's folder."""
+    together = stand_together(record.run, trainer, objects.checkpoint.preemption)
+    noted = failure_noted(record, trainer), bad_files_noted(record, objects.data)
+    with quiet(), one_line_errors(), noted[0], noted[1], together:
+        trainer.fit(objects.model, datamodule=objects.data, ckpt_path=checkpoint, weights_only=True)
+        if command == "transfer" and objects.data.num_images("test"):
+            trainer.test(objects.model, datamodule=objects.data, verbose=False)
 
 
 def make_trainer(objects: Namespace, record: Record) -> Trainer:
@@ -188,29 +194,31 @@ def make_trainer(objects: Namespace, record: Record) -> Trainer:
     )
 
 
-def settle_lr(objects: Namespace, trainer: Trainer, resolved: dict[str, Any]) -> None:
-    """Scales the learning rate to the batch of a step, says so, and writes it into the resolved configuration.
+def settle_lr(objects: Namespace, trainer: Trainer, resolved: dict[str, Any]) -> list[str]:
+    """Writes the learning rate of the batch of a step into the resolved configuration.
 
     Args:
         objects: What the configuration describes.
         trainer: Of the run.
         resolved: The configuration as plain data; its rate becomes the one in use, which needs no scaling.
+
+    Returns:
+        What is to be said of it.
     """
     task, num, accumulated = objects.model, trainer.world_size, trainer.accumulate_grad_batches
     batch_size = objects.data.batch_size * num * accumulated
-    lines = [large_batch_remark(task.optimizer_spec, batch_size)]
-    if (scaling := task.lr_scaling) != "none":
-        before, reference = task.optimizer_spec.lr, task.reference_batch_size
-        lr = task.settle_lr(batch_size)
+    remark = large_batch_remark(task.optimizer_spec, batch_size)
+    lines = [] if remark is None else [remark]
+    if task.lr_scaling != "none":
+        before, lr = task.optimizer_spec.lr, task.learning_rate(batch_size)
         arguments = resolved["model"]["init_args"]
         arguments["optimizer"]["init_args"]["lr"], arguments["lr_scaling"] = lr, "none"
         lines.append(
-            f"lr {lr:.6g}: {before:.6g} for {reference:,} images, {scaling} to {batch_size:,} (batches of "
-            f"{objects.data.batch_size:,}, {num} process{'es' if num > 1 else ''}, {accumulated} accumulated)"
+            f"lr {lr:.6g}: {before:.6g} for {task.reference_batch_size:,} images, {task.lr_scaling} to {batch_size:,} "
+            f"(batches of {objects.data.batch_size:,}, {num} process{'es' if num > 1 else ''}, "
+            f"{accumulated} accumulated)"
         )
-    if is_first_process():
-        for line in filter(None, lines):
-            print(line)
+    return lines
 
 
 def left_out(data: Any, trainer: Trainer) -> str | None:
@@ -227,15 +235,15 @@ def finish(objects: Namespace, run: Path) -> None:
     write_report(run)
 
 
-def say_what_next(verb: str, run: Path, trainer: Trainer) -> None:
+def say_what_next(command: str, run: Path, trainer: Trainer) -> None:
     """Prints what came out, where things are, and what to do with them."""
     for key in ("test/top1", "test/mean_class_top1"):
         if key in trainer.callback_metrics:
             print(f"{key}: {100 * float(trainer.callback_metrics[key]):.1f} %")
     print(f"weights: {run / WEIGHTS}\nreport:  {run / 'report.html'}")
-    if command := sync_command(run):
-        print(f"W&B:     {command}")
-    if verb == "pretrain":
+    if sync := sync_command(run):
+        print(f"W&B:     {sync}")
+    if command == "pretrain":
         print(
             f"next:    ssl-toolkit evaluate --weights {run / WEIGHTS} --data.path LABELLED\n"
             f"         ssl-toolkit transfer -c configs/transfer/linear_probe.yaml --data.path LABELLED "

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
-import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Trainer
 
 from ssl_toolkit.callbacks import EarlyStopping, NonFinite, OnlineEvaluation, ProgressiveSize, WeightAverage
 from ssl_toolkit.callbacks.checkpoint import Checkpoint
-from ssl_toolkit.cli.parser import options
-from ssl_toolkit.data import ImageData
+from ssl_toolkit.cli.command_line import CommandLine
 from ssl_toolkit.health.watch import Watch
 from ssl_toolkit.task import Task
 from ssl_toolkit.tracking.loggers import Tracker
@@ -43,16 +38,15 @@ THREADS = (
 )
 
 
-def training_parser(verb: str, arguments: Sequence[str]) -> ArgumentParser:
+def training_parser(line: CommandLine) -> ArgumentParser:
     """The parser of ``pretrain`` and ``transfer``.
 
     Args:
-        verb: The verb, for the texts.
-        arguments: The command line after the verb: the task that it names decides what data it takes.
+        line: The task that it names decides what data it takes.
     """
     parser = ArgumentParser(
-        prog=f"ssl-toolkit {verb}",
-        description=f"{verb.capitalize()}. Give a recipe with -c, then what differs from it.",
+        prog=f"ssl-toolkit {line.command}",
+        description=f"{line.command.capitalize()}. Give a recipe with -c, then what differs from it.",
         exit_on_error=False,
     )
     parser.add_argument("-c", "--config", action="config", help="Recipe (YAML); several are merged, the later wins.")
@@ -63,48 +57,20 @@ def training_parser(verb: str, arguments: Sequence[str]) -> ArgumentParser:
     parser.add_argument("--threads", type=int | None, default=None, help=THREADS)
     parser.add_argument("--seed", type=int, default=0, help="Seed of every random choice of the run.")
     parser.add_subclass_arguments(Task, "model", required=True, help="The task: class_path and init_args.")
-    parser.add_class_arguments(data_class(arguments), "data")
+    parser.add_class_arguments(line.data_class, "data")
     parser.add_class_arguments(Trainer, "trainer", skip=OWN_TRAINER_ARGUMENTS, instantiate=False)
     parser.add_class_arguments(Checkpoint, "checkpoint")
     parser.add_class_arguments(NonFinite, "nonfinite")
     parser.add_class_arguments(WeightAverage, "average")
     parser.add_class_arguments(EarlyStopping, "early_stopping")
     parser.add_class_arguments(Watch, "watch")
-    if verb == "pretrain":
+    if line.command == "pretrain":
         parser.add_class_arguments(OnlineEvaluation, "evaluation")
         parser.add_class_arguments(ProgressiveSize, "progressive")
     parser.add_argument("--tracker", type=Tracker, default="wandb", help="Where numbers go beside metrics.csv.")
     parser.link_arguments("seed", "model.init_args.seed")
     parser.link_arguments("seed", "data.seed")
     parser.set_defaults({"trainer.num_sanity_val_steps": 0, "trainer.log_every_n_steps": 10})
-    if verb == "transfer":
+    if line.command == "transfer":
         parser.set_defaults({"data.labels": "folder", "data.test_fraction": 0.2})
     return parser
-
-
-def data_class(arguments: Sequence[str]) -> type:
-    """The data class of the task that a command line names, itself or in its configurations; images by default."""
-    task = None
-    for option, value in options(arguments):
-        if option in ("-c", "--config") and Path(value).is_file():
-            task = _task_of(Path(value)) or task
-        elif option in ("--model", "--model.class_path"):
-            task = value
-        elif option == "--resume" and (Path(value) / "config.yaml").is_file():
-            task = _task_of(Path(value) / "config.yaml") or task
-    if not task or "." not in task:
-        return ImageData
-    module, _, name = task.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name).data_class
-    except (ImportError, AttributeError):
-        return ImageData  # the parser will say what is wrong with the name
-
-
-def _task_of(file: Path) -> str | None:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        return None
-    model = content.get("model") if isinstance(content, dict) else None
-    return model.get("class_path") if isinstance(model, dict) else None

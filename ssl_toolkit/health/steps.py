@@ -51,7 +51,7 @@ def try_steps(task: Task, batches: Sequence[Any], total_steps: int, steps_per_ep
     """Makes a few steps on a copy of a task: a short warm-up, then some at the schedule's largest rate.
 
     Args:
-        task: The task, set up, its rate settled.
+        task: The task, set up.
         batches: Taken in turn.
         total_steps: Of the run.
         steps_per_epoch: Likewise.
@@ -59,7 +59,7 @@ def try_steps(task: Task, batches: Sequence[Any], total_steps: int, steps_per_ep
     """
     copied = copy_of(task)
     spec = copied.optimizer_spec
-    optimizer = spec.build(parameter_groups(copied, spec.lr, spec.weight_decay, copied.lr_factor))
+    optimizer = spec.build(parameter_groups(copied, copied.base_lr(), spec.weight_decay, copied.lr_factor))
     rates = [group["lr"] for group in optimizer.param_groups]
     places = [total_steps * place / 200 for place in range(200)]
     factors = [copied.schedule.factor(int(place), total_steps, steps_per_epoch) for place in places]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ssl_toolkit.cli.command_line import CommandLine
 from ssl_toolkit.cli.parser import instantiate, parse
 from ssl_toolkit.cli.training_parser import training_parser
 from ssl_toolkit.modules.backbone import Backbone
@@ -34,7 +35,7 @@ def test_a_recipe_is_complete(file, weights):
     assert f"-c configs/transfer/{file.name} --data.path LABELLED" in header
     for start in (["--model.weights", str(weights)], ["--model.backbone.name", "resnet10t"]):
         arguments = ["-c", str(file), "--data.path", "LABELLED", *start]
-        parser = training_parser("transfer", arguments)
+        parser = training_parser(CommandLine("transfer", arguments))
         task = instantiate(parser, parse(parser, arguments)).model
         assert (task.pretraining is None) == ("--model.weights" not in start)
         task.num_classes = 3

@@ -22,8 +22,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map
 
 import methods
+from ssl_toolkit.cli.command_line import CommandLine
 from ssl_toolkit.cli.parser import parse
-from ssl_toolkit.cli.train import prepare
+from ssl_toolkit.cli.prepare import prepare
 from ssl_toolkit.cli.training_parser import training_parser
 from ssl_toolkit.distributed.ranks import world_size
 from ssl_toolkit.task import Task
@@ -158,9 +159,10 @@ class _Step(nn.Module):
 def _build(recipe: str, case: Case) -> tuple[Task, Any]:
     """The task of a recipe as a run sets it up, with this process's share of the data."""
     arguments = ["-c", recipe, *case.options, f"--data.batch_size={GLOBAL_BATCH // world_size()}"]
-    parser = training_parser(methods.verb(case.method), arguments)
+    line = CommandLine(methods.verb(case.method), arguments)
+    parser = training_parser(line)
     with contextlib.redirect_stdout(io.StringIO()):
-        objects = prepare(parser, parse(parser, arguments))
+        objects = prepare(parser, parse(parser, line.arguments))
     task, data = objects.model, objects.data
     task.trainer = SimpleNamespace(
         world_size=world_size(), datamodule=data, global_step=0, current_epoch=0, estimated_stepping_batches=15

@@ -85,7 +85,8 @@ def test_the_rate_follows_the_batch_of_a_step(scaling, expected):
     task = make_task(lr_scaling=scaling, reference_batch_size=4)
     record, _ = fit(task, accumulate_grad_batches=2)
     assert record.lrs[0] == pytest.approx(expected)
-    assert task.settle_lr(1000) == pytest.approx(expected), "scaled once only"
+    assert task.optimizer_spec.lr == 0.1
+    assert task.base_lr() == task.learning_rate(12) == pytest.approx(expected), "the same at each call"
 
 
 def test_a_wrong_scaling_is_refused():

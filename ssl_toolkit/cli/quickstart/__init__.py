@@ -9,7 +9,7 @@ from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
@@ -19,7 +19,7 @@ from ssl_toolkit.cli.quickstart.comparison import Result, frozen, supervised, ty
 from ssl_toolkit.cli.quickstart.page import write_comparison
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.data import ImageData
-from ssl_toolkit.evaluation import calibrate_batch_norm, random_backbone
+from ssl_toolkit.evaluation import Features, calibrate_batch_norm, random_backbone
 from ssl_toolkit.run_folder import WEIGHTS
 from ssl_toolkit.weights import load_backbone
 
@@ -58,16 +58,7 @@ def quickstart(arguments: Sequence[str]) -> None:
         raise ValueError(f"{out} is not empty: choose another folder with --out, or remove it")
 
     start = time.monotonic()
-    shared = ["--data.max_images", str(config.num_images)]
-    length = ["--trainer.max_epochs", str(config.max_epochs)] if config.max_epochs else []
-    minutes = {}
-    for name, title in PRETEXT_TASKS.items():
-        print(f"\nPretraining with {title}, without labels")
-        began = time.monotonic()
-        options = ["-c", recipe(name), "--out", str(out / name), "--seed", str(config.seed), *shared, *length]
-        train("pretrain", options, quietly=True)
-        minutes[name] = (time.monotonic() - began) / 60
-
+    minutes = _pretrain(config, out)
     print(f"\nTransferring: {NUM_DRAWS} draws of {config.labels_per_class} labelled images a class")
     data = ImageData(
         source="procedural",
@@ -78,25 +69,8 @@ def quickstart(arguments: Sequence[str]) -> None:
         cache="memory",
     )
     data.setup("fit")
-    backbones = {name: load_backbone(out / name / WEIGHTS) for name in PRETEXT_TASKS}
-    chance = random_backbone(backbones["simclr"], config.seed)
-    calibrate_batch_norm(chance, data.loader("train", shuffle=True), CenterView(IMAGE_SIZE))
-
-    features, results = {}, []
-    for name, backbone in {"random": chance, **backbones}.items():
-        began = time.monotonic()
-        features[name], draws = frozen(backbone, data, config.labels_per_class, NUM_DRAWS, config.seed)
-        title = PRETEXT_TASKS.get(name, "random weights")
-        spent = minutes.get(name, 0.0) + (time.monotonic() - began) / 60
-        speed = typical_speed(out / name) if name in PRETEXT_TASKS else None
-        results.append(Result(title, "linear head on frozen features", draws, spent, speed))
-
-    began = time.monotonic()
-    options = ["-c", recipe("supervised"), *shared, "--data.labels_per_class", str(config.labels_per_class)]
-    draws, speed = supervised(options, out / "supervised", NUM_DRAWS, config.seed)
-    spent = (time.monotonic() - began) / 60 / NUM_DRAWS
-    results.append(Result("supervised", "everything trained from random weights", draws, spent, speed))
-
+    features, results = _frozen(config, out, data, minutes)
+    results.append(_supervised(config, out))
     total = (time.monotonic() - start) / 60
     (out / "comparison.json").write_text(json.dumps([asdict(result) for result in results], indent=2), encoding="utf-8")
     page = write_comparison(out, results, data, features, list(PRETEXT_TASKS), config.labels_per_class, total)
@@ -109,6 +83,57 @@ def quickstart(arguments: Sequence[str]) -> None:
         "  ssl-toolkit transfer -c configs/transfer/linear_probe.yaml --data.path LABELLED "
         "--model.weights runs/mine/backbone.safetensors --out runs/mine-probe"
     )
+
+
+def _pretrain(config: Namespace, out: Path) -> dict[str, float]:
+    """Pretrains with each task; the minutes that it took, by the task's name."""
+    length = ["--trainer.max_epochs", str(config.max_epochs)] if config.max_epochs else []
+    minutes = {}
+    for name, title in PRETEXT_TASKS.items():
+        print(f"\nPretraining with {title}, without labels")
+        began = time.monotonic()
+        options = ["-c", recipe(name), "--out", str(out / name), "--seed", str(config.seed), *length]
+        train("pretrain", [*options, "--data.max_images", str(config.num_images)], quietly=True)
+        minutes[name] = (time.monotonic() - began) / 60
+    return minutes
+
+
+def _frozen(
+    config: Namespace, out: Path, data: ImageData, minutes: dict[str, float]
+) -> tuple[dict[str, Features], list[Result]]:
+    """Linear heads on the frozen features of random and of pretrained weights.
+
+    Args:
+        config: Of the command.
+        out: Folder of the runs.
+        data: The images, labelled.
+        minutes: Of the pretraining runs, by the task's name.
+
+    Returns:
+        The features of the test images and the results, by the weights.
+    """
+    backbones = {name: load_backbone(out / name / WEIGHTS) for name in PRETEXT_TASKS}
+    chance = random_backbone(backbones["simclr"], config.seed)
+    calibrate_batch_norm(chance, data.loader("train", shuffle=True), CenterView(IMAGE_SIZE))
+    features, results = {}, []
+    for name, backbone in {"random": chance, **backbones}.items():
+        began = time.monotonic()
+        features[name], draws = frozen(backbone, data, config.labels_per_class, NUM_DRAWS, config.seed)
+        title = PRETEXT_TASKS.get(name, "random weights")
+        spent = minutes.get(name, 0.0) + (time.monotonic() - began) / 60
+        speed = typical_speed(out / name) if name in PRETEXT_TASKS else None
+        results.append(Result(title, "linear head on frozen features", draws, spent, speed))
+    return features, results
+
+
+def _supervised(config: Namespace, out: Path) -> Result:
+    """The same network trained from random weights on the labelled images alone."""
+    began = time.monotonic()
+    options = ["-c", recipe("supervised"), "--data.max_images", str(config.num_images)]
+    options += ["--data.labels_per_class", str(config.labels_per_class)]
+    draws, speed = supervised(options, out / "supervised", NUM_DRAWS, config.seed)
+    spent = (time.monotonic() - began) / 60 / NUM_DRAWS
+    return Result("supervised", "everything trained from random weights", draws, spent, speed)
 
 
 def _print(results: list[Result], labels_per_class: int, num_test: int) -> None:

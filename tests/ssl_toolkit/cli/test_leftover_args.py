@@ -3,15 +3,17 @@
 import pytest
 import yaml
 
-from ssl_toolkit.cli.leftover_args import inherited_remarks
+from ssl_toolkit.cli.command_line import CommandLine
+from ssl_toolkit.cli.leftover_args import leftover_remarks
 from ssl_toolkit.cli.parser import instantiate, parse
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.cli.training_parser import training_parser
 
 
 def remarks(*arguments):
-    parser = training_parser("pretrain", arguments)
-    return inherited_remarks(arguments, instantiate(parser, parse(parser, arguments)))
+    line = CommandLine("pretrain", arguments)
+    parser = training_parser(line)
+    return leftover_remarks(line, instantiate(parser, parse(parser, arguments)).model)
 
 
 @pytest.fixture

@@ -2,14 +2,17 @@
 
 import csv
 import os
+from collections import Counter
 
 import pytest
 import torch
 
-from ssl_toolkit.cli import autotune_trials, train
+from ssl_toolkit.cli import autotune_trials, prepare, train
+from ssl_toolkit.data.procedural import ProceduralSource
 from ssl_toolkit.distributed import ranks
 from ssl_toolkit.run_folder import read_config
 from ssl_toolkit.tuning import autotune
+from ssl_toolkit.tuning.time_budget import Costs
 
 
 @pytest.mark.parametrize(
@@ -71,6 +74,33 @@ def test_speed_auto_settles_what_the_command_line_leaves_open(recipe, tmp_path, 
     assert not measured  # nothing is left open
     with pytest.raises(ValueError, match="--speed is for a new run"):
         train.train("pretrain", ["--resume", str(tmp_path / "first"), "--speed", "auto"])
+
+
+def test_images_are_decoded_once_and_a_task_is_built_again_only_where_it_must_be(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(autotune_trials, "measure_batch", lambda task, *_: 1.0 + (task.forward_passes == 1))
+    monkeypatch.setattr(autotune_trials, "measure", lambda *_: Costs(1.0, 5, 0.0, 0.0, 0))
+    monkeypatch.setattr(autotune, "threads_are_chosen", lambda: True)
+    read, built = Counter(), []
+    original, build = ProceduralSource.read_many, prepare.build_task
+
+    def counted(self, indices):
+        read.update(indices)
+        return original(self, indices)
+
+    monkeypatch.setattr(ProceduralSource, "read_many", counted)
+    for module in (prepare, autotune_trials):
+        monkeypatch.setattr(module, "build_task", lambda *arguments: built.append(build(*arguments)) or built[-1])
+    trials = ["--speed", "auto", "--budget", "90s", "--trainer.precision", "32-true", "--data.cache", "memory"]
+    run = train.train("pretrain", ["-c", recipe, *trials, "--out", str(tmp_path / "run")], quietly=True)
+    config = read_config(run)
+    assert config["model"]["init_args"]["forward_passes"] == 2
+    assert config["trainer"]["max_steps"] > 30
+    # a few are looked at before, to say how much memory all of them will take
+    assert sum(count > 1 for count in read.values()) == 32
+    assert set(read.values()) <= {1, 2}
+    # one for each trial, one with what was found, and one after the trial of the budget, which has trained that
+    assert len(built) == 3 + 1 + 1
 
 
 @pytest.fixture

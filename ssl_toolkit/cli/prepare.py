@@ -1,0 +1,55 @@
+"""From a configuration to the objects of a run: what cannot work is found before the folder becomes a run."""
+
+from __future__ import annotations
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+
+from ssl_toolkit.cli.parser import instantiate
+from ssl_toolkit.cli.run_context import check_trainer
+from ssl_toolkit.distributed.ranks import use_threads
+from ssl_toolkit.random import number
+from ssl_toolkit.runtime.fsdp import check_run
+from ssl_toolkit.task import Task
+
+
+def prepare(parser: ArgumentParser, config: Namespace) -> Namespace:
+    """Builds what a configuration describes, checks it, and sets up its data."""
+    use_threads(config.threads)
+    torch.manual_seed(number("model", config.seed))
+    objects = instantiate(parser, config)
+    check_trainer(vars(objects.trainer))
+    check_task(config, objects)
+    objects.data.setup("fit")
+    objects.early_stopping.check(objects.data)
+    set_log_interval(objects)
+    return objects
+
+
+def check_task(config: Namespace, objects: Namespace) -> None:
+    """Raises a ValueError for a task that cannot be trained in this way."""
+    objects.model.check()
+    check_run(objects, config.get("budget"), config.get("speed"))
+    if "progressive" in objects:
+        objects.progressive.check(objects.model)
+
+
+def rebuild_task(parser: ArgumentParser, config: Namespace, objects: Namespace) -> None:
+    """Builds the task again, as `prepare` does; everything else stays."""
+    use_threads(config.threads)
+    objects.model = build_task(parser, config)
+    check_task(config, objects)
+
+
+def build_task(parser: ArgumentParser, config: Namespace) -> Task:
+    """The task of a configuration, the same at each call."""
+    torch.manual_seed(number("model", config.seed))
+    return instantiate(parser, Namespace(model=config.model)).model
+
+
+def set_log_interval(objects: Namespace) -> None:
+    """Has a short run log, too: a point in each epoch at least."""
+    arguments, batches = objects.trainer, len(objects.data.train_dataloader())
+    steps = max(1, batches // arguments.accumulate_grad_batches)
+    steps = min(steps, arguments.max_steps) if arguments.max_steps > 0 else steps
+    arguments.log_every_n_steps = min(arguments.log_every_n_steps, steps)
