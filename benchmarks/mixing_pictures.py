@@ -18,6 +18,7 @@ from ssl_toolkit.data import ImageData
 from ssl_toolkit.losses.soft_targets import Mixing
 from ssl_toolkit.random import sample_keys
 from ssl_toolkit.regularization import CutMix, MixUp, Regularizer
+from ssl_toolkit.step import StepContext
 
 NUM = 6
 
@@ -32,8 +33,6 @@ class Shown(nn.Module):
         super().__init__()
         self.backbone = nn.Identity()
         self.regularizers = regularizers
-        self.mixing: Mixing | None = None
-        self.training_batch: Any = None
         for regularizer in regularizers:
             regularizer.prepare(self)
 
@@ -41,19 +40,19 @@ class Shown(nn.Module):
         """As a task draws them."""
         return sample_keys(0, batch.epoch, batch.indices)
 
-    def mixed_rows(self, partners: Tensor) -> tuple[Tensor, Tensor]:
+    def mixed_rows(self, batch: Batch, partners: Tensor) -> tuple[Tensor, Tensor]:
         """A row for each image."""
         return torch.arange(len(partners)), partners
 
     def show(self, batch: Batch) -> tuple[Tensor, Mixing]:
         """The mixed images, and what was mixed with what."""
-        self.training_batch = batch
+        context = StepContext(batch=batch)
 
         def compute() -> tuple[Tensor, Mixing | None]:
-            return self.backbone(batch.images.pixels / 255), self.mixing
+            return self.backbone(batch.images.pixels / 255), context.mixing
 
         for regularizer in self.regularizers:
-            compute = partial(regularizer.around, self, compute)
+            compute = partial(regularizer.around, self, context, compute)
         images, mixing = compute()
         assert mixing is not None
         return images, mixing

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 from downstream.base import Classifier
 from ssl_toolkit.data.frames import FrameData, SequenceBatch
 from ssl_toolkit.errors import nearest
-from ssl_toolkit.task import StepOutput
+from ssl_toolkit.step import StepContext, StepOutput
 
 RECURRENT = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
@@ -217,6 +217,7 @@ class SequenceClassification(Classifier):
     """
 
     data_class: ClassVar[type[LightningDataModule]] = FrameData
+    traits = Classifier.traits | {"several_rows"}
 
     def __init__(self, *, head: SequenceHead, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -237,9 +238,9 @@ class SequenceClassification(Classifier):
         flat = self.standardize(self.backbone_features(batch.frames, keys.repeat_interleave(batch.lengths)))
         return FrameFeatures(pad_sequence(list(flat.split(batch.lengths.tolist())), batch_first=True), batch.lengths)
 
-    def mixed_rows(self, partners: Tensor) -> tuple[Tensor, Tensor]:
+    def mixed_rows(self, batch: SequenceBatch, partners: Tensor) -> tuple[Tensor, Tensor]:
         """Each frame with the one at the same point of its sequence's partner, whose length may be another."""
-        lengths = self.training_batch.lengths
+        lengths = batch.lengths
         starts = lengths.cumsum(0) - lengths
         sequence = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
         place = torch.arange(len(sequence), device=lengths.device) - starts[sequence]
@@ -250,10 +251,10 @@ class SequenceClassification(Classifier):
         """The head's scores."""
         return self.head(features.padded, features.lengths)
 
-    def loss(self, features: FrameFeatures, targets: Tensor) -> StepOutput:
+    def loss(self, features: FrameFeatures, targets: Tensor, context: StepContext) -> StepOutput:
         """As in `Classifier`; the features given on are those of the frames, ``[num_frames, num_features]``."""
         padding = padding_mask(features.lengths, features.padded.shape[1])
-        return super().loss(features, targets)._replace(features=features.padded[~padding])
+        return super().loss(features, targets, context)._replace(features=features.padded[~padding])
 
     def example_views(self, batch: SequenceBatch) -> Tensor:
         """The frames of each sequence: float tensor of shape ``[batch, longest, channels, height, width]``."""

@@ -11,25 +11,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pretext.base import TwoViewTask
-from ssl_toolkit.distributed.collectives import all_reduce_sum, standardize
-from ssl_toolkit.losses.full_precision import full_precision
-from ssl_toolkit.task import StepOutput
+from pretext.base import JointEmbeddingTask
+from ssl_toolkit.losses import barlow_twins
+from ssl_toolkit.step import StepContext, StepOutput
 
 
-class BarlowTwins(TwoViewTask):
-    """Redundancy reduction between two views (Zbontar et al. 2021, arXiv 2103.03230, algorithm 1).
+class BarlowTwins(JointEmbeddingTask):
+    """Redundancy reduction between views (Zbontar et al. 2021, arXiv 2103.03230, algorithm 1).
 
-    Both views are drawn alike; the paper blurs all first views, and of the second ones a tenth, and solarizes a fifth.
+    The paper's two views differ: ``views: {first: {preset: byol_first}, second: {preset: byol_second}}``.
 
     Args:
         projector_widths: Widths of the projector's hidden and output layers (the paper: 8192, three times; its figure 4
             gains from every doubling). The loss begins at about the last of them, and grows with it.
         off_diagonal: The paper's lambda, 0 to 1: what the correlations between different dimensions weigh beside those
             of each dimension with itself.
-        **kwargs: See `pretext.base.TwoViewTask` and `ssl_toolkit.task.Task`.
+        **kwargs: See `pretext.base.JointEmbeddingTask` and `ssl_toolkit.task.Task`.
     """
 
+    traits = JointEmbeddingTask.traits | {"batch_statistics"}
     # the loss does not depend on it: its gradient would be rounding alone, of which Adam makes steps of full length
     projector_has_bias = False
 
@@ -64,50 +64,9 @@ class BarlowTwins(TwoViewTask):
         excess = self.off_diagonal * (self.width / rank - 1)
         return self.width * excess / (1 + excess)
 
-    def loss(self, views: tuple[Tensor, Tensor]) -> StepOutput:
+    def loss(self, views: tuple[Tensor, ...], context: StepContext) -> StepOutput:
         """The loss, and the correlations: ``agreement`` of a dimension with itself, ``redundancy`` with another one."""
-        features, first, second = self.embed(views)
-        loss, agreement, redundancy = barlow_twins(first, second, self.off_diagonal)
+        features, embedded = self.embed(views)
+        found = [barlow_twins(embedded[one], embedded[other], self.off_diagonal) for one, other in self.pairs()]
+        loss, agreement, redundancy = torch.stack([torch.stack(each) for each in found]).mean(dim=0)
         return StepOutput(loss, features, {"agreement": agreement, "redundancy": redundancy})
-
-
-def barlow_twins(first: Tensor, second: Tensor, off_diagonal: float = 0.005) -> tuple[Tensor, Tensor, Tensor]:
-    """Equation 1 of Zbontar et al. 2021: (1 - c)^2 over the diagonal, weighted c^2 over the rest of the correlation.
-
-    Args:
-        first: Embeddings of the first views, of shape ``[batch, width]``.
-        second: Embeddings of the second views, likewise.
-        off_diagonal: The paper's lambda.
-
-    Returns:
-        The loss of the batches of all processes together, the mean of the correlation's diagonal, and the root mean
-        square of the rest.
-    """
-    with torch.autocast(first.device.type, enabled=False):
-        correlation = cross_correlation(full_precision(first), full_precision(second))
-        width, diagonal = len(correlation), correlation.diagonal()
-        # without its first element, each row of width + 1 ends with one of the diagonal
-        rest = correlation.flatten()[1:].view(width - 1, width + 1)[:, :-1].square().sum()
-        loss = (1 - diagonal).square().sum() + off_diagonal * rest
-        redundancy = (rest.detach() / max(1, width * (width - 1))).sqrt()
-    return loss, diagonal.detach().mean(), redundancy
-
-
-def cross_correlation(first: Tensor, second: Tensor) -> Tensor:
-    """Equation 2: how each dimension of the first embeddings correlates with each of the second, over all processes.
-
-    Means, variances and products are those of the global batch, so that W processes compute what one would; the
-    statistics of one process's share are those of a smaller batch, which has another loss. The products of the shares
-    are summed, not the embeddings gathered: so each process computes its share of them, and batches may differ in size.
-    There and back that is 4 width^2 numbers to send; gathered embeddings would be 6 batch x width and are fewer where
-    the global batch is smaller than two thirds of the width, but then every process computes all of the products.
-
-    Args:
-        first: Of shape ``[batch, width]``, float32 at least.
-        second: Likewise.
-
-    Returns:
-        Tensor of shape ``[width, width]``, the same in every process.
-    """
-    first, second = standardize(torch.cat([first, second], dim=1)).chunk(2, dim=1)
-    return all_reduce_sum(first.T @ second) / all_reduce_sum(first.new_full((), len(first)))

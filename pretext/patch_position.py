@@ -6,26 +6,23 @@ Doersch, Gupta, Efros: "Unsupervised visual representation learning by context p
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pretext.base import PretextTask
-from ssl_toolkit.augment import RandomView, drop_channels, project_colour, take_patches
+from pretext.base import GridTask
+from pretext.base.grid import GRID
 from ssl_toolkit.batch import Images
-from ssl_toolkit.losses.full_precision import full_precision
-from ssl_toolkit.losses.soft_targets import soft_cross_entropy, soften
-from ssl_toolkit.modules.mlp import mlp
-from ssl_toolkit.random import fold, integers
-from ssl_toolkit.task import StepOutput
+from ssl_toolkit.losses import full_precision, soft_cross_entropy, soften
+from ssl_toolkit.modules import mlp
+from ssl_toolkit.step import StepContext, StepOutput
 
-GRID = 3
 # the eight neighbours of a patch, as (rows down, columns right), in reading order: the classes of the task
 DIRECTIONS = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]
 
 
-class PatchPosition(PretextTask):
+class PatchPosition(GridTask):
     """Predicts which of the eight neighbours of one patch another patch is (Doersch et al. 2015, section 3).
 
     An image is cut into a 3x3 grid of cells with one patch in each. Each patch passes through the backbone once; all 40
@@ -34,59 +31,19 @@ class PatchPosition(PretextTask):
     loss ln 8 = 2.079 and the accuracy 12.5 %.
 
     Args:
-        view: How the image that is cut is made: its size is the grid's side. Strong colour changes are not needed.
-        patch_size: Side of a patch in pixels. The paper's proportion is two thirds of a cell (96 px and a gap of 48).
-        jitter: A patch is moved by up to this many pixels each way (the paper: 7). With the gap between the patches it
-            keeps edges that continue across a border from giving the answer away.
-        colour: What is done against chromatic aberration, by which a lens gives the position away (section 3.1):
-            ``dropping`` keeps one random channel of each patch and replaces the others with noise, ``projection``
-            removes green against magenta, ``none`` does nothing.
         hidden_width: Width of the classifier's hidden layer.
-        **kwargs: See `ssl_toolkit.task.Task`.
+        **kwargs: See `pretext.base.GridTask` and `ssl_toolkit.task.Task`.
     """
 
-    takes_soft_targets = True
     pairs: Tensor
     class_weights: Tensor
 
-    def __init__(
-        self,
-        *,
-        view: RandomView,
-        patch_size: int,
-        jitter: int = 2,
-        colour: Literal["dropping", "projection", "none"] = "dropping",
-        hidden_width: int = 512,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, hidden_width: int = 512, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        cell = view.size // GRID
-        if not 0 < patch_size <= cell or not 0 <= jitter <= (cell - patch_size) // 2:
-            raise ValueError(
-                f"model.patch_size={patch_size} with jitter={jitter} does not fit a cell of {cell} px (a third of "
-                f"view.size={view.size}); expected patch_size + 2 * jitter of at most {cell}"
-            )
-        if self._side_before_last_stage(patch_size) < 2:
-            raise ValueError(
-                f"model.patch_size={patch_size} is too small for {self.backbone.name}: a single pixel is left before "
-                "its last stage; expected a larger model.patch_size (and view.size), or backbone.stem: small"
-            )
-        self.view = view
-        self.patch_size = patch_size
-        self.jitter = jitter
-        self.colour = colour
         self.classifier = mlp([2 * self.backbone.num_features, hidden_width, len(DIRECTIONS)])
         pairs = neighbour_pairs()
         self.register_buffer("pairs", pairs, persistent=False)
         self.register_buffer("class_weights", 1.0 / pairs[:, 2].bincount(), persistent=False)
-
-    @torch.no_grad()
-    def _side_before_last_stage(self, patch_size: int) -> int:
-        """Side of the feature map that the last stage gets of a patch."""
-        self.backbone.eval()
-        maps = self.backbone.feature_maps(torch.zeros(1, self.backbone.in_channels, patch_size, patch_size))
-        self.backbone.train()
-        return maps[self.backbone.stages[-2]].shape[-1]
 
     def initial_loss(self, batch_size: int) -> float:
         """Each of the eight positions is as likely: ln 8."""
@@ -94,28 +51,9 @@ class PatchPosition(PretextTask):
 
     def make_views(self, images: Images, keys: Tensor) -> Tensor:
         """The patches of each image in reading order: ``[batch, 9, channels, patch_size, patch_size]``."""
-        cell = self.view.size // GRID
-        corners = torch.arange(GRID, device=keys.device) * cell + (cell - self.patch_size) // 2
-        tops, lefts = corners.repeat_interleave(GRID), corners.repeat(GRID)
-        shifts = integers(fold(keys, "jitter"), -self.jitter, self.jitter + 1, 2 * GRID**2)
-        shift_down, shift_right = shifts.chunk(2, dim=1)
-        views = self.view(images, fold(keys, "view"))
-        patches = take_patches(views, tops + shift_down, lefts + shift_right, self.patch_size)
-        flat = patches.flatten(0, 1)
-        if self.colour == "dropping":
-            places = torch.arange(GRID**2, device=keys.device)
-            flat = drop_channels(flat, fold(fold(keys, "dropping")[:, None], places).flatten(), self.backbone.mean)
-        elif self.colour == "projection":
-            flat = project_colour(flat)
-        return flat.unflatten(0, patches.shape[:2])
+        return self.make_patches(images, keys)
 
-    def mixed_rows(self, partners: Tensor) -> tuple[Tensor, Tensor]:
-        """Each patch with the patch at the same place of its image's partner."""
-        images = torch.arange(len(partners), device=partners.device).repeat_interleave(GRID**2)
-        places = torch.arange(GRID**2, device=partners.device).repeat(len(partners))
-        return images, partners[images] * GRID**2 + places
-
-    def loss(self, views: Tensor) -> StepOutput:
+    def loss(self, views: Tensor, context: StepContext) -> StepOutput:
         """Cross entropy over the eight positions; ``position_top1`` is the accuracy (chance: 0.125)."""
         features = self.backbone(views.flatten(0, 1))
         of_patch = features.unflatten(0, views.shape[:2])
@@ -124,7 +62,7 @@ class PatchPosition(PretextTask):
         logits = full_precision(self.classifier(couples))
         targets = direction.repeat(len(views))
         # mixing changes no target: of both images the patches lie alike
-        loss = soft_cross_entropy(logits, soften(targets, smoothing=self.smoothing), self.class_weights)
+        loss = soft_cross_entropy(logits, soften(targets, smoothing=context.smoothing), self.class_weights)
         weights = self.class_weights[targets]
         top1 = (weights * (logits.detach().argmax(dim=1) == targets)).sum() / weights.sum()
         return StepOutput(loss, features, {"position_top1": top1})

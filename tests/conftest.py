@@ -9,10 +9,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(1, str(Path(__file__).with_name("helpers")))
 
-import pytest
-import torch
+import shapes
 
-from processes import run_processes as _run_processes
+shapes.install()  # before anything is imported that is annotated
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from processes import run_processes as _run_processes  # noqa: E402
 
 # tests compute on tiny tensors, where a second thread is in the way; it is worse where the cores are shared
 torch.set_num_threads(1)

@@ -143,8 +143,8 @@ def test_nor_does_any_regularizer(name, regularizer, tmp_path, monkeypatch):
 def test_what_waits_is_seen(waits, tmp_path, monkeypatch):
     original = SimCLR.step
 
-    def step(self, batch, keys):
-        output = original(self, batch, keys)
+    def step(self, batch, keys, context):
+        output = original(self, batch, keys, context)
         if waits == ".item()":
             output.loss.item()
         elif waits == "mask":

@@ -27,8 +27,7 @@ INPUTS = 32
 
 
 def ssl_toolkit(folder: Path) -> dict[str, Loss]:
-    from pretext.barlow_twins import barlow_twins
-    from pretext.simclr import nt_xent
+    from ssl_toolkit.losses import barlow_twins, nt_xent
 
     return {
         "Barlow Twins": lambda first, second: barlow_twins(first, second)[0],

@@ -12,9 +12,9 @@ from torch import Tensor
 from downstream.base.task import DownstreamTask
 from ssl_toolkit.distributed.ranks import world_size
 from ssl_toolkit.losses.full_precision import full_precision
-from ssl_toolkit.losses.soft_targets import soft_cross_entropy, soften
+from ssl_toolkit.losses.soft_targets import soft_cross_entropy
 from ssl_toolkit.random import sample_keys
-from ssl_toolkit.task import StepOutput
+from ssl_toolkit.step import StepContext, StepOutput
 
 
 class Classifier(DownstreamTask):
@@ -30,6 +30,7 @@ class Classifier(DownstreamTask):
     """
 
     takes_soft_targets = True
+    traits = frozenset({"labels"})
 
     def __init__(self, *, num_classes: int | None = None, **kwargs: Any) -> None:
         if num_classes is not None and num_classes < 2:
@@ -69,10 +70,10 @@ class Classifier(DownstreamTask):
         assert classes is not None
         return math.log(classes)
 
-    def loss(self, features: Any, targets: Tensor) -> StepOutput:
+    def loss(self, features: Any, targets: Tensor, context: StepContext) -> StepOutput:
         """Cross entropy of the head's scores; the targets are soft where images are mixed or targets smoothed."""
         logits = self.logits(features)
-        soft = soften(targets, self.mixing, self.smoothing)
+        soft = context.soften(targets)
         loss = soft_cross_entropy(full_precision(logits), soft)
         return StepOutput(loss, features, accuracies(logits.detach(), soft.heaviest))
 
@@ -104,7 +105,8 @@ class Classifier(DownstreamTask):
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """The loss of a test batch, logged, and the samples of each class counted."""
         features = self.encode(batch, sample_keys(self.seed, 0, batch.indices))
-        self._log("test", self.loss(features, batch.labels), len(batch.indices))
+        context = StepContext(False, self.progress, batch)
+        self._log("test", self.loss(features, batch.labels, context), len(batch.indices))
         right = self.logits(features).argmax(dim=1) == batch.labels
         self._class_counts += count_by_class(right, batch.labels, len(self._class_counts))
 

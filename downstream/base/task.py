@@ -18,7 +18,8 @@ from ssl_toolkit.distributed.ranks import is_first_process
 from ssl_toolkit.init import Keep
 from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.random import number
-from ssl_toolkit.task import StepOutput, Task
+from ssl_toolkit.step import StepContext, StepOutput
+from ssl_toolkit.task import Task
 from ssl_toolkit.weights import LoadReport, load_backbone, load_into, read_header
 
 
@@ -90,21 +91,22 @@ class DownstreamTask(Task):
         """
 
     @abstractmethod
-    def loss(self, features: Any, targets: Tensor) -> StepOutput:
+    def loss(self, features: Any, targets: Tensor, context: StepContext) -> StepOutput:
         """Computes the loss.
 
         Args:
             features: What `encode` returns.
             targets: int64 tensor of shape ``[batch]``: the labels of the batch.
+            context: What the loss depends on beside them and the weights.
         """
 
     def encode(self, batch: Any, keys: Tensor) -> Any:
         """What the head gets of a batch: float tensor of shape ``[batch, num_features]``."""
         return self.standardize(self.backbone_features(batch.images, keys))
 
-    def step(self, batch: Any, keys: Tensor) -> StepOutput:
+    def step(self, batch: Any, keys: Tensor, context: StepContext) -> StepOutput:
         """Features, then loss."""
-        return self.loss(self.encode(batch, keys), batch.labels)
+        return self.loss(self.encode(batch, keys), batch.labels, context)
 
     def backbone_features(self, images: Images, keys: Tensor) -> Tensor:
         """Views of images through the backbone.

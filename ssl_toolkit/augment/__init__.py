@@ -7,13 +7,14 @@ Every operation is a pure function of images and parameters; what is random abou
 
 from ssl_toolkit.augment.base import View
 from ssl_toolkit.augment.boxes import centre_boxes, random_erasing_boxes, random_resized_crop_boxes
+from ssl_toolkit.augment.center import CenterView
 from ssl_toolkit.augment.colour import brightness, contrast, grayscale, hue, saturation, solarize
 from ssl_toolkit.augment.geometry import crop_resize, gaussian_blur, reduce_resolution
 from ssl_toolkit.augment.jitter import Jitter, colour_jitter, draw_jitter
 from ssl_toolkit.augment.patches import drop_channels, erase, project_colour, take_patches
 from ssl_toolkit.augment.policies import AugMix, Policy, RandAugment, TrivialAugment
 from ssl_toolkit.augment.tone import autocontrast, equalize, posterize, sharpness, solarize_above
-from ssl_toolkit.augment.views import CenterView, RandomView
+from ssl_toolkit.augment.views import RandomView, Views
 from ssl_toolkit.augment.warp import rotate, shear, translate
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "RandomView",
     "TrivialAugment",
     "View",
+    "Views",
     "autocontrast",
     "brightness",
     "centre_boxes",

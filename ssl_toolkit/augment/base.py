@@ -46,6 +46,12 @@ class View(ABC):
         """Makes one view of each image; arguments and result as in `__call__`."""
 
 
+def check_size(size: int) -> None:
+    """Raises a ValueError for a side that no view can have."""
+    if size < 1:
+        raise ValueError(f"size is the side of the views in pixels, from 1, got {size}")
+
+
 def in_parts(render: Callable[[Tensor, Drawn], Tensor], pixels: Tensor, drawn: Drawn) -> Tensor:
     """``render(pixels, drawn)``, on a CPU made a part of the batch after the other, which then stays in its cache.
 

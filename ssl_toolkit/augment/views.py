@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from jsonargparse.typing import final
 from torch import Tensor
 
-from ssl_toolkit.augment.base import View, in_parts
-from ssl_toolkit.augment.boxes import centre_boxes, random_erasing_boxes, random_resized_crop_boxes
+from ssl_toolkit.augment.base import View, check_size, in_parts
+from ssl_toolkit.augment.boxes import random_erasing_boxes, random_resized_crop_boxes
 from ssl_toolkit.augment.colour import grayscale, solarize
 from ssl_toolkit.augment.geometry import Interpolation, crop_resize, gaussian_blur
 from ssl_toolkit.augment.jitter import Form, Jitter, colour_jitter, draw_jitter
 from ssl_toolkit.augment.patches import erase
 from ssl_toolkit.augment.policies import Policy, Steps
+from ssl_toolkit.augment.presets import PRESETS, Preset, resolve
 from ssl_toolkit.augment.warp import rotate
 from ssl_toolkit.batch import Images
 from ssl_toolkit.errors import nearest
@@ -22,32 +24,6 @@ from ssl_toolkit.random import fold, streams, uniform
 
 # arguments of `RandomView` that are the probability of one step; each is drawn from the stream of its name
 _PROBABILITIES = ("hflip", "vflip", "grayscale", "blur", "solarize", "erase")
-
-
-class CenterView(View):
-    """The view for evaluation: the centred square of an image, resized with antialiasing. Nothing in it is random.
-
-    An image whose short side is the size already is cut and not resampled.
-
-    Args:
-        size: Side of the views in pixels.
-        crop_fraction: Side of the square as a share of the image's short side, in (0, 1]. 0.875 is ImageNet's usual
-            "resize to 256, crop 224".
-    """
-
-    def __init__(self, size: int = 224, crop_fraction: float = 1.0) -> None:
-        _check_size(size)
-        if not 0 < crop_fraction <= 1:
-            raise ValueError(f"crop_fraction is a share of the short side in (0, 1], got {crop_fraction}")
-        self.size = size
-        self.crop_fraction = crop_fraction
-
-    def make(self, images: Images, keys: Tensor) -> Tensor:
-        boxes = centre_boxes(images.sizes, self.crop_fraction)
-        return in_parts(lambda pixels, boxes: crop_resize(pixels, boxes, self.size), images.pixels, boxes)
-
-    def __repr__(self) -> str:
-        return f"CenterView(size={self.size}, crop_fraction={self.crop_fraction:g})"
 
 
 class _Choices(NamedTuple):
@@ -68,14 +44,15 @@ class _Choices(NamedTuple):
 class RandomView(View):
     """Random crop, flip, rotation, policy, colour jitter, greyscale, blur, solarization and erasing, in this order.
 
-    The defaults are SimCLR's (Chen et al. 2020, arXiv 2002.05709, appendix A) at strength 1. Its CIFAR recipe is
-    strength 0.5 without blur: ``brightness=contrast=saturation=0.4, hue=0.1, blur=0``. BYOL (Grill et al. 2020,
-    arXiv 2006.07733, appendix B) has ``brightness=contrast=0.4, saturation=0.2, hue=0.1`` and blurs one view always,
-    the other one seldom (0.1) with ``solarize=0.2``.
+    Arguments that are not given are those of the preset (`ssl_toolkit.augment.presets.PRESETS`): ``simclr`` (Chen et
+    al. 2020, arXiv 2002.05709, appendix A, strength 1), ``simclr_cifar`` (its appendix B.9: strength 0.5, no blur),
+    ``moco_v2`` (Chen et al. 2020, arXiv 2003.04297), ``byol_first`` and ``byol_second`` (Grill et al. 2020, arXiv
+    2006.07733, table 6), ``large_crop`` and ``small_crop`` (the multi-crop of Caron et al. 2020, arXiv 2006.09882), or
+    ``crop_and_flip`` (no colours).
 
     Args:
         size: Side of the views in pixels.
-        scale: Range of the crop's area as a share of the image's, in (0, 1].
+        scale: Range of the crop's area as a fraction of the image's, in (0, 1].
         ratio: Range of the crop's width / height, above 0.
         hflip: Probability of mirroring left to right, in [0, 1].
         vflip: Probability of mirroring upside down, in [0, 1].
@@ -98,6 +75,7 @@ class RandomView(View):
             empty are mid-grey.
         policy: Operations drawn for each view, such as `RandAugment`; with one, colour jitter is usually left out
             (``jitter_prob=0, grayscale=0, blur=0``).
+        preset: Whose settings those are that are not given.
 
     Attributes:
         side: Side in pixels of the views that are made now, at most ``size``: smaller ones show the same, and the
@@ -107,43 +85,47 @@ class RandomView(View):
     def __init__(
         self,
         size: int = 224,
-        scale: tuple[float, float] = (0.08, 1.0),
+        scale: tuple[float, float] | None = None,
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
-        hflip: float = 0.5,
+        hflip: float | None = None,
         vflip: float = 0.0,
-        jitter_prob: float = 0.8,
-        brightness: float = 0.8,
-        contrast: float = 0.8,
-        saturation: float = 0.8,
-        hue: float = 0.2,
-        grayscale: float = 0.2,
-        blur: float = 0.5,
+        jitter_prob: float | None = None,
+        brightness: float | None = None,
+        contrast: float | None = None,
+        saturation: float | None = None,
+        hue: float | None = None,
+        grayscale: float | None = None,
+        blur: float | None = None,
         blur_sigma: tuple[float, float] = (0.1, 2.0),
         blur_kernel: int | None = None,
-        solarize: float = 0.0,
+        solarize: float | None = None,
         erase: float = 0.0,
         erase_scale: tuple[float, float] = (0.02, 0.33),
         interpolation: Interpolation = "bilinear",
         form: Form = "exact",
         rotation: float = 0.0,
         policy: Policy | None = None,
+        preset: Preset = "simclr",
     ) -> None:
-        _check_size(size)
-        _check_range("scale", scale, "shares of the area in (0, 1]", 1)
+        check_size(size)
+        given = {
+            "scale": scale, "hflip": hflip, "jitter_prob": jitter_prob, "brightness": brightness, "contrast": contrast,
+            "saturation": saturation, "hue": hue, "grayscale": grayscale, "blur": blur, "solarize": solarize,
+        }  # fmt: skip
+        settings = resolve(preset, given)
+        _check_range("scale", settings.scale, "shares of the area in (0, 1]", 1)
         _check_range("ratio", ratio, "two numbers above 0")
         _check_range("blur_sigma", blur_sigma, "two numbers of pixels above 0")
         _check_range("erase_scale", erase_scale, "shares of the area in (0, 1]", 1)
-        for name, prob in {
-            "hflip": hflip, "vflip": vflip, "jitter_prob": jitter_prob, "grayscale": grayscale,
-            "blur": blur, "solarize": solarize, "erase": erase,
-        }.items():  # fmt: skip
-            if not 0 <= prob <= 1:
-                raise ValueError(f"{name} is a probability in [0, 1], got {prob}")
-        for name, strength in {"brightness": brightness, "contrast": contrast, "saturation": saturation}.items():
-            if strength < 0:
-                raise ValueError(f"{name} is a strength from 0, got {strength}")
-        if not 0 <= hue <= 0.5:
-            raise ValueError(f"hue is a share of a full turn in [0, 0.5], got {hue}")
+        probabilities = {**settings._asdict(), "vflip": vflip, "erase": erase}
+        for name in (*_PROBABILITIES, "jitter_prob"):
+            if not 0 <= probabilities[name] <= 1:
+                raise ValueError(f"{name} is a probability in [0, 1], got {probabilities[name]}")
+        for name in ("brightness", "contrast", "saturation"):
+            if probabilities[name] < 0:
+                raise ValueError(f"{name} is a strength from 0, got {probabilities[name]}")
+        if not 0 <= settings.hue <= 0.5:
+            raise ValueError(f"hue is a share of a full turn in [0, 0.5], got {settings.hue}")
         if not 0 <= rotation <= 180:
             raise ValueError(f"rotation is a number of degrees in [0, 180], got {rotation}")
         _check_choice("interpolation", interpolation, ("bilinear", "bicubic"))
@@ -153,26 +135,27 @@ class RandomView(View):
                 f"blur_kernel is an odd number of pixels below twice the size, got {blur_kernel} for size {size}"
             )
         self.size = self.side = size
-        self.scale = scale
+        self.scale = settings.scale
         self.ratio = ratio
-        self.hflip = hflip
+        self.hflip = settings.hflip
         self.vflip = vflip
-        self.jitter_prob = jitter_prob
-        self.brightness = brightness
-        self.contrast = contrast
-        self.saturation = saturation
-        self.hue = hue
-        self.grayscale = grayscale
-        self.blur = blur
+        self.jitter_prob = settings.jitter_prob
+        self.brightness = settings.brightness
+        self.contrast = settings.contrast
+        self.saturation = settings.saturation
+        self.hue = settings.hue
+        self.grayscale = settings.grayscale
+        self.blur = settings.blur
         self.blur_sigma = blur_sigma
         self.blur_kernel = blur_kernel
-        self.solarize = solarize
+        self.solarize = settings.solarize
         self.erase = erase
         self.erase_scale = erase_scale
         self.interpolation: Interpolation = interpolation
         self.form: Form = form
         self.rotation = rotation
         self.policy = policy
+        self.preset = preset
 
     def make(self, images: Images, keys: Tensor) -> Tensor:
         return in_parts(self._render, images.pixels, self._draw(images.sizes, keys))
@@ -231,8 +214,9 @@ class RandomView(View):
         return views
 
     def __repr__(self) -> str:
-        parameters = inspect.signature(type(self)).parameters.values()
-        values = [(each.name, getattr(self, each.name), each.default) for each in parameters]
+        defaults = PRESETS[self.preset]._asdict()
+        parameters = inspect.signature(RandomView).parameters.values()
+        values = [(each.name, getattr(self, each.name), defaults.get(each.name, each.default)) for each in parameters]
         changed = [f"{name}={value!r}" for name, value, default in values if name == "size" or value != default]
         return f"{type(self).__name__}({', '.join(changed)})"
 
@@ -242,9 +226,20 @@ class RandomView(View):
         return max(0, self.blur_kernel * self.side // self.size - 1) // 2 * 2 + 1
 
 
-def _check_size(size: int) -> None:
-    if size < 1:
-        raise ValueError(f"size is the side of the views in pixels, from 1, got {size}")
+@final
+class Views(RandomView):
+    """A distribution of views of which several may be drawn of each image.
+
+    Args:
+        count: How many are drawn, at least 1.
+        **kwargs: See `RandomView`.
+    """
+
+    def __init__(self, count: int = 1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if count < 1:
+            raise ValueError(f"views.count is {count}, expected at least 1")
+        self.count = count
 
 
 def _check_range(name: str, values: tuple[float, float], expected: str, highest: float = float("inf")) -> None:

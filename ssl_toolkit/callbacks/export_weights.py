@@ -12,6 +12,7 @@ from ssl_toolkit import weights
 from ssl_toolkit.callbacks.early_stopping import EarlyStopping
 from ssl_toolkit.callbacks.weight_average import averaged_weights
 from ssl_toolkit.distributed.dtensor import whole_state
+from ssl_toolkit.modules import Backbone
 from ssl_toolkit.run_folder import WEIGHTS
 
 
@@ -48,14 +49,19 @@ class ExportWeights(Callback):
         self._written_step = trainer.global_step
 
     def _write_current(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        tensors = whole_state(cast(Any, pl_module).backbone.model)
+        tensors = whole_state(_backbone(pl_module).model)
         if trainer.is_global_zero:
             # any task of this project has the two; Lightning's type knows of neither
             task = cast(Any, pl_module)
             header = task.weights_header()
             if (step := _restored_step(trainer)) is not None:
                 header["step"] = step
-            weights.save_backbone(Path(trainer.default_root_dir) / WEIGHTS, task.backbone, header, tensors)
+            weights.save_backbone(Path(trainer.default_root_dir) / WEIGHTS, _backbone(task), header, tensors)
+
+
+def _backbone(task: Any) -> Backbone:
+    """Of a teacher and its student the one that a task exports."""
+    return getattr(task, "exported_backbone", task.backbone)
 
 
 def _restored_step(trainer: Trainer) -> int | None:

@@ -169,7 +169,9 @@ class OnlineEvaluation(Callback):
     ) -> tuple[Tensor, Tensor]:
         """Pooled features and labels of the chosen images of a split, of all processes."""
         chosen = data.choose(split, most, self.seed)
-        extracted = extract_features(cast(Backbone, pl_module.backbone), data.loader(split, indices=chosen), view)
+        # of a teacher and its student the one that a task exports
+        backbone = cast(Backbone, getattr(pl_module, "exported_backbone", pl_module.backbone))
+        extracted = extract_features(backbone, data.loader(split, indices=chosen), view)
         part = (extracted.features["pooled"], extracted.labels)
         if trainer.world_size == 1:
             return part

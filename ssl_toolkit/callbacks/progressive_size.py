@@ -6,8 +6,6 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from ssl_toolkit.augment import RandomView
-
 
 class ProgressiveSize(Callback):
     """Lets a task begin with small views, and grows them to their size as the run goes on.
@@ -17,8 +15,8 @@ class ProgressiveSize(Callback):
     last part must see what the network will be used on (Touvron et al. 2019, arXiv 1906.06423). The side is a function
     of the step alone, so a resumed run goes on as it would have. Validation and evaluation see the whole size.
 
-    For tasks whose `view` is a `RandomView` of which nothing but the backbone knows the size
-    (`PretextTask.views_may_shrink`).
+    For tasks of which nothing but the backbone knows the size of the views (`PretextTask.views_may_shrink`). Views of
+    several sizes shrink in proportion.
 
     Args:
         start: Side of the first views as a share of their size, above 0; 1 leaves the views alone.
@@ -67,8 +65,7 @@ class ProgressiveSize(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Sets the side of the views of this step."""
-        view = getattr(pl_module, "view", None)
-        if isinstance(view, RandomView):
+        for view, _ in getattr(pl_module, "random_views", ()):
             view.side = self.side(view.size, trainer.global_step / trainer.estimated_stepping_batches)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -77,6 +74,5 @@ class ProgressiveSize(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Whole views from now on."""
-        view = getattr(pl_module, "view", None)
-        if isinstance(view, RandomView):
+        for view, _ in getattr(pl_module, "random_views", ()):
             view.side = view.size

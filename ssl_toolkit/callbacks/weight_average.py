@@ -79,8 +79,17 @@ class WeightAverage(Callback):
         # BatchNorm's statistics for so many averaged weights
         self._statistics: tuple[int, list[Tensor]] = (0, [])
 
+    def check(self, task: LightningModule) -> None:
+        """Raises a ValueError if the task exports what is not averaged."""
+        if self.kind != "none" and isinstance(task, Task) and task.exported_backbone is not task.backbone:
+            raise ValueError(
+                f"average.kind {self.kind} averages the student, but {type(task).__name__} exports its teacher, which "
+                "is an average itself; leave it out, or set model.export: student"
+            )
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts at the weights, or where the checkpoint was."""
+        self.check(pl_module)
         loaded = self._loaded.get("average", {})
         self._average = {
             name: torch.empty_like(tensor).copy_(loaded.get(name, tensor))
@@ -227,7 +236,7 @@ class WeightAverage(Callback):
             num = 0
             for batch in data.loader("train", shuffle=True, drop_last=True):
                 batch = trainer.strategy.batch_to_device(batch, device)
-                task.step(batch, task.keys(batch))
+                task.compute(batch)
                 num += len(batch.indices) * trainer.world_size
                 if num >= self.batchnorm_images:
                     break

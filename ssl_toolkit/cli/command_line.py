@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from ssl_toolkit.data import ImageData
+from ssl_toolkit.errors import nearest
 from ssl_toolkit.run_folder import CONFIG, open_run
 from ssl_toolkit.runtime.preemption import is_restarted
 
@@ -43,7 +44,7 @@ class CommandLine:
         arguments: For the parser: those that were given, behind the configuration of a run that is resumed.
 
     Raises:
-        ValueError: The run that is to be resumed is not there.
+        ValueError: The run that is to be resumed is not there, or an option is for a view that no recipe names.
     """
 
     def __init__(self, command: str, given: Sequence[str]) -> None:
@@ -58,6 +59,7 @@ class CommandLine:
             # the run's own configuration first, so that what the command line adds wins
             self.arguments = ["--config", str(self.resumed / CONFIG), *self.arguments]
         self.arguments = _with_all_views(self.arguments)
+        self._check_views()
 
     @cached_property
     def statements(self) -> list[Statement]:
@@ -69,6 +71,17 @@ class CommandLine:
             else:
                 said.append(Statement(_key(option), value, False))
         return said
+
+    def _check_views(self) -> None:
+        """An option with a wrong name would otherwise be one more view."""
+        said = [
+            (each.key.split("."), each.by_recipe) for each in self.statements if each.key.startswith("model.views.")
+        ]
+        named = {key[2]: None for key, by_recipe in said if by_recipe}
+        for key, by_recipe in said:
+            if not by_recipe and key[2] not in named:
+                known = f"recipes name {', '.join(named)}" if named else "no recipe names any"
+                raise ValueError(f"--{'.'.join(key)}: {known}; a new view needs a recipe{nearest(key[2], named)}")
 
     @property
     def set_by_options(self) -> set[str]:

@@ -134,7 +134,7 @@ class _Around(Callback):
         def loss() -> float:
             # what is random in a view is drawn from its key: always the same
             parts = [
-                (task.step(batch, sample_keys(task.seed, 0, batch.indices)).loss, len(batch.indices))
+                (task.compute(batch, sample_keys(task.seed, 0, batch.indices)).loss, len(batch.indices))
                 for batch in batches
             ]
             return float(sum(part * num for part, num in parts) / sum(num for _, num in parts))

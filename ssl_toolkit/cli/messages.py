@@ -44,6 +44,8 @@ def one_line(message: str, parser: ArgumentParser) -> str:
         return f"{where}: there is no module {match[1]!r}{nearest(name, modules_of(parent)) if parent else ''}"
     if where == "tracker":
         return f"tracker: expected wandb, none, or settings of W&B such as --tracker.project NAME; {_given(message)}"
+    if match := re.search(r"- Expected a <class 'float'>\n\s+- Expected a dot import path string: (\S+)", message):
+        return f"{where} is {match[1]!r}, expected float or the settings of a schedule (value, end, schedule)"
     if match := re.search(r"Expected a dot import path string: (\S+)", message):
         return f"{where}: there is no class {match[1]!r}{nearest(match[1], component_names())}"
     if match := re.search(r"File does not exist: '([^']+)'", message):
@@ -120,7 +122,9 @@ def _given(message: str) -> str:
 
 def _innermost(message: str) -> str:
     """The error that a class raised when it was built, without what the parser says around it."""
-    inner = message.partition("Errors:")[2].partition("- Expected a <class 'NoneType'>")[0].strip().removeprefix("- ")
+    inner = message
+    while "Errors:" in inner:
+        inner = inner.partition("Errors:")[2].partition("- Expected a <class 'NoneType'>")[0].strip().removeprefix("- ")
     frame = re.compile(r'\s*(Problem with given class_path|[Pp]arser key ")')
     return "\n".join(line for line in inner.splitlines() if not frame.match(line)) or message
 

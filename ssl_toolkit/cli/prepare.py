@@ -30,6 +30,7 @@ def check_task(config: Namespace, objects: Namespace) -> None:
     """Raises a ValueError for a task that cannot be trained in this way."""
     objects.model.check()
     check_run(objects, config.get("budget"), config.get("speed"))
+    objects.average.check(objects.model)
     if "progressive" in objects:
         objects.progressive.check(objects.model)
 

@@ -10,6 +10,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer
 
+from ssl_toolkit.augment.presets import write_out
 from ssl_toolkit.callbacks import ExportWeights, LearningRate, ProgressBar, ResumeMetrics, SampleViews, Throughput
 from ssl_toolkit.checkpoint import AtomicCheckpointIO
 from ssl_toolkit.cli.autotune_trials import fastest_settings, steps_within
@@ -135,7 +136,7 @@ def start(
 ) -> tuple[Trainer, Record]:
     """Makes the trainer, settles what depends on the number of processes, and says what is about to be trained."""
     with quiet(), one_line_errors():
-        resolved = plain(parser, config)
+        resolved = write_out(plain(parser, config))
         record = Record(run, resolved)
         trainer = make_trainer(objects, record)
         if line.resumed is not None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssl_toolkit.health.collapse import Extent, Outputs
 from ssl_toolkit.health.findings import Check, Finding
 from ssl_toolkit.health.trial import (
     copy_of,
@@ -20,6 +21,7 @@ from ssl_toolkit.health.trial import (
     weights_of,
     without_changing_buffers,
 )
+from ssl_toolkit.modules import Backbone
 from ssl_toolkit.task import Task
 
 # relative sizes of a step along a direction; the loss may be computed in float32 somewhere, which asks for a large one
@@ -29,6 +31,7 @@ _GRADIENT_TOLERANCE = 0.01
 _GROUPS = 6
 _RATES = (1e-3, 1e-2)  # of Adam; a head alone asks for the larger
 _CLOSED = 0.5  # the share of the way to the least loss that a few samples must go
+_TOGETHER = 0.3  # of the spread at the start: what learned to tell samples apart kept 0.8 of it or more
 
 
 def initial_loss(task: Task, batch: Any) -> Check:
@@ -90,17 +93,22 @@ def overfit(
     num = len(batch.indices)
     least, started = task.least_loss(num), clock()
     losses: list[float] = []
+    first: dict[str, Extent] = {}
+    last: dict[str, Extent] = {}
     for rate in _RATES:
         copied = still(task)
+        outputs = Outputs(copied)
         optimizer = torch.optim.Adam([each for each in copied.parameters() if each.requires_grad], lr=rate)
         for _ in range(most_steps):
             optimizer.zero_grad()
             value = loss_of(copied, batch)
             losses.append(float(value.detach()))
+            first = first or outputs.extents()
             if clock() - started > seconds or not losses[-1] - least >= 0.05 * (losses[0] - least):
                 break
             value.backward()
             optimizer.step()
+        last = outputs.extents()
         if _closed(losses, least) >= _CLOSED or clock() - started > seconds:
             break
     closed, best = _closed(losses, least), min(losses)
@@ -114,6 +122,17 @@ def overfit(
                 f"{len(losses)} steps and not to {least:.3f}: the task cannot even learn these by heart.",
                 "See that labels and views belong together, that nothing between the weights and the loss is detached "
                 "or dead, and that the initialisation is not constant.",
+            )
+        ]
+    elif together := [name for name, each in last.items() if each.spread < _TOGETHER * first[name].spread]:
+        name = together[-1]
+        findings = [
+            Finding(
+                "overfitting a few samples",
+                f"The loss of {num} samples goes from {losses[0]:.3f} to {best:.3f}, but by a collapse: the spread of "
+                f"their {name}s falls from {first[name].spread:.2g} to {last[name].spread:.2g} (1 is even).",
+                "See that the loss tells samples apart: by negatives, by a penalty, or by a predictor, a stop-gradient "
+                "and a teacher that moves slowly.",
             )
         ]
     measured = f"{losses[0]:.3f} to {best:.3f} in {len(losses)} steps"
@@ -141,7 +160,9 @@ def gradient(task: Task, batch: Any) -> Check:
     if task.stops_gradients:
         return Check(name, "left out", "the task holds a part of its loss constant on purpose", [])
     copied = open_branches(still(task)).double()
-    copied.backbone.register_forward_pre_hook(lambda module, inputs: tuple(each.double() for each in inputs))
+    for backbone in copied.modules():
+        if isinstance(backbone, Backbone):  # the student's, and a teacher's
+            backbone.register_forward_pre_hook(lambda module, inputs: tuple(each.double() for each in inputs))
 
     def compute() -> Tensor:
         return without_changing_buffers(copied, lambda: loss_of(copied, batch))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
@@ -101,7 +101,7 @@ class DeadUnits:
         self._alive: dict[str, list[Tensor]] = {}
         self._hooks = [
             child.register_forward_hook(self._hook(name))
-            for name, child in module.named_modules()
+            for name, child in trained_modules(module)
             if isinstance(child, _RECTIFIERS)
         ]
 
@@ -135,7 +135,7 @@ class _Recorder:
         self._gradients: dict[str, Values] = {}
         self._dead: dict[str, float] = {}
         self._hooks = []
-        for name, child in module.named_modules():
+        for name, child in trained_modules(module):
             if next(child.children(), None) is not None:
                 continue
             wanted = isinstance(child, _ACTIVATIONS) if after == "activations" else has_weights(child)
@@ -175,6 +175,19 @@ class _Recorder:
         self._activations[label] = summary(output)
         if output.requires_grad:
             output.register_hook(lambda gradient: self._gradients.__setitem__(label, summary(gradient)))
+
+
+def trained_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules by name, without those within a part that is frozen as a whole: a teacher, a frozen backbone."""
+    named = dict(module.named_modules())
+    frozen = [
+        f"{name}."
+        for name, child in named.items()
+        if any(True for _ in child.parameters()) and not any(each.requires_grad for each in child.parameters())
+    ]
+    for name, child in named.items():
+        if not f"{name}.".startswith(tuple(frozen)):
+            yield name, child
 
 
 def has_weights(module: nn.Module) -> bool:

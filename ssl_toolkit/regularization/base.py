@@ -10,6 +10,9 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ssl_toolkit.modules import EMATeacher
+from ssl_toolkit.step import StepContext
+
 Result = TypeVar("Result")
 
 
@@ -46,13 +49,14 @@ class Regularizer:
             features: The backbone's output in this step, of shape ``[batch, num_features]``.
         """
 
-    def around(self, task: Any, compute: Callable[[], Result]) -> Result:
+    def around(self, task: Any, context: StepContext, compute: Callable[[], Result]) -> Result:
         """Computes the loss of a batch, under whatever the regularizer does to the network meanwhile.
 
         What must last until the gradient is known is undone by what is given to ``task.undo_after_backward``.
 
         Args:
             task: The task.
+            context: What the loss is computed with: the batch, and what regularizers have to say to the loss.
             compute: Returns a tuple: the loss with the penalties, and what else comes of the batch. It may be called
                 more than once.
         """
@@ -101,14 +105,17 @@ def weights(module: nn.Module, pattern: str) -> dict[str, nn.Parameter]:
 
 
 def modules(module: nn.Module, pattern: str) -> list[nn.Module]:
-    """The modules whose names match a regular expression.
+    """The modules whose names match a regular expression, without those of a teacher, which is not trained.
 
     Raises:
         ValueError: If there are none.
     """
-    found = [child for name, child in module.named_modules() if name and re.search(pattern, name)]
+    named = dict(module.named_modules())
+    teachers = tuple(f"{name}." for name, child in named.items() if isinstance(child, EMATeacher))
+    named = {name: child for name, child in named.items() if not f"{name}.".startswith(teachers or "\0")}
+    found = [child for name, child in named.items() if name and re.search(pattern, name)]
     if not found:
-        examples = ", ".join([name for name, _ in module.named_modules()][-3:])
+        examples = ", ".join(list(named)[-3:])
         raise ValueError(f"regularizers: no module's name matches {pattern!r}; names look like {examples}")
     return found
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ssl_toolkit.random import number
 from ssl_toolkit.regularization.base import Regularizer, Result, modules, weights
+from ssl_toolkit.step import StepContext
 
 
 class InputNoise(Regularizer):
@@ -76,7 +77,7 @@ class WeightNoise(Regularizer):
         self.pattern = pattern
         self._is_there = False
 
-    def around(self, task: Any, compute: Callable[[], Result]) -> Result:
+    def around(self, task: Any, context: StepContext, compute: Callable[[], Result]) -> Result:
         """Computes the loss with noisy weights, which stay so until its gradient is known."""
         # once, also if another regularizer computes the loss twice
         if not self._is_there:

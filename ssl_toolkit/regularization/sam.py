@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ssl_toolkit.regularization.base import Regularizer, Result
+from ssl_toolkit.step import StepContext
 
 
 class SAM(Regularizer):
@@ -35,7 +36,7 @@ class SAM(Regularizer):
         self.rho = rho
         self.adaptive = adaptive
 
-    def around(self, task: Any, compute: Callable[[], Result]) -> Result:
+    def around(self, task: Any, context: StepContext, compute: Callable[[], Result]) -> Result:
         """Moves to the worst point nearby, and computes the loss there."""
         parameters = [parameter for parameter in task.parameters() if parameter.requires_grad]
         device = parameters[0].device

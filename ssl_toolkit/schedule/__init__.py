@@ -1,4 +1,4 @@
-"""Learning rate schedules: pure functions of the step, shared by pretext and downstream tasks."""
+"""Schedules of the learning rate and of other numbers: pure functions of the step, shared by both sides."""
 
 from ssl_toolkit.schedule.base import Schedule
 from ssl_toolkit.schedule.curves import (
@@ -12,8 +12,9 @@ from ssl_toolkit.schedule.curves import (
     Polynomial,
     Step,
 )
+from ssl_toolkit.schedule.scalar import Progress, Scheduled, check_bounds, value_at
 
 __all__ = [
-    "Constant", "Cosine", "Exponential", "InverseSqrt", "Linear", "MultiStep", "OneCycle", "Polynomial", "Schedule",
-    "Step",
+    "Constant", "Cosine", "Exponential", "InverseSqrt", "Linear", "MultiStep", "OneCycle", "Polynomial", "Progress",
+    "Schedule", "Scheduled", "Step", "check_bounds", "value_at",
 ]  # fmt: skip

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 
-from ssl_toolkit.augment import RandomView
 from ssl_toolkit.callbacks import OnlineEvaluation, ProgressiveSize
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.task import Task
@@ -111,12 +110,16 @@ def measure(
         every = arguments.get("check_val_every_n_epoch") or 1
         validation = stopwatch.validation * len(loader) / every
     training = stopwatch.training
-    view = getattr(task, "view", None)
-    if progressive is not None and progressive.start < 1 and isinstance(view, RandomView):
-        view.side, small = progressive.side(view.size, 0), Stopwatch(seconds)
+    views = getattr(task, "random_views", ())
+    if progressive is not None and progressive.start < 1 and views:
+        small = Stopwatch(seconds)
+        for view, _ in views:
+            view.side = progressive.side(view.size, 0)
         trial_trainer(arguments, small).fit(task, datamodule=data)
-        grown = (progressive.mean_area(view.size) - view.side**2) / max(1, view.size**2 - view.side**2)
-        training = small.training + (training - small.training) * grown
+        whole = sum(count * view.size**2 for view, count in views)
+        least = sum(count * view.side**2 for view, count in views)
+        mean = sum(count * progressive.mean_area(view.size) for view, count in views)
+        training = small.training + (training - small.training) * (mean - least) / max(1, whole - least)
     costs = Costs(training * accumulated, batches / accumulated, validation, 0.0, 0)
     if evaluation is not None and isinstance(data, ImageData) and (every := evaluation.interval(task, data)):
         seconds = evaluation.estimate_seconds(trainer, task, data)

@@ -198,7 +198,7 @@ def test_the_output_holds_the_features_of_real_frames_only():
     task.setup("validate")
     task.eval()
     batch = make_batch([4, 2])
-    output = task.step(batch, batch.indices)
+    output = task.compute(batch, batch.indices)
     expected = task.backbone_features(batch.frames, batch.indices.repeat_interleave(batch.lengths))
     assert torch.allclose(output.features, expected, atol=1e-5)
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretext.simclr import SimCLR
-from ssl_toolkit.task import StepOutput
+from ssl_toolkit.step import StepContext, StepOutput
 
 
 class Agreement(SimCLR):
@@ -18,7 +18,7 @@ class Agreement(SimCLR):
         width = projector_widths[-1]
         self.predictor = nn.Sequential(nn.Linear(width, width // 4), nn.ReLU(), nn.Linear(width // 4, width))
 
-    def loss(self, views: tuple[Tensor, Tensor]) -> StepOutput:
+    def loss(self, views: tuple[Tensor, ...], context: StepContext) -> StepOutput:
         features = self.backbone(torch.cat(views))
         embeddings = self.projector(features)
         first, second = embeddings.chunk(2)

@@ -153,7 +153,7 @@ class _Step(nn.Module):
         self.task = task
 
     def forward(self, batch: Any) -> Tensor:
-        return self.task.step(batch, self.task.keys(batch)).loss
+        return self.task.compute(batch).loss
 
 
 def _build(recipe: str, case: Case) -> tuple[Task, Any]:

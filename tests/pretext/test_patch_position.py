@@ -12,6 +12,7 @@ from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.optim import AdamW
 from ssl_toolkit.random import sample_keys
 from ssl_toolkit.schedule import Constant
+from ssl_toolkit.step import StepContext
 
 
 def plain_view(size):
@@ -84,7 +85,7 @@ def test_colour_dropping_leaves_one_channel_of_each_patch():
 def test_the_loss_weighs_the_eight_positions_equally():
     task = make_task().eval()
     views = task.make_views(make_images(4), sample_keys(0, 0, torch.arange(4)))
-    output = task.loss(views)
+    output = task.loss(views, StepContext())
 
     # the same from its definition: mean over classes of the mean over a class's pairs
     features = task.backbone(views.flatten(0, 1)).detach().unflatten(0, (4, 9))
@@ -104,7 +105,7 @@ def test_a_constant_answer_has_the_loss_of_chance():
     task = make_task()
     torch.nn.init.zeros_(task.classifier[-1].weight)
     torch.nn.init.zeros_(task.classifier[-1].bias)
-    output = task.loss(task.make_views(make_images(4), sample_keys(0, 0, torch.arange(4))))
+    output = task.loss(task.make_views(make_images(4), sample_keys(0, 0, torch.arange(4))), StepContext())
     assert output.loss.item() == pytest.approx(math.log(8), rel=1e-5)
     assert output.metrics["position_top1"].item() == pytest.approx(1 / 8, rel=1e-5)
 

@@ -19,6 +19,7 @@ from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.optim import SGD
 from ssl_toolkit.regularization import CutMix, LabelSmoothing, MixUp
 from ssl_toolkit.schedule import Constant
+from ssl_toolkit.step import StepContext
 
 BATCH = 8
 
@@ -49,16 +50,16 @@ class MixedLoss(torch.nn.Module):
 
     def forward(self, views, indices):
         task = self.task
-        task.training_batch = Batch(None, indices, None, epoch=0)
+        context = StepContext(batch=Batch(None, indices, None, epoch=0))
 
         def compute():
-            output = task.loss(views)
+            output = task.loss(views, context)
             # what the naive computation needs
-            self.mixing = task.mixing
+            self.mixing = context.mixing
             return output.loss
 
         for regularizer in task.regularizers:
-            compute = partial(regularizer.around, task, compute)
+            compute = partial(regularizer.around, task, context, compute)
         return compute()
 
 
@@ -95,8 +96,8 @@ def test_i_mix_in_two_processes_equals_the_whole_batch_with_the_same_mixing(pass
     assert ((low - 1e-12 <= mixed) & (mixed <= high + 1e-12)).all()
 
     task = make_task()
-    task.mixing, task.smoothing, task.forward_passes = Mixing(partners, shares), 0.1, passes
-    loss = task.loss((mixed, second)).loss
+    task.forward_passes = passes
+    loss = task.loss((mixed, second), StepContext(mixing=Mixing(partners, shares), smoothing=0.1)).loss
     loss.backward()
     assert sum(losses) / 2 == pytest.approx(loss.item(), rel=1e-12)
     for key, parameter in task.named_parameters():

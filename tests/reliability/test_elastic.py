@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch.utils._pytree import tree_map
 
 import methods
 from runs import batches_noted, checkpoint, command
@@ -134,9 +135,7 @@ def views_made_one_by_one(name):
             original(self, Images(images.pixels[row : row + 1], images.sizes[row : row + 1]), keys[row : row + 1])
             for row in range(len(keys))
         ]
-        return (
-            torch.cat(parts) if isinstance(parts[0], torch.Tensor) else tuple(map(torch.cat, zip(*parts, strict=True)))
-        )
+        return tree_map(lambda *each: torch.cat(each), *parts)
 
     cls.make_views = make_views
     try:

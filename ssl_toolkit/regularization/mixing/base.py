@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ssl_toolkit.losses.soft_targets import Mixing
 from ssl_toolkit.random import fold, random_bits, uniform
 from ssl_toolkit.regularization.base import Regularizer, Result
+from ssl_toolkit.step import StepContext
 
 
 class Rows(NamedTuple):
@@ -47,7 +48,7 @@ class Mixer(Regularizer):
             raise ValueError(f"regularizers: probability is {probability}, expected a number above 0 and at most 1")
         self.alpha = alpha
         self.probability = probability
-        self._task: Any = None
+        self._context = StepContext()
         self._keys: Tensor | None = None
         self._mine = torch.empty(0, dtype=torch.bool)
         self._partners = torch.empty(0, dtype=torch.int64)
@@ -73,23 +74,23 @@ class Mixer(Regularizer):
 
     def prepare(self, task: Any) -> None:
         """Has what the backbone sees changed."""
-        self._task = task
         hook = self.before_backbone
         # it does another thing at each step, of which a compiled backbone must know nothing
         task.backbone.register_forward_pre_hook(torch.compiler.disable(hook) if task.compile_backbone else hook)
 
-    def around(self, task: Any, compute: Callable[[], Result]) -> Result:
+    def around(self, task: Any, context: StepContext, compute: Callable[[], Result]) -> Result:
         """Draws who is mixed with whom, and computes the loss of it."""
-        before = task.mixing
-        keys = task.keys(task.training_batch)
+        before, self._context = context.mixing, context
+        keys = task.keys(context.batch)
         self._keys = fold(keys, type(self).__name__)
         self._mine = self._drawn(task, keys)
         self._partners = _cycle(self._mine, keys)
-        self._rows, self._seen = Rows(*task.mixed_rows(self._partners)), 0
+        self._rows, self._seen = Rows(*task.mixed_rows(context.batch, self._partners)), 0
         try:
             return compute()
         finally:
-            task.mixing, self._keys, self._rows = before, None, None
+            context.mixing, self._context = before, StepContext()
+            self._keys = self._rows = None
 
     def _drawn(self, task: Any, keys: Tensor) -> Tensor:
         """Which samples this mixing gets: a bool tensor of shape ``[batch]``.
@@ -118,12 +119,16 @@ class Mixer(Regularizer):
         return Rows(self._rows.samples[start : self._seen], self._rows.partners[start : self._seen] - start)
 
     def mixed(self, rows: Tensor, which: Rows) -> Tensor:
-        """The rows mixed, which the task now knows of."""
+        """The rows mixed, which the loss now knows of."""
         assert self._keys is not None
         mixed, shares = self.mix(rows, which, self._keys)
-        others = self._task.mixing or Mixing(torch.arange(len(shares), device=shares.device), torch.ones_like(shares))
-        self._task.mixing = Mixing(
-            torch.where(self._mine, self._partners, others.partners), torch.where(self._mine, shares, others.shares)
+        places = torch.arange(len(rows), device=shares.device)
+        # of several forward passes that one counts in which a sample is mixed: others may see views of another size
+        changes = (which.partners != places).to(shares.dtype)
+        here = torch.zeros_like(shares).index_add(0, which.samples, changes) > 0
+        others = self._context.mixing or Mixing(places[: len(shares)], torch.ones_like(shares))
+        self._context.mixing = Mixing(
+            torch.where(here, self._partners, others.partners), torch.where(here, shares, others.shares)
         )
         return mixed
 

@@ -12,6 +12,7 @@ from ssl_toolkit.random import number
 from ssl_toolkit.regularization.base import Result, modules
 from ssl_toolkit.regularization.mixing.base import Rows
 from ssl_toolkit.regularization.mixing.images import MixUp
+from ssl_toolkit.step import StepContext
 
 
 class ManifoldMixUp(MixUp):
@@ -60,12 +61,12 @@ class ManifoldMixUp(MixUp):
         for layer in self._layers:
             layer.register_forward_hook(self._after_layer)
 
-    def around(self, task: Any, compute: Callable[[], Result]) -> Result:
+    def around(self, task: Any, context: StepContext, compute: Callable[[], Result]) -> Result:
         """Draws the layer, too."""
         drawn = number("manifold mixup", torch.initial_seed())  # the step's
         self._layer = self._layers[drawn % len(self._layers)]
         try:
-            result = super().around(task, compute)
+            result = super().around(task, context, compute)
             if self._pending is not None:
                 name = next(name for name, module in task.named_modules() if module is self._layer)
                 raise ValueError(

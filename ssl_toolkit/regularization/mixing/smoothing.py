@@ -7,6 +7,7 @@ from typing import Any
 
 from ssl_toolkit.regularization.base import Regularizer, Result, check_probability
 from ssl_toolkit.regularization.mixing.base import check_soft_targets
+from ssl_toolkit.step import StepContext
 
 
 class LabelSmoothing(Regularizer):
@@ -27,11 +28,11 @@ class LabelSmoothing(Regularizer):
         """Whether the task can smooth."""
         check_soft_targets(self, task)
 
-    def around(self, task: Any, compute: Callable[[], Result]) -> Result:
+    def around(self, task: Any, context: StepContext, compute: Callable[[], Result]) -> Result:
         """Computes the loss with smoothed targets."""
-        before = task.smoothing
-        task.smoothing = 1 - (1 - before) * (1 - self.share)
+        before = context.smoothing
+        context.smoothing = 1 - (1 - before) * (1 - self.share)
         try:
             return compute()
         finally:
-            task.smoothing = before
+            context.smoothing = before

@@ -30,7 +30,7 @@ class Brightness(Task):
         super().__init__(backbone=backbone, optimizer=SGD(lr=lr), schedule=Constant())
         self.head = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(self.backbone.num_features, 1))
 
-    def step(self, batch, keys):
+    def step(self, batch, keys, context):
         images = batch.images.pixels / 255
         features = self.backbone(images)
         return StepOutput((self.head(features)[:, 0] - images.mean(dim=(1, 2, 3))).square().mean(), features, {})

@@ -19,9 +19,9 @@ from ssl_toolkit.tuning import time_budget
 class Watched(SimCLR):
     """Notes the sides of the views in training and in validation."""
 
-    def loss(self, views):
+    def loss(self, views, context):
         vars(self).setdefault("sides", {True: [], False: []})[self.training].append(views[0].shape[-1])
-        return super().loss(views)
+        return super().loss(views, context)
 
 
 def make(kind=Watched, **kwargs):

@@ -10,7 +10,7 @@ from torch import nn
 from downstream.classification import Classification
 from pretext.barlow_twins import BarlowTwins
 from pretext.patch_position import PatchPosition
-from pretext.simclr import SimCLR, nt_xent
+from pretext.simclr import SimCLR
 from ssl_toolkit import init
 from ssl_toolkit.augment import RandomView
 from ssl_toolkit.cli import main
@@ -18,6 +18,7 @@ from ssl_toolkit.cli.diagnose import diagnose as verb
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.health.diagnose import diagnose
+from ssl_toolkit.losses import nt_xent
 from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.optim import SGD, AdamW
 from ssl_toolkit.schedule import Constant, Cosine
@@ -139,8 +140,8 @@ class Doubled(Classification):
 class Detached(SimCLR):
     """One of the two views is held constant."""
 
-    def loss(self, views):
-        output = super().loss(views)
+    def loss(self, views, context):
+        output = super().loss(views, context)
         first, second = (self.projector(self.backbone(view)) for view in views)
         return output._replace(loss=nt_xent(first, second.detach(), self.temperature)[0])
 
@@ -183,10 +184,10 @@ class Shuffled(Classification):
 
     calls = 0
 
-    def step(self, batch, keys):
+    def step(self, batch, keys, context):
         type(self).calls += 1
         labels = torch.randint(10, batch.labels.shape, generator=torch.Generator().manual_seed(self.calls))
-        return super().step(batch._replace(labels=labels), keys)
+        return super().step(batch._replace(labels=labels), keys, context)
 
 
 def test_labels_that_mean_nothing_are_found():
@@ -224,3 +225,8 @@ def test_the_verb_prints_writes_and_changes_nothing(tmp_path, capsys):
     assert main(["diagnose", "pretran", "-c", str(recipe)]) == 2
     assert "did you mean 'pretrain'" in capsys.readouterr().err
     assert main(["diagnose", "pretrain", "-c", str(recipe), "--resume", str(run)]) == 2
+
+
+def test_a_frozen_backbone_is_not_listed():
+    diagnosis = examined(classification(freeze_backbone=True))
+    assert {layer.name.partition(".")[0] for layer in diagnosis.layers} == {"head"}

@@ -22,6 +22,7 @@ from ssl_toolkit.optim import SGD
 from ssl_toolkit.random import beta, sample_keys
 from ssl_toolkit.regularization import SAM, CutMix, LabelSmoothing, ManifoldMixUp, MixUp
 from ssl_toolkit.schedule import Constant
+from ssl_toolkit.step import StepContext
 from ssl_toolkit.task import Task
 
 SIZE = 16
@@ -39,7 +40,7 @@ class Bare(nn.Module):
     """What a mixing needs of a task."""
 
     takes_soft_targets, gradient_checkpointing, compile_backbone = True, False, False
-    seed, mixing, smoothing = 0, None, 0.0
+    seed = 0
     keys, mixed_rows = Task.keys, Task.mixed_rows
 
     def __init__(self, *regularizers, backbone=None):
@@ -53,13 +54,14 @@ class Bare(nn.Module):
 
     def run(self, images, epoch=0):
         """What comes out of the backbone, and the mixing."""
-        self.training_batch = Batch(Images(images, images), torch.arange(len(images)), torch.empty(0), epoch)
+        batch = Batch(Images(images, images), torch.arange(len(images)), torch.empty(0), epoch)
+        self.context = StepContext(batch=batch)
 
         def compute():
-            return self.backbone(images), self.mixing
+            return self.backbone(images), self.context.mixing
 
         for each in self.regularizers:
-            compute = partial(each.around, self, compute)
+            compute = partial(each.around, self, self.context, compute)
         return compute()
 
 
@@ -125,7 +127,7 @@ def test_no_mixing_is_mixed_again(mixers):
     mixed, (partners, shares) = task.run(images)
     numbers = torch.arange(64.0)
     torch.testing.assert_close(mixed.mean(dim=(1, 2, 3)), shares * numbers + (1 - shares) * partners)
-    assert task.mixing is None
+    assert task.context.mixing is None
 
 
 def test_several_mixings_share_the_samples():
@@ -202,8 +204,8 @@ def make_task(kind, regularizers, **arguments):
     loss = task.loss
 
     def noted(*given):
-        output = loss(*given)
-        task.known.append((task.mixing, task.smoothing))
+        output, task.context = loss(*given), given[-1]
+        task.known.append((task.context.mixing, task.context.smoothing))
         return output
 
     task.loss = noted
@@ -256,8 +258,7 @@ def test_each_task_mixes_what_it_should(kind):
     for row, (sample, other) in enumerate(pairs):
         expected = shares[sample] * before[row] + (1 - shares[sample]) * before[other]
         torch.testing.assert_close(after[row], expected)
-    assert task.mixing is None
-    assert task.training_batch is None
+    assert task.context.mixing is None
 
 
 @pytest.mark.parametrize("kind", ["images", "frames"])
@@ -314,7 +315,7 @@ def test_sam_sees_the_same_mixing_twice(kind, sam_first):
     assert torch.equal(first.partners, second.partners)
     assert torch.equal(first.shares, second.shares)
     assert smoothing == again == pytest.approx(0.1)
-    assert (task.mixing, task.smoothing) == (None, 0.0)
+    assert (task.context.mixing, task.context.smoothing) == (None, 0.0)
 
 
 def test_a_step_that_fails_leaves_nothing_mixed():
@@ -322,7 +323,6 @@ def test_a_step_that_fails_leaves_nothing_mixed():
     batch = make_batch("images")
     with pytest.raises(RuntimeError, match="out of bounds"):
         task.training_step(batch._replace(labels=batch.labels + 9), 0)
-    assert (task.mixing, task.smoothing, task.training_batch) == (None, 0.0, None)
     task.backbone(images := torch.rand(2, 3, SIZE, SIZE))
     assert task.after[-1] is images
 

@@ -24,6 +24,7 @@ from ssl_toolkit.regularization import (
     VarianceCovariance,
     WeightNoise,
 )
+from ssl_toolkit.step import StepContext
 
 FEATURES = torch.zeros(1, 2)
 
@@ -187,7 +188,9 @@ def test_what_is_dropped_together(drop, same):
 def test_weight_noise_is_there_for_the_gradient_and_gone_for_the_step():
     task, noise = Network(), WeightNoise(0.5, "^head")
     before = {name: parameter.detach().clone() for name, parameter in task.named_parameters()}
-    seen = noise.around(task, lambda: {name: each.detach().clone() for name, each in task.named_parameters()})
+    seen = noise.around(
+        task, StepContext(), lambda: {name: each.detach().clone() for name, each in task.named_parameters()}
+    )
     changed = {name for name in before if not torch.equal(before[name], seen[name])}
     assert changed == {"head.1.weight"}
     task.after_backward()
@@ -196,7 +199,7 @@ def test_weight_noise_is_there_for_the_gradient_and_gone_for_the_step():
     large = Empty()
     large.layer = nn.Linear(300, 300)
     start = large.layer.weight.detach().clone()
-    WeightNoise(0.5).around(large, lambda: None)
+    WeightNoise(0.5).around(large, StepContext(), lambda: None)
     assert (large.layer.weight - start).std().item() == pytest.approx(0.5 * start.std().item(), rel=0.02)
 
 
@@ -212,7 +215,7 @@ def test_sam_and_weight_noise_together_leave_no_trace(sam_first):
 
     pair = [SAM(0.1), WeightNoise(0.5)]
     for regularizer in pair if sam_first else reversed(pair):
-        compute = functools.partial(regularizer.around, task, compute)
+        compute = functools.partial(regularizer.around, task, StepContext(), compute)
     compute()[0].backward()
     assert len(points) == 2
     noisy, worst = (point - before["head.1.weight"] for point in points)
@@ -239,7 +242,7 @@ def test_sam_is_the_gradient_of_the_worst_point_nearby(adaptive):
     task = Empty()
     task.weight = nn.Parameter(torch.tensor([1.0, -2.0]))
     sam = SAM(rho=0.1, adaptive=adaptive)
-    loss, _ = sam.around(task, lambda: (0.5 * task.weight @ curvature @ task.weight, None))
+    loss, _ = sam.around(task, StepContext(), lambda: (0.5 * task.weight @ curvature @ task.weight, None))
     loss.backward()
     task.after_backward()
     weight = torch.tensor([1.0, -2.0])
@@ -270,7 +273,7 @@ def test_sam_under_autocast_with_dropout_and_batchnorm():
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
         sam = SAM(rho=1.0)
-        sam.around(task, compute)[0].backward()
+        sam.around(task, StepContext(), compute)[0].backward()
     task.after_backward()
     (first, before), loss, (second, between), worst = seen
     assert first == second, "the same random numbers in both passes"

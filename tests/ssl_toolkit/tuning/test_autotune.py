@@ -12,6 +12,7 @@ from ssl_toolkit.data import ImageData
 from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.optim import SGD
 from ssl_toolkit.schedule import Cosine
+from ssl_toolkit.step import StepContext
 from ssl_toolkit.tuning import autotune
 from ssl_toolkit.tuning.autotune import KeptChoices, fastest, measure_batch, speed_candidates
 
@@ -108,9 +109,9 @@ def test_a_trial_takes_a_small_batch_and_gives_the_data_back_as_they_were():
     sizes = []
 
     class Watched(SimCLR):
-        def loss(self, views):
+        def loss(self, views, context):
             sizes.append(len(views[0]))
-            return super().loss(views)
+            return super().loss(views, context)
 
     task = tiny_task()
     task.__class__ = Watched
@@ -138,7 +139,7 @@ def test_two_forward_passes_are_one_where_nothing_looks_at_the_whole_batch():
         outputs = []
         for passes in (1, 2):
             task.forward_passes = passes
-            outputs.append(task.train(training).loss(views))
+            outputs.append(task.train(training).loss(views, StepContext(training)))
         assert outputs[0].features.shape == outputs[1].features.shape == (12, task.backbone.num_features)
         assert torch.allclose(outputs[0].features, outputs[1].features, atol=1e-5) == equal
         assert torch.allclose(outputs[0].loss, outputs[1].loss, atol=1e-5) == equal
@@ -153,7 +154,7 @@ def test_a_compiled_backbone_computes_the_same_and_keeps_its_names():
     for compile in (False, True):
         task = tiny_task(compile=compile, sync_batchnorm=False)
         task.setup("fit")
-        loss = task.loss(views).loss
+        loss = task.loss(views, StepContext()).loss
         loss.backward()
         losses.append((loss.item(), task.backbone.model.conv1[0].weight.grad.norm().item()))
         names.append(list(task.state_dict()))

@@ -31,7 +31,7 @@ class Bowl(Task):
         self.weight = nn.Parameter(torch.zeros(8))
         self.seen = []
 
-    def step(self, batch, keys):
+    def step(self, batch, keys, context):
         # as far as the sample and not the epoch goes, so that the whole set is one bowl
         inputs = normal(fold(batch.indices, "x"), 8) * self.scales
         targets = inputs.sum(dim=1) + self.noise * normal(fold(batch.indices, "y"))
@@ -81,7 +81,7 @@ def test_the_rates_grow_by_one_factor_and_the_losses_are_those_of_plain_gradient
         pair = batches[2 * step : 2 * step + 2]
         with torch.no_grad():
             again.weight.copy_(weight)
-        total = sum(again.step(batch, None).loss for batch in pair) / 2
+        total = sum(again.step(batch, None, None).loss for batch in pair) / 2
         (gradient,) = torch.autograd.grad(total, [again.weight])
         losses.append(float(total.detach()))
         weight = weight - (1e-3 if step < 4 else curve.rates[min(step - 4, 19)]) * gradient

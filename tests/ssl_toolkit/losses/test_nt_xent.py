@@ -1,4 +1,4 @@
-"""NT-Xent and i-Mix against naive loops and hand values."""
+"""NT-Xent and InfoNCE, with mixing and with a queue, against naive loops and hand values."""
 
 import math
 import subprocess
@@ -6,10 +6,9 @@ import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from pretext import simclr
-from pretext.simclr import i_mix, nt_xent
-from ssl_toolkit.losses.soft_targets import Mixing
+from ssl_toolkit.losses import Mixing, contrast, info_nce, nt_xent
 
 
 def naive_nt_xent(first, second, temperature):
@@ -57,7 +56,7 @@ def test_in_parts_it_is_the_same_with_the_same_gradients(rows, monkeypatch):
     first, second = torch.randn(2, 7, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     results = []
     for most in (1 << 24, rows * 14):
-        monkeypatch.setattr(simclr, "_MAX_SIMILARITIES", most)
+        monkeypatch.setattr(contrast, "_MAX_SIMILARITIES", most)
         leaves = first.clone().requires_grad_(), second.clone().requires_grad_()
         loss, top1 = nt_xent(*leaves, 0.2)
         loss.backward()
@@ -85,6 +84,10 @@ def naive_i_mix(mixing, first, second, temperature, smoothing):
             losses.append(-target * math.log(exponential / sum(exponentials)))
         hits.append(exponentials.index(max(exponentials)) == (i if share >= 0.5 else partner))
     return sum(losses) / num, sum(hits) / num
+
+
+def i_mix(mixing, first, second, temperature, smoothing=0.0):
+    return info_nce(first, second, temperature, mixing=mixing, smoothing=smoothing)
 
 
 def make_mixing(num, generator):
@@ -124,7 +127,7 @@ def test_in_parts_soft_targets_give_the_same(rows, mixed, monkeypatch):
     first, second = torch.randn(2, 7, 5, dtype=torch.float64, generator=generator)
     mixing, results = make_mixing(7, generator), []
     for most in (1 << 24, rows * 7 if mixed else rows * 14):
-        monkeypatch.setattr(simclr, "_MAX_SIMILARITIES", most)
+        monkeypatch.setattr(contrast, "_MAX_SIMILARITIES", most)
         leaves = first.clone().requires_grad_(), second.clone().requires_grad_()
         arguments = {"temperature": 0.2, "smoothing": 0.1}
         loss, top1 = i_mix(mixing, *leaves, **arguments) if mixed else nt_xent(*leaves, **arguments)
@@ -134,11 +137,37 @@ def test_in_parts_soft_targets_give_the_same(rows, mixed, monkeypatch):
         torch.testing.assert_close(in_parts, whole)
 
 
+@pytest.mark.parametrize(("num", "negatives", "temperature"), [(1, 1, 0.5), (7, 20, 0.1), (16, 5, 1.0)])
+def test_a_query_picks_its_key_among_negatives(num, negatives, temperature):
+    generator = torch.Generator().manual_seed(num)
+    queries, keys = torch.randn(2, num, 8, generator=generator)
+    queue = F.normalize(torch.randn(negatives, 8, generator=generator), dim=1)
+    loss, top1 = info_nce(queries, keys, temperature, queue)
+    total, hits = 0.0, 0
+    for query, key in zip(queries.double(), keys.double(), strict=True):
+        query, key = query / query.norm(), key / key.norm()
+        right = math.exp(float(query @ key) / temperature)
+        wrong = [math.exp(float(query @ each) / temperature) for each in queue.double()]
+        total -= math.log(right / (right + sum(wrong)))
+        hits += right > max(wrong)
+    assert loss.item() == pytest.approx(total / num, rel=1e-5)
+    assert top1.item() == pytest.approx(hits / num)
+
+
+def test_with_negatives_nothing_depends_on_the_other_queries():
+    generator = torch.Generator().manual_seed(0)
+    queries, keys = torch.randn(2, 6, 8, generator=generator)
+    queue = F.normalize(torch.randn(9, 8, generator=generator), dim=1)
+    whole = info_nce(queries, keys, 0.2, queue, smoothing=0.1)[0]
+    alone = [info_nce(q[None], k[None], 0.2, queue, smoothing=0.1)[0] for q, k in zip(queries, keys, strict=True)]
+    torch.testing.assert_close(whole, torch.stack(alone).mean())
+
+
 @pytest.mark.slow
 def test_a_large_batch_needs_little_memory():
     program = """
 import resource, torch
-from pretext.simclr import nt_xent
+from ssl_toolkit.losses import nt_xent
 first, second = (torch.randn(8192, 64).requires_grad_() for _ in range(2))
 nt_xent(first[:64], second[:64], 0.2)[0].backward()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -25,7 +25,7 @@ class Brightness(Task):
         self.head = nn.Sequential(nn.Dropout(0.5), nn.Linear(self.backbone.num_features, 1))
         self.seen, self.drawn = [], []
 
-    def step(self, batch, keys):
+    def step(self, batch, keys, context):
         self.seen.append((batch.epoch, batch.indices, keys))
         self.drawn.append(torch.rand(()).item())
         images = batch.images.pixels / 255

@@ -1,0 +1,8 @@
+"""What pretext tasks share: views, embeddings of several views, teachers, grids of patches."""
+
+from pretext.base.grid import GridTask
+from pretext.base.joint_embedding import JointEmbeddingTask
+from pretext.base.task import PretextTask
+from pretext.base.teacher import TeacherTask
+
+__all__ = ["GridTask", "JointEmbeddingTask", "PretextTask", "TeacherTask"]

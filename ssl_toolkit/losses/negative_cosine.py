@@ -1,0 +1,32 @@
+"""Regression of embeddings on the sphere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssl_toolkit.losses.full_precision import full_precision
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+def negative_cosine(
+    predictions: Float[Tensor, "batch width"], targets: Float[Tensor, "batch width"]
+) -> Float[Tensor, ""]:
+    """The mean squared distance of unit vectors, ``2 - 2 cos`` (Grill et al. 2020, arXiv 2006.07733, equation 2).
+
+    From 0 (equal directions) to 4 (opposite ones); 2 for directions that have nothing to do with each other. It is
+    twice SimSiam's negative cosine (Chen and He 2021, arXiv 2011.10566, equation 1) plus 2. The mean over a batch needs
+    nothing of the other processes: DDP's average of the gradients is that of one process.
+
+    Args:
+        predictions: Of the student; normalised here, in float32 at least.
+        targets: What they shall point to, likewise; no gradient reaches them.
+    """
+    with torch.autocast(predictions.device.type, enabled=False):
+        cosine = F.cosine_similarity(full_precision(predictions), full_precision(targets).detach(), dim=1)
+        return 2 - 2 * cosine.mean()
