@@ -6,6 +6,7 @@ its package, and a test of this list fails until it has its arguments below.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 import pkgutil
@@ -30,6 +31,17 @@ OPTIMIZER = {
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "BarlowTwins": {"view": {"size": 24}, "projector_widths": [16, 8]},
     "SimCLR": {"view": {"size": 24}, "projector_widths": [16, 8]},
+    "BYOL": {"view": {"size": 24}, "projector_widths": [16, 8], "predictor_width": 16},
+    "MoCoV2": {"view": {"size": 24}, "projector_widths": [16, 8], "queue_size": 20, "momentum": 0.9},
+    "Jigsaw": {
+        "backbone": {**BACKBONE, "stem": "small"},
+        "view": {"size": 36, "blur": 0},
+        "patch_size": 12,
+        "jitter": 0,
+        "num_permutations": 5,
+        "patch_width": 8,
+        "hidden_width": 16,
+    },
     "PatchPosition": {
         "backbone": {**BACKBONE, "stem": "small"},
         "view": {"size": 36, "blur": 0},
@@ -84,7 +96,7 @@ def recipe(name: str, folder: Path, **trainer: Any) -> dict[str, Any]:
         "seed": 0,
         "model": {
             "class_path": f"{cls.__module__}.{cls.__qualname__}",
-            "init_args": {"backbone": BACKBONE, **OPTIMIZER, **ARGUMENTS[name]},
+            "init_args": copy.deepcopy({"backbone": BACKBONE, **OPTIMIZER, **ARGUMENTS[name]}),
         },
         "data": data,
         "trainer": {"max_epochs": 3, "accelerator": "cpu", **trainer},

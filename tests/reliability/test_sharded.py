@@ -163,7 +163,7 @@ def test_every_task_trains_in_parts_as_with_ddp(run_processes, tmp_path, reached
         ]
         assert header[0] == header[1]
     # these losses do not depend on the scale of an embedding: of gradients next to nothing Adam makes steps
-    limits = {name: 1e-5 if name in ("BarlowTwins",) else 1e-6 for name in found}
+    limits = {name: 1e-5 if name in ("BarlowTwins", "MoCoV2") else 1e-6 for name in found}
     assert all(found[name] <= limit for name, limit in limits.items()), found
     reached(f"{len(found)} tasks ({', '.join(found)}), 6 steps of AdamW: at most {max(found.values()):.1e} from DDP")
 

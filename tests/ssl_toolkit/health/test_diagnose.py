@@ -5,10 +5,13 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from downstream.classification import Classification
 from pretext.barlow_twins import BarlowTwins
+from pretext.byol import BYOL
+from pretext.moco_v2 import MoCoV2
 from pretext.patch_position import PatchPosition
 from pretext.simclr import SimCLR
 from ssl_toolkit import init
@@ -150,6 +153,15 @@ class Honest(Detached):
     stops_gradients = True
 
 
+class Together(BYOL):
+    """All views shall be alike, whatever their image."""
+
+    def loss(self, views, context):
+        output, (_, embedded) = super().loss(views, context), self.embed(views)
+        unit = F.normalize(torch.cat(list(embedded.values())), dim=1)
+        return output._replace(loss=2 - 2 * (unit @ unit.T).mean())
+
+
 def test_a_wrong_gradient_is_found():
     torch.manual_seed(0)
     assert kinds(examined(classification(Doubled))) == {"gradient"}
@@ -227,6 +239,32 @@ def test_the_verb_prints_writes_and_changes_nothing(tmp_path, capsys):
     assert main(["diagnose", "pretrain", "-c", str(recipe), "--resume", str(run)]) == 2
 
 
+def teacher_task(kind=BYOL, **arguments):
+    common = {"optimizer": AdamW(lr=0.002), "schedule": Cosine(warmup_percent=10), "projector_widths": (32, 16)}
+    return kind(backbone=backbone(), view=RandomView(24), **common, **arguments)
+
+
+def test_a_loss_that_falls_because_the_embeddings_collapse_is_not_called_well():
+    found = {finding.kind: str(finding) for finding in examined(teacher_task(Together)).findings}
+    assert "but by a collapse: the spread of their embeddings falls from 0." in found["overfitting a few samples"]
+
+
+@pytest.mark.parametrize("kind", [BYOL, MoCoV2])
+def test_teachers_and_queues_are_no_fault_and_frozen_layers_are_not_listed(kind):
+    diagnosis = examined(teacher_task(kind))
+    assert not diagnosis.findings, [str(finding) for finding in diagnosis.findings]
+    names = {layer.name.partition(".")[0] for layer in diagnosis.layers}
+    assert names == {"backbone", "projector", *({"predictor"} if kind is BYOL else ())}
+    assert not any(name.startswith("teacher") for name in diagnosis.trial.ratios)
+
+
 def test_a_frozen_backbone_is_not_listed():
     diagnosis = examined(classification(freeze_backbone=True))
     assert {layer.name.partition(".")[0] for layer in diagnosis.layers} == {"head"}
+
+
+def test_a_random_queue_begins_within_the_margin():
+    for temperature, size in ((0.07, 4), (0.2, 64), (1.0, 4096)):
+        task = teacher_task(MoCoV2, temperature=temperature, queue_size=size)
+        (check,) = [each for each in examined(task).checks if each.name == "loss at the start"]
+        assert not check.findings, (temperature, size, check)
