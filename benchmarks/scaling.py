@@ -155,7 +155,11 @@ def open_index(args: argparse.Namespace) -> dict[str, float]:
 
 
 def peak_memory() -> float:
-    """The largest resident memory of this process so far, in bytes."""
+    """The largest resident memory of this program so far, in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # not ru_maxrss, which begins with the peak of the process that started this one
+        return 1024 * int(next(line.split()[1] for line in status.read_text().splitlines() if "VmHWM" in line))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

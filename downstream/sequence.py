@@ -217,7 +217,7 @@ class SequenceClassification(Classifier):
     """
 
     data_class: ClassVar[type[LightningDataModule]] = FrameData
-    traits = Classifier.traits | {"several_rows"}
+    traits = Classifier.traits | {"several_rows", "sequences"}
 
     def __init__(self, *, head: SequenceHead, **kwargs: Any) -> None:
         super().__init__(**kwargs)

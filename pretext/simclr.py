@@ -46,8 +46,9 @@ class SimCLR(JointEmbeddingTask):
 
     @property
     def initial_loss_margin(self) -> tuple[float, float]:
-        """Two views of an image are alike from the start, by up to 1 in the cosine more than those of two images."""
-        return 1 / value_at(self.temperature, Progress()), 0.5
+        """Two views agree from the start, by up to 1 in the cosine; cosines of two images scatter by about 0.25."""
+        temperature = value_at(self.temperature, Progress())
+        return 1 / temperature, 0.5 + 0.5 * (0.25 / temperature) ** 2
 
     def least_loss(self, batch_size: int) -> float:
         """Partners coincide, and the images lie as far apart as they can: at the corners of a regular simplex."""

@@ -22,6 +22,29 @@ from processes import run_processes as _run_processes  # noqa: E402
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--changed", action="store_true", help="only tests whose sources differ from those of the last nightly run"
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    groups = {}
+    for item in items:
+        mark = item.get_closest_marker("method")
+        groups[item] = mark.args[0] if mark else "core"
+        guarantees = [name for each in item.iter_markers("guarantee") for name in each.args]
+        # the nightly command reads them from the reports
+        nightly = item.get_closest_marker("nightly") is not None
+        item.user_properties += [("group", groups[item]), ("guarantees", guarantees), ("nightly", nightly)]
+    if config.getoption("--changed"):
+        import source_groups
+
+        changed = source_groups.changed_groups()
+        config.hook.pytest_deselected(items=[item for item in items if groups[item] not in changed])
+        items[:] = [item for item in items if groups[item] in changed]
+
+
 @pytest.fixture
 def run_processes():
     """`processes.run_processes`: runs a function of a test module in several gloo processes."""
@@ -30,5 +53,5 @@ def run_processes():
 
 @pytest.fixture
 def reached(record_property):
-    """Notes the figure that a test of a goal reached, for docs/reliability.md: ``reached("20 of 20 kills")``."""
+    """Notes the figure that a test of a guarantee reached, for docs/reliability.md: ``reached("20 of 20 kills")``."""
     return lambda figure: record_property("reached", figure)

@@ -68,3 +68,11 @@ def test_processes_that_take_turns_are_measured_while_they_run():
         assert len(found) == 2
         # sleeping takes a little longer than asked for, and a busy machine makes it longer
         assert all(0.3 / seconds < speed <= 1 / seconds for speed in found)
+
+
+def test_the_memory_of_a_large_parent_is_not_taken_for_that_of_its_child(tmp_path):
+    """``ru_maxrss`` of a child begins with its parent's."""
+    large = bytearray(b"x") * 600_000_000
+    program = f"import sys; sys.path.insert(0, {str(FOLDER)!r}); from scaling import peak_memory; print(peak_memory())"
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=100)
+    assert 1e6 < int(said.stdout) < 200e6 < len(large)

@@ -1,6 +1,5 @@
 """Every optimizer, schedule and regularizer, found by looking, on both sides: from YAML, saved, and resumed exactly."""
 
-import inspect
 import os
 import shutil
 import subprocess
@@ -11,12 +10,9 @@ import pytest
 import torch
 import yaml
 
-from ssl_toolkit import optim, regularization, schedule
+from components import ARGUMENTS, OPTIMIZERS, REGULARIZERS, SCHEDULES
 from ssl_toolkit.cli.train import train
-from ssl_toolkit.optim import OptimizerSpec
-from ssl_toolkit.regularization import Penalty, Regularizer
 from ssl_toolkit.run_folder import newest_checkpoint
-from ssl_toolkit.schedule import Schedule
 
 SIDES = {"pretrain": "pretext.simclr.SimCLR", "transfer": "downstream.classification.Classification"}
 SIDE_ARGUMENTS = {
@@ -26,36 +22,6 @@ SIDE_ARGUMENTS = {
 BACKBONE = {"name": "resnet10t", "kwargs": {"stem_width": 8, "channels": [8, 8, 8, 8], "drop_path_rate": 0.1}}
 DATA = {"source": "procedural", "max_images": 40, "image_size": 16, "batch_size": 8, "cache": "memory"}
 HERE = Path(__file__).parent
-
-# what has no default, and where the default would do nothing in a network as small as this
-ARGUMENTS = {
-    "L1": {"strength": 0.01},
-    "L2": {"strength": 0.01},
-    "ElasticNet": {"strength": 0.01},
-    "L2SP": {"strength": 1.0},
-    "Orthogonality": {"strength": 0.01},
-    "FeatureNorm": {"strength": 0.1},
-    "VarianceCovariance": {"strength": 0.1},
-    "InputNoise": {"std": 0.2},
-    "ActivationNoise": {"std": 0.2, "pattern": r"^backbone\.model\.layer2$"},
-    "WeightNoise": {"std": 0.2},
-    "Dropout": {"probability": 0.2, "pattern": "^backbone$"},
-    "SpatialDropout": {"probability": 0.2, "pattern": r"^backbone\.model\.layer2$"},
-    "MixUp": {"alpha": 1.0},
-    "ManifoldMixUp": {"pattern": r"^backbone\.model\.layer[12]$"},
-    "DropBlock": {"probability": 0.2, "pattern": r"^backbone\.model\.layer2$", "block_size": 1},
-}
-
-
-def found_in(package, base):
-    classes = (getattr(package, name) for name in package.__all__)
-    kinds = (each for each in classes if inspect.isclass(each) and issubclass(each, base))
-    return [each.__name__ for each in kinds if each not in (base, Penalty)]
-
-
-OPTIMIZERS = found_in(optim, OptimizerSpec)
-SCHEDULES = found_in(schedule, Schedule)
-REGULARIZERS = found_in(regularization, Regularizer)
 
 
 def write_recipe(tmp_path, verb, optimizer="AdamW", scheduled="Constant", regularizers=(), name="run", **trainer):

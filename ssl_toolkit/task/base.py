@@ -33,7 +33,7 @@ from ssl_toolkit.tracking.scalars import log_now
 
 M = TypeVar("M", bound=nn.Module)
 MemoryFormat = Literal["channels_last", "contiguous"]
-Trait = Literal["teacher", "queue", "batch_statistics", "several_rows", "several_sizes", "labels"]
+Trait = Literal["teacher", "queue", "batch_statistics", "several_rows", "several_sizes", "labels", "sequences"]
 
 
 class Task(OptimizedModule, ABC):

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from runs import batches_noted
+from run_comparison import batches_noted
 from ssl_toolkit.callbacks.checkpoint import Checkpoint
 from ssl_toolkit.checkpoint.io import AtomicCheckpointIO
 from ssl_toolkit.cli.train import train
@@ -51,12 +51,12 @@ def kill_oneself() -> None:
     time.sleep(60)  # the signal is on its way
 
 
-def train_until_killed(verb: str, arguments: list[str], notes: str, kill: list[Any] | None) -> None:
+def train_until_killed(command: str, arguments: list[str], notes: str, kill: list[Any] | None) -> None:
     """Runs the command line.
 
     Args:
-        verb: Of the command line.
-        arguments: The rest of it.
+        command: ``pretrain`` or ``transfer``.
+        arguments: The command line after it.
         notes: A file to which each training batch is added, whatever happens then.
         kill: A `Kill`; None to train to the end.
     """
@@ -65,7 +65,7 @@ def train_until_killed(verb: str, arguments: list[str], notes: str, kill: list[A
     if kill is not None:
         _prepare(Kill(*kill))
     with batches_noted(lambda batch: os.write(file, json.dumps(batch).encode() + b"\n")):
-        train(verb, arguments, quietly=True)
+        train(command, arguments, quietly=True)
 
 
 def _prepare(kill: Kill) -> None:

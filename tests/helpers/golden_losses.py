@@ -1,6 +1,6 @@
 """The first losses of every method, kept in golden_losses.json: a change of the arithmetic does not go unnoticed.
 
-    python tests/helpers/golden_losses.py            # writes the file anew
+    python tests/helpers/golden_losses.py            # writes the whole file
     python tests/helpers/golden_losses.py SimCLR     # these methods only
 
 Run it when a change is meant to change a method's losses, and say in the commit why they did.
@@ -89,7 +89,7 @@ def losses(name: str, folder: str, double: bool = False) -> list[float]:
         "--data.batch_size": str(GLOBAL_BATCH // world_size()), "--trainer.callbacks": json.dumps([callback]),
     }  # fmt: skip
     with patch("ssl_toolkit.cli.train.finish"), contextlib.redirect_stdout(io.StringIO()):
-        train_together(methods.verb(name), [part for option in options.items() for part in option])
+        train_together(methods.command(name), [part for option in options.items() for part in option])
     from golden_losses import Losses  # the class that the run had, also where this file is the program
 
     return list(Losses.kept)
@@ -121,7 +121,7 @@ def main() -> None:
             print(f"{name}: {kept[name][0]:.6g} to {kept[name][-1]:.6g}")
     content = {
         "command": COMMAND,
-        "what": f"training loss of the first {STEPS} steps of each method's recipe in tests/helpers/methods.py, global "
+        "what": f"training loss of the first {STEPS} steps of each method's recipe in tests/helpers/methods, global "
         f"batch {GLOBAL_BATCH}, no dropout, float32, one thread",
         "torch": torch.__version__.split("+")[0],
         "processor": processor(),

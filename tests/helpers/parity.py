@@ -59,32 +59,27 @@ class Outcome(NamedTuple):
     gradients: dict[str, Tensor | None]
 
 
-def cases() -> list[Case]:
-    """Every method, and again with each of its own settings that change its speed but not what it computes."""
-    found = []
-    for name, task in methods.tasks().items():
-        found.append(Case(name))
-        own = {key: values for key, values in task.speed_settings.items() if key not in Task.speed_settings}
-        # the first value is the default
-        found += [Case(name, (f"--model.{key}={value}",)) for key, values in own.items() for value in values[1:]]
-    return found
+def cases(name: str) -> list[Case]:
+    """A method, and again with each of its own settings that change its speed but not what it computes."""
+    settings = methods.tasks()[name].speed_settings
+    own = {key: values for key, values in settings.items() if key not in Task.speed_settings}
+    # the first value is the default
+    changed = [Case(name, (f"--model.{key}={value}",)) for key, values in own.items() for value in values[1:]]
+    return [Case(name), *changed]
 
 
-def write_recipes(folder: Path) -> dict[str, str]:
-    """The recipe of each method as a file, without what each process draws for itself."""
-    files = {}
-    for name in methods.tasks():
-        recipe = methods.recipe(name, folder / name)
-        if "max_images" in recipe["data"]:
-            recipe["data"]["max_images"] = 3 * GLOBAL_BATCH
-        files[name] = str(folder / f"{name}.yaml")
-        Path(files[name]).write_text(yaml.safe_dump(recipe))
-    return files
+def write_recipe(name: str, folder: Path) -> str:
+    """The recipe of a method as a file, with few images."""
+    recipe, file = methods.recipe(name, folder / name), folder / f"{name}.yaml"
+    if "max_images" in recipe["data"]:
+        recipe["data"]["max_images"] = 3 * GLOBAL_BATCH
+    file.write_text(yaml.safe_dump(recipe))
+    return str(file)
 
 
-def outcomes(recipes: dict[str, str], chosen: list[Case]) -> dict[Case, dict[torch.dtype, list[Outcome]]]:
-    """Of each case, in each precision, on each of some batches; in each process of several."""
-    return {case: compute(recipes[case.method], case) for case in chosen}
+def outcomes(recipe: str, chosen: list[Case]) -> dict[Case, dict[torch.dtype, list[Outcome]]]:
+    """Of each case of a recipe, in each precision, on each of some batches; in each process of several."""
+    return {case: compute(recipe, case) for case in chosen}
 
 
 def compute(
@@ -159,7 +154,7 @@ class _Step(nn.Module):
 def _build(recipe: str, case: Case) -> tuple[Task, Any]:
     """The task of a recipe as a run sets it up, with this process's share of the data."""
     arguments = ["-c", recipe, *case.options, f"--data.batch_size={GLOBAL_BATCH // world_size()}"]
-    line = CommandLine(methods.verb(case.method), arguments)
+    line = CommandLine(methods.command(case.method), arguments)
     parser = training_parser(line)
     with contextlib.redirect_stdout(io.StringIO()):
         objects = prepare(parser, parse(parser, line.arguments))

@@ -1,6 +1,6 @@
 """i-Mix in two processes computes what one process computes with all of the batch, gradients included.
 
-The plain losses of all methods are in tests/reliability/test_parity.py.
+The plain losses of all methods are in tests/every_method/test_processes.py.
 """
 
 from functools import partial

@@ -168,7 +168,7 @@ def below(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-@pytest.mark.goal("D4")
+@pytest.mark.guarantee("D4")
 def test_hostile_archives_write_nothing_outside(server, tmp_path, monkeypatch, reached, capsys):
     place = tmp_path / "place"
     hostile = archives()

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from forks import Forks
-from runs import command
+from run_comparison import arguments_for
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.run_folder import CHECKPOINTS, newest_checkpoint
 
@@ -52,7 +52,7 @@ def newest_name(folder):
     return max((each.name for each in folder.glob("step-*.ckpt")), default="")
 
 
-@pytest.mark.goal("R8")
+@pytest.mark.guarantee("R8")
 @pytest.mark.timeout(300)
 def test_no_checkpoint_is_lost_to_a_kill_while_it_is_saved(forks, temporary, tmp_path, reached):
     folder, generator, num_orphans, last = tmp_path / CHECKPOINTS, random.Random(0), 0, 0
@@ -114,9 +114,9 @@ def test_the_same_kills_find_the_fault_of_a_saving_that_is_not_atomic(forks, tmp
     assert unreadable > 0
 
 
-@pytest.mark.goal("R8")
+@pytest.mark.guarantee("R8")
 def test_the_next_start_removes_what_a_kill_has_left_anywhere_in_the_run(tmp_path, reached):
-    start = command("SimCLR", tmp_path, max_epochs=1)
+    start = arguments_for("SimCLR", tmp_path, max_epochs=1)
     run = train("pretrain", [*start, "--out", str(tmp_path / "run")], quietly=True)
     files = sorted(file for file in run.rglob("*") if file.is_file())
     orphans = [

@@ -53,7 +53,7 @@ def command(recipe, run, how, who, note):
     return ["-c", recipe, "--out", str(run), "--data.batch_size=4", "--trainer.callbacks", json.dumps([failing])]
 
 
-@pytest.mark.goal("R14")
+@pytest.mark.guarantee("R14")
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("launcher", LAUNCHERS)
@@ -101,7 +101,7 @@ def one_fails(recipe, run, how, who, note):
     return type(error.value).__name__, str(error.value), place(), time.monotonic() - start
 
 
-@pytest.mark.goal("R14")
+@pytest.mark.guarantee("R14")
 @pytest.mark.parametrize(("how", "who"), [("user error", 1), ("bug", 0)])
 def test_the_other_process_says_who_was_first(how, who, recipe, tmp_path):
     found = run_processes(one_fails, 2, recipe, str(tmp_path / "run"), how, who, str(tmp_path / "note"))
@@ -115,7 +115,7 @@ def test_the_other_process_says_who_was_first(how, who, recipe, tmp_path):
     assert (status["state"], status["rank"], status["reason"]) == ("failed", who, text)
 
 
-@pytest.mark.goal("R14")
+@pytest.mark.guarantee("R14")
 @pytest.mark.parametrize("how", ["killed", "sudden exit", "busy", "skipped collective"])
 def test_nobody_waits_for_one_that_is_gone_or_stuck(how, recipe, tmp_path, reached):
     run, note = tmp_path / "run", tmp_path / "note"

@@ -26,7 +26,7 @@ def flipped(content: bytes, bit: int) -> bytes:
     return bytes(changed)
 
 
-@pytest.mark.goal("S5")
+@pytest.mark.guarantee("S5")
 def test_a_flipped_bit_in_a_weights_file(tmp_path, reached):
     torch.manual_seed(0)
     backbone = Backbone("test_resnet")
@@ -64,7 +64,7 @@ def test_the_exponent_of_a_number_in_the_header_may_not_change_its_letter(tmp_pa
         load_backbone(file)
 
 
-@pytest.mark.goal("S5")
+@pytest.mark.guarantee("S5")
 def test_a_flipped_bit_in_a_checkpoint(tmp_path, reached, capsys):
     run = tmp_path / "run"
     (run / CHECKPOINTS).mkdir(parents=True)

@@ -16,7 +16,7 @@ import safetensors.torch
 import methods
 from dying import MOMENTS, Kill
 from forks import Forks
-from runs import checkpoint, command, differences
+from run_comparison import arguments_for, checkpoint, differences
 from ssl_toolkit.run_folder import newest_checkpoint
 
 EVERY = 3
@@ -51,17 +51,17 @@ def draw_kills(seed, num, total):
 
 def kill_and_resume(forks, name, tmp_path, num_kills, epochs):
     """Trains a method twice, once with kills; returns how many kills there were, and the most steps done again."""
-    start = command(
+    start = arguments_for(
         name,
         tmp_path,
         {"checkpoint": {"every_n_steps": EVERY}, "data": {"num_threads": 1, "cache": "none"}},
         max_epochs=epochs,
     )
-    verb, log = methods.verb(name), tmp_path / "log.txt"
+    command, log = methods.command(name), tmp_path / "log.txt"
     whole, broken = tmp_path / "whole", tmp_path / "broken"
 
     def train(arguments, notes, kill=None):
-        return forks.run("dying.train_until_killed", verb, arguments, str(tmp_path / notes), kill, log=log)
+        return forks.run("dying.train_until_killed", command, arguments, str(tmp_path / notes), kill, log=log)
 
     assert train([*start, "--out", str(whole)], "whole.notes") == 0, log.read_text()[-3000:]
     expected = notes_of(tmp_path / "whole.notes")
@@ -93,18 +93,18 @@ def kill_and_resume(forks, name, tmp_path, num_kills, epochs):
     return num, most_redone
 
 
-@pytest.mark.goal("R1")
+@pytest.mark.guarantee("R1")
 @pytest.mark.timeout(300)
 def test_a_run_killed_at_a_few_moments_ends_as_if_nothing_had_been(forks, tmp_path, reached):
-    num, redone = kill_and_resume(forks, next(iter(methods.tasks())), tmp_path, num_kills=4, epochs=3)
+    num, redone = kill_and_resume(forks, "Classification", tmp_path, num_kills=4, epochs=3)
     assert num == 4
     reached(f"{num} of {num} kills, then every bit the same; at most {redone} steps done again, saved every {EVERY}")
 
 
 @pytest.mark.slow
-@pytest.mark.goal("R1")
+@pytest.mark.guarantee("R1")
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", methods.tasks())
+@pytest.mark.parametrize("name", methods.on_representatives())
 def test_a_run_killed_at_twenty_moments_ends_as_if_nothing_had_been(name, forks, tmp_path, reached):
     num, redone = kill_and_resume(forks, name, tmp_path, num_kills=20, epochs=6)
     assert num == 20

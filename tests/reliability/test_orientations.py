@@ -134,7 +134,7 @@ def _with_alpha(image: Image.Image, alpha: np.ndarray) -> Image.Image:
     return image
 
 
-@pytest.mark.goal("D3")
+@pytest.mark.guarantee("D3")
 def test_every_mode_in_every_orientation(reached):
     tried, furthest, modes = 0, {}, set()
     for name, image, values, kinds, off in cases():

@@ -9,22 +9,16 @@ import pytest
 import torch
 
 import methods
-from runs import batches_noted, checkpoint, command, copy_until, differences
+from run_comparison import arguments_for, batches_noted, checkpoint, copy_until, differences
 from ssl_toolkit.cli.train import train
 
 # an odd number of batches, so that the last one of an epoch is a step of its own where two add up to one
 IMAGES = {"max_images": 50}
-QUICK = (list(methods.tasks())[-1], 2)
-CASES = [
-    pytest.param(name, accumulated, marks=[] if (name, accumulated) == QUICK else pytest.mark.slow)
-    for name in methods.tasks()
-    for accumulated in (1, 2)
-]
 
 
-@pytest.mark.goal("R2")
+@pytest.mark.guarantee("R2")
 def test_resume_in_double_precision_rounds_nothing(tmp_path, reached):
-    start = command("SimCLR", tmp_path, {"checkpoint": {"every_n_steps": 3, "keep": 9}}, precision="64-true")
+    start = arguments_for("SimCLR", tmp_path, {"checkpoint": {"every_n_steps": 3, "keep": 9}}, precision="64-true")
     whole = train("pretrain", [*start, "--trainer.max_epochs", "1", "--out", str(tmp_path / "whole")], quietly=True)
     broken = copy_until(whole, 3, tmp_path / "broken")
     train("pretrain", ["--resume", str(broken)], quietly=True)
@@ -34,10 +28,10 @@ def test_resume_in_double_precision_rounds_nothing(tmp_path, reached):
     reached("every bit of float64 weights the same")
 
 
-@pytest.mark.goal("R2")
-def test_a_second_resume_amid_the_epoch_after_a_first_at_the_end_of_one(tmp_path, reached):
+@pytest.mark.guarantee("R2")
+def test_a_second_resume_within_the_epoch_after_a_first_at_the_end_of_one(tmp_path, reached):
     changes = {"checkpoint": {"every_n_steps": 1, "keep": 99}, "data": IMAGES}
-    start, expected, batches = command("SimCLR", tmp_path, changes, max_epochs=2), [], []
+    start, expected, batches = arguments_for("SimCLR", tmp_path, changes, max_epochs=2), [], []
     with batches_noted(expected.append):
         whole = train("pretrain", [*start, "--out", str(tmp_path / "whole")], quietly=True)
     once = copy_until(whole, 5, tmp_path / "once")
@@ -50,19 +44,20 @@ def test_a_second_resume_amid_the_epoch_after_a_first_at_the_end_of_one(tmp_path
     reached("2 resumes, every bit the same")
 
 
-@pytest.mark.goal("R2")
+@pytest.mark.guarantee("R2")
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("name", "accumulated"), CASES)
+@pytest.mark.parametrize("accumulated", [1, 2])
+@pytest.mark.parametrize("name", methods.on_representatives())
 def test_resume_after_every_step(name, accumulated, tmp_path, monkeypatch, reached):
     # the page is no part of what is resumed
     monkeypatch.setattr("ssl_toolkit.cli.train.finish", lambda *_: None)
-    verb, whole, expected = methods.verb(name), tmp_path / "whole", []
+    command, whole, expected = methods.command(name), tmp_path / "whole", []
     changes = {"checkpoint": {"every_n_steps": 1, "keep": 99}}
-    if verb == "pretrain":
+    if command == "pretrain":
         changes["data"] = IMAGES
-    start = command(name, tmp_path, changes, max_epochs=2, accumulate_grad_batches=accumulated)
+    start = arguments_for(name, tmp_path, changes, max_epochs=2, accumulate_grad_batches=accumulated)
     with batches_noted(expected.append):
-        train(verb, [*start, "--out", str(whole)], quietly=True)
+        train(command, [*start, "--out", str(whole)], quietly=True)
     end = checkpoint(whole)
     per_epoch = sum(epoch == 0 for _, epoch, *_ in expected)
     assert len(expected) == 2 * per_epoch
@@ -72,7 +67,7 @@ def test_resume_after_every_step(name, accumulated, tmp_path, monkeypatch, reach
     for step in range(1, end["global_step"] + 1):
         broken, batches = copy_until(whole, step, tmp_path / f"from-{step}"), []
         with batches_noted(batches.append):
-            train(verb, ["--resume", str(broken), "--checkpoint.every_n_steps", "1000"], quietly=True)
+            train(command, ["--resume", str(broken), "--checkpoint.every_n_steps", "1000"], quietly=True)
         assert batches == [batch for batch in expected if batch[0] >= step]
         assert differences(end, checkpoint(broken)) == [], step
     reached(f"{end['global_step']} of {end['global_step']} steps, the 2 ends of an epoch among them")

@@ -112,7 +112,7 @@ def test_the_search_finds_what_it_is_there_for(tmp_path):
     assert leaks({"nothing": b"nothing"}) == []
 
 
-@pytest.mark.goal("S6")
+@pytest.mark.guarantee("S6")
 @pytest.mark.slow
 @pytest.mark.timeout(500)
 def test_no_secret_of_the_environment_is_written_or_said(tmp_path, reached):
@@ -150,7 +150,7 @@ def test_no_secret_of_the_environment_is_written_or_said(tmp_path, reached):
     )
 
 
-@pytest.mark.goal("S6")
+@pytest.mark.guarantee("S6")
 def test_an_address_with_a_password_is_refused_before_anything_is_written(tmp_path, capsys, monkeypatch, reached):
     monkeypatch.chdir(tmp_path)
     secret = "5ecretInAnAddress"

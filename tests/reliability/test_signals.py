@@ -12,7 +12,7 @@ import pytest
 
 from forks import Forks
 from launching import ENVIRONMENT, free_port, newest_step
-from runs import checkpoint, command, differences
+from run_comparison import arguments_for, checkpoint, differences
 from signalling import STEP
 from ssl_toolkit.run_folder import read_status
 from ssl_toolkit.runtime.preemption import EXIT_STATUS
@@ -40,7 +40,7 @@ def start(tmp_path, size):
         "checkpoint": {"every_n_steps": STEP, "keep": 10},
     }
     together = ["--trainer.devices", str(size), "--trainer.strategy", "ddp"] if size > 1 else []
-    return [*command("SimCLR", tmp_path, changes, max_epochs=EPOCHS), *together]
+    return [*arguments_for("SimCLR", tmp_path, changes, max_epochs=EPOCHS), *together]
 
 
 def signalled(name, who, moment, folder):
@@ -80,7 +80,7 @@ def whole(forks, tmp_path_factory):
     return contents
 
 
-@pytest.mark.goal("R4")
+@pytest.mark.guarantee("R4")
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("size", "who"), [(1, "first"), (2, "first"), (2, "second"), (2, "all")])
@@ -104,7 +104,7 @@ def test_a_signal_saves_and_ends_all_at_one_step(forks, whole, size, who, tmp_pa
     reached(f"to {whom}: {REACHED}, all gone after at most {longest:.1f} s, the resumed run's bits the same")
 
 
-@pytest.mark.goal("R4")
+@pytest.mark.guarantee("R4")
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_torchrun_passes_a_signal_on(tmp_path, reached):

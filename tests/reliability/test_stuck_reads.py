@@ -83,7 +83,7 @@ def loader(action, threads: int = 2, timeout: float = 0.5, num: int = 40) -> Bat
     return BatchLoader(store, torch.zeros(num, dtype=torch.int64), np.arange(num), 8)
 
 
-@pytest.mark.goal("R13")
+@pytest.mark.guarantee("R13")
 @pytest.mark.parametrize("threads", [1, 4])
 def test_a_read_that_never_ends_is_an_error_that_names_the_image(threads, reached):
     gate = threading.Event()
@@ -182,7 +182,7 @@ def special_files(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} - {"folder.jpg", "up.jpg"}
 
 
-@pytest.mark.goal("R13")
+@pytest.mark.guarantee("R13")
 @pytest.mark.timeout(60)
 def test_what_is_no_file_is_never_opened_as_an_image(tmp_path, monkeypatch, reached):
     folder = tmp_path / "images"
@@ -278,7 +278,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(checkpoint, weights_only=True)["state_dict"]
 
 
-@pytest.mark.goal("R13")
+@pytest.mark.guarantee("R13")
 @pytest.mark.slow
 @pytest.mark.timeout(700)
 def test_a_stuck_read_ends_the_run_and_it_can_be_resumed(tmp_path, reached):
@@ -312,7 +312,7 @@ def test_a_stuck_read_ends_the_run_and_it_can_be_resumed(tmp_path, reached):
     )
 
 
-@pytest.mark.goal("R13")
+@pytest.mark.guarantee("R13")
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(

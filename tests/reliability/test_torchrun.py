@@ -39,7 +39,7 @@ def differing(first, second):
 
 
 @pytest.mark.slow
-@pytest.mark.goal("R6")
+@pytest.mark.guarantee("R6")
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("strategy", "victims"), [("ddp", [0, 1, 0]), ("fsdp2", [1])])
 def test_killed_ranks_are_started_again_and_the_run_ends_as_if_nothing_had_been(strategy, victims, tmp_path, reached):

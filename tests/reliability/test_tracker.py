@@ -97,7 +97,7 @@ def no_network(monkeypatch):
     return {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": url}
 
 
-@pytest.mark.goal("R15")
+@pytest.mark.guarantee("R15")
 @pytest.mark.usefixtures("fresh_wandb")
 @pytest.mark.parametrize(
     ("name", "num_warnings"),
@@ -117,7 +117,7 @@ def test_what_happens_to_wandb_does_not_happen_to_the_run(name, num_warnings, pl
     reached(f"{name} at step {happened[0]}: all {steps} steps, the same weights and rows, {len(said)} warnings")
 
 
-@pytest.mark.goal("R15")
+@pytest.mark.guarantee("R15")
 @pytest.mark.usefixtures("fresh_wandb")
 @pytest.mark.parametrize("what", ["no network", "no folder"])
 def test_a_start_that_fails_is_said_once(what, plain, tmp_path, monkeypatch, no_network, reached):
@@ -139,7 +139,7 @@ def test_a_start_that_fails_is_said_once(what, plain, tmp_path, monkeypatch, no_
     reached(f"{what}: all {steps} steps, the same weights and rows, 1 warning")
 
 
-@pytest.mark.goal("R15")
+@pytest.mark.guarantee("R15")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["kill", "stop", "fill_disk", "no network"])
 def test_the_command_ends_well_and_soon(name, plain, tmp_path, no_network, reached):
@@ -179,7 +179,7 @@ def left_behind(parent):
                 yield int(file.parent.name)
 
 
-@pytest.mark.goal("R15")
+@pytest.mark.guarantee("R15")
 @pytest.mark.usefixtures("fresh_wandb")
 def test_a_process_that_hangs_holds_up_the_run_once(tmp_path, monkeypatch, reached):
     monkeypatch.setattr(weights_and_biases, "ANSWER_SECONDS", 2)
@@ -212,7 +212,7 @@ class Refuses:
         raise RuntimeError(f"{name} does not work")
 
 
-@pytest.mark.goal("R15")
+@pytest.mark.guarantee("R15")
 def test_no_method_of_the_logger_raises(tmp_path, monkeypatch, reached):
     arguments = {
         "log_metrics": ({"a": 1.0}, 3),

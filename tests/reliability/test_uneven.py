@@ -51,7 +51,7 @@ def delivered(loader):
     return [batch.indices.tolist() for batch in loader]
 
 
-@pytest.mark.goal("P4")
+@pytest.mark.guarantee("P4")
 def test_training_has_as_many_batches_in_every_process_and_no_sample_twice(reached):
     checked = most_left = 0
     for processes in (1, 2, 3, 4):
@@ -80,7 +80,7 @@ def test_training_has_as_many_batches_in_every_process_and_no_sample_twice(reach
     reached(f"training: {checked} of {checked} sizes, at most {most_left:.2f} of a global batch left out")
 
 
-@pytest.mark.goal("P4")
+@pytest.mark.guarantee("P4")
 def test_evaluation_has_every_image_once(reached):
     checked = 0
     for processes in (1, 2, 3, 4):
@@ -133,7 +133,7 @@ def refused():
     return said
 
 
-@pytest.mark.goal("P4")
+@pytest.mark.guarantee("P4")
 def test_processes_that_do_not_fit_each_other_are_refused_in_all_of_them(reached):
     per_process = run_processes(refused, 3)
     for found in zip(*per_process, strict=True):
@@ -147,7 +147,7 @@ def test_processes_that_do_not_fit_each_other_are_refused_in_all_of_them(reached
     reached(f"{len(per_process[0])} mismatches refused by all of 3 processes, the slowest after {slowest:.2g} s")
 
 
-@pytest.mark.goal("P4")
+@pytest.mark.guarantee("P4")
 @pytest.mark.parametrize("num", [2, 3])
 def test_evaluation_of_several_processes_has_every_image_once(num):
     found = run_processes(evaluated, num)
@@ -171,7 +171,7 @@ def uneven_step(recipe):
     return time.monotonic() - start
 
 
-@pytest.mark.goal("P4")
+@pytest.mark.guarantee("P4")
 def test_a_step_with_uneven_batches_is_refused_in_all_processes(tmp_path):
     recipe = parity.write_recipes(tmp_path)["SimCLR"]
     assert max(run_processes(uneven_step, 2, recipe)) < 5

@@ -7,7 +7,6 @@ import copy
 import hashlib
 import json
 import random
-import resource
 import shutil
 import socket
 import time
@@ -19,6 +18,7 @@ import safetensors.torch
 import torch
 
 from mutated import in_child, mutate
+from peak_memory import forget_peak_memory, peak_memory
 from ssl_toolkit.cli import main
 from ssl_toolkit.io.atomic import damage, write_checksum
 from ssl_toolkit.modules.backbone import Backbone
@@ -103,7 +103,7 @@ def load_all(folder: str) -> dict[str, Any]:
     content = path.read_bytes()
     for _ in range(3):
         load_backbone(path)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory = forget_peak_memory()
     outcomes: dict[str, int] = {}
     wrong: list[str] = []
     for number, changed in enumerate(files(content, NUM)):
@@ -133,11 +133,11 @@ def load_all(folder: str) -> dict[str, Any]:
             if time.monotonic() - start > 20:
                 wrong.append(f"{number}: {time.monotonic() - start:.0f} s")
             outcomes[outcome] = outcomes.get(outcome, 0) + 1
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
+    grown = peak_memory() - memory
     return {"outcomes": outcomes, "wrong": wrong, "grown": grown}
 
 
-@pytest.mark.goal("S3")
+@pytest.mark.guarantee("S3")
 def test_mutated_weights_files(tmp_path, reached):
     said = in_child(load_all, tmp_path)
     assert said["wrong"] == []
@@ -200,7 +200,7 @@ def load_hostile(folder: str) -> dict[str, Any]:
 
     socket.socket.connect = note  # type: ignore[method-assign]
     socket.getaddrinfo = lambda *arguments, **_: called.append(str(arguments)) or []
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory = forget_peak_memory()
     found: dict[str, Any] = {}
     for name, arguments in HOSTILE.items():
         hostile = copy.deepcopy(header)
@@ -218,12 +218,12 @@ def load_hostile(folder: str) -> dict[str, Any]:
                 outcomes.append(str(error).splitlines()[0])
             except BaseException as error:
                 outcomes.append(f"another error: {error!r}")
-        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
+        grown = peak_memory() - memory
         found[name] = [*outcomes, grown, time.monotonic() - start]
     return {"found": found, "called": called}
 
 
-@pytest.mark.goal("S3")
+@pytest.mark.guarantee("S3")
 def test_hostile_headers_use_neither_memory_nor_network(tmp_path, reached):
     said = in_child(load_hostile, tmp_path)
     assert said["called"] == []
@@ -264,7 +264,7 @@ def test_what_a_file_is_for_is_compared_before_a_tensor_is_read(tmp_path, monkey
     "sidecar",
     [b"", b"\0" * 100, b"\xff" * 64, b"0" * 64, b"x" * (1 << 20), "folder", "missing", "pipe", "upper", "other"],
 )
-@pytest.mark.goal("S3")
+@pytest.mark.guarantee("S3")
 def test_damaged_checksums_are_damage(tmp_path, sidecar, reached):
     import os
 

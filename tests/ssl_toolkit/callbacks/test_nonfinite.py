@@ -58,7 +58,7 @@ def spoil(monkeypatch, what, batches):
     monkeypatch.setattr(Task, "training_step", training_step)
 
 
-@pytest.mark.goal("R11")
+@pytest.mark.guarantee("R11")
 @pytest.mark.parametrize("what", ["nan", "inf", "gradient"])
 def test_a_run_stops_before_the_weights_change(command, tmp_path, monkeypatch, what, capsys, reached):
     spoil(monkeypatch, what, {3})
@@ -79,7 +79,7 @@ def test_a_run_stops_before_the_weights_change(command, tmp_path, monkeypatch, w
     reached(f"{what}: stopped in its step, the checkpoint of step {checkpoint['global_step']} is finite")
 
 
-@pytest.mark.goal("R11")
+@pytest.mark.guarantee("R11")
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_one_bad_rank_of_two_stops_both_before_their_weights_change(command, tmp_path, what, reached):

@@ -39,7 +39,7 @@ def damaged(content: bytes):
         yield content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
 
-@pytest.mark.goal("R10")
+@pytest.mark.guarantee("R10")
 def test_a_damaged_checkpoint_is_passed_over_and_named(run, capsys, reached):
     whole = newest_file(run).read_bytes()
     contents = list(damaged(whole))
@@ -58,7 +58,7 @@ def test_a_checkpoint_without_checksum_is_not_trusted(run):
     assert newest_checkpoint(run) == run / CHECKPOINTS / "step-0000000005.ckpt"
 
 
-@pytest.mark.goal("R10")
+@pytest.mark.guarantee("R10")
 def test_no_whole_checkpoint_is_an_error_and_never_a_fresh_start(run):
     for file in (run / CHECKPOINTS).glob("*.ckpt"):
         file.write_bytes(b"")
@@ -72,7 +72,7 @@ def test_a_run_without_any_checkpoint_has_none(tmp_path):
     assert newest_checkpoint(tmp_path) is None
 
 
-@pytest.mark.goal("R9")
+@pytest.mark.guarantee("R9")
 @pytest.mark.timeout(200)
 def test_a_full_disk_keeps_what_was_saved_and_stops_the_run_at_the_third_failure(recipe, tmp_path, reached):
     run = tmp_path / "run"

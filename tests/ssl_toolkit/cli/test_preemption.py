@@ -58,7 +58,7 @@ def assert_same_weights(first, second):
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
-@pytest.mark.goal("R4")
+@pytest.mark.guarantee("R4")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
 def test_a_signal_saves_the_step_and_the_run_goes_on_exactly(recipe, tmp_path, name, reached):
@@ -76,7 +76,7 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_exactly(recipe, tmp_path, n
         assert json.loads((tmp_path / "stopped" / "status.json").read_text())["state"] == "finished"
 
 
-@pytest.mark.goal("R5")
+@pytest.mark.guarantee("R5")
 @pytest.mark.timeout(300)
 def test_slurm_queues_the_job_once_and_the_same_command_goes_on(recipe, tmp_path, monkeypatch, reached):
     called = tmp_path / "called"
@@ -100,7 +100,7 @@ def test_slurm_queues_the_job_once_and_the_same_command_goes_on(recipe, tmp_path
     reached(f"{called.read_text().count('requeue')} requeue, all 80 steps")
 
 
-@pytest.mark.goal("R4")
+@pytest.mark.guarantee("R4")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", ["none", "ema"])
 def test_a_signal_during_validation_is_heeded_there(recipe, tmp_path, monkeypatch, kind):

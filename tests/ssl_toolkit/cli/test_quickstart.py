@@ -16,7 +16,7 @@ def test_an_earlier_quickstart_is_not_overwritten(tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.nightly)])
 def test_pretraining_is_worth_it_beyond_doubt(seed, tmp_path, capsys):
     assert main(["quickstart", "--out", str(tmp_path), "--seed", str(seed)]) == 0
     results = {row["weights"]: row["draws"] for row in json.loads((tmp_path / "comparison.json").read_text())}

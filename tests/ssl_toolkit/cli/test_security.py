@@ -64,7 +64,7 @@ def forbidden(tree):
                 yield node, f"{key}={ast.unparse(keywords[key])}"
 
 
-@pytest.mark.goal("S2")
+@pytest.mark.guarantee("S2")
 def test_no_line_of_the_source_runs_what_a_file_says(reached):
     assert len(SOURCES) > 100
     found = []
@@ -95,7 +95,7 @@ def test_the_gate_finds_what_it_is_there_for(line):
     assert list(forbidden(ast.parse(line)))
 
 
-@pytest.mark.goal("S7")
+@pytest.mark.guarantee("S7")
 def test_floors_of_the_dependencies_are_those_of_the_advisories(reached):
     requirements = [Requirement(each) for each in requires("ssl-toolkit") or []]
     for name, floor in FLOORS.items():
@@ -115,7 +115,7 @@ def test_floors_of_the_dependencies_are_those_of_the_advisories(reached):
     reached(f"{len(FLOORS)} floors")
 
 
-@pytest.mark.goal("S7")
+@pytest.mark.guarantee("S7")
 def test_the_lock_names_each_dependency_with_its_checksum_and_meets_the_floors(reached):
     text = (ROOT / "requirements.lock").read_text(encoding="utf-8").replace("\\\n", " ")
     locked: dict[str, list[Version]] = {}
@@ -174,7 +174,7 @@ def write(file, content, mark):
         torch.save(content, file)
 
 
-@pytest.mark.goal("S1")
+@pytest.mark.guarantee("S1")
 @pytest.mark.parametrize("forced", [False, True], ids=["plain", "weights_only switched off by the environment"])
 def test_hostile_files_run_nothing_wherever_they_are_given(recipe, tmp_path, monkeypatch, capsys, forced, reached):
     if forced:

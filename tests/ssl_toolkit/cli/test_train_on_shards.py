@@ -88,7 +88,7 @@ class PowerCut(Exception):
 
 
 @pytest.mark.slow
-@pytest.mark.goal("X2")
+@pytest.mark.guarantee("X2")
 def test_a_run_over_http_that_was_stopped_ends_where_an_unbroken_one_does(
     recipe, pictures, tmp_path, monkeypatch, reached
 ):

@@ -346,7 +346,7 @@ def test_splits_and_limits(shards, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.goal("X1")
+@pytest.mark.guarantee("X1")
 def test_an_index_of_ten_million_images_opens_soon_and_in_little_memory(reached):
     count = 10_000_000
     command = [sys.executable, str(BENCHMARK), "--worker", "--index", str(count)]
@@ -364,7 +364,7 @@ def test_an_index_of_ten_million_images_opens_soon_and_in_little_memory(reached)
     )
 
 
-@pytest.mark.goal("X1")
+@pytest.mark.guarantee("X1")
 def test_an_index_takes_few_bytes_an_image(tmp_path, monkeypatch, reached):
     """What 1 GB for ten million allows: 100 bytes an image, beside what the libraries take."""
     count = 200_000

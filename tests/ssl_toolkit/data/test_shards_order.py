@@ -115,7 +115,7 @@ def test_batches_come_from_few_shards(shards):
             assert len({index // 6 for index in indices}) <= 6
 
 
-@pytest.mark.goal("X2")
+@pytest.mark.guarantee("X2")
 def test_resume_at_every_batch_and_with_other_numbers_of_processes(shards, reached):
     """Global batches of 8: what comes after a stop is what would have come, on 1, 2 and 4 processes."""
     whole = [(epoch, *contents(batch)) for loader in [image_data(shards).train_dataloader()]

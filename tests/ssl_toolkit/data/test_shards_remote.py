@@ -179,7 +179,7 @@ def removed_but_open():
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are counted by way of /proc")
-@pytest.mark.goal("X2")
+@pytest.mark.guarantee("X2")
 def test_training_fetches_ahead_and_keeps_few_copies(tmp_path, monkeypatch, reached):
     """24 shards, windows of 3: each is fetched once an epoch, and what lies here never exceeds the limit."""
     shards = write_shards(tmp_path / "shards", shards=24, images=6)

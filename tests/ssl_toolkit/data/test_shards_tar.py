@@ -107,7 +107,7 @@ def test_an_archive_that_is_cut_off_never_passes_for_whole(reached):
     assert ours(content[: end + 512]) == ours(content)
 
 
-@pytest.mark.goal("D4")
+@pytest.mark.guarantee("D4")
 def test_no_changed_byte_leaves_a_file_out_in_silence(reached):
     content = archive([f"{number}.jpg" for number in range(12)], format=tarfile.GNU_FORMAT)
     whole = ours(content)
@@ -160,7 +160,7 @@ def test_names_and_records_that_claim_too_much():
             ours(header.tobuf(tarfile.USTAR_FORMAT) + records.ljust(512, b"\0") + bytes(1024))
 
 
-@pytest.mark.goal("D4")
+@pytest.mark.guarantee("D4")
 def test_hostile_names_are_only_names(tmp_path, reached):
     names = ["../../escape.jpg", "/etc/escape.jpg", "a/../../escape2.jpg", "C:\\escape.jpg", "\x1b[2J\n.jpg"]
     file = write_tar(tmp_path / "inner" / "hostile.tar", [(name, b"content") for name in names])

@@ -59,7 +59,7 @@ def kinds(diagnosis):
     return {finding.kind for finding in diagnosis.findings}
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(1, 5))])
 def test_healthy_tasks_have_no_finding(seed):
     torch.manual_seed(seed)
     common = {"optimizer": AdamW(lr=0.002), "schedule": Cosine(warmup_percent=10), "seed": seed}

@@ -354,7 +354,7 @@ class Boom:
     def define_metric(self, *args: Any, **options: Any) -> None: ...
 
 
-@pytest.mark.goal("R15")
+@pytest.mark.guarantee("R15")
 @pytest.mark.parametrize("method", ["init", "log", "finish"])
 def test_dying_tracker_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     def init(**options: Any) -> Boom:

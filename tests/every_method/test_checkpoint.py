@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import methods
-from runs import command
+from run_comparison import arguments_for
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.run_folder import newest_checkpoint
 
@@ -42,11 +42,11 @@ def test_the_walk_finds_what_is_not_plain():
     ]
 
 
-@pytest.mark.goal("S4")
-@pytest.mark.parametrize("name", methods.tasks())
+@pytest.mark.guarantee("S4")
+@pytest.mark.parametrize("name", methods.each())
 def test_the_checkpoint_of_each_method_is_plain(name, tmp_path, reached):
-    start = command(name, tmp_path, EVERYTHING, max_epochs=1)
-    run = train(methods.verb(name), [*start, "--out", str(tmp_path / "run")], quietly=True)
+    start = arguments_for(name, tmp_path, EVERYTHING, max_epochs=1)
+    run = train(methods.command(name), [*start, "--out", str(tmp_path / "run")], quietly=True)
     file = newest_checkpoint(run)
     # torch's own list of what the file names and a loader of plain data would not load
     assert torch.serialization.get_unsafe_globals_in_checkpoint(file) == []

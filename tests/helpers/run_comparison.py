@@ -16,7 +16,7 @@ from ssl_toolkit.run_folder import CHECKPOINTS, newest_checkpoint
 from ssl_toolkit.task import Task
 
 
-def command(name: str, folder: Path, changes: dict[str, Any] | None = None, **trainer: Any) -> list[str]:
+def arguments_for(name: str, folder: Path, changes: dict[str, Any] | None = None, **trainer: Any) -> list[str]:
     """The arguments that train a method, but for the run's folder.
 
     Args:

@@ -13,8 +13,6 @@ TOLERANCE = 1e-4
 # in float64: Adam's steps make of a difference of 1e-7 one of 1e-3 within these steps
 ACROSS_PROCESSES = 1e-5
 
-NAMES = list(methods.tasks())
-
 
 def distance(found, expected):
     assert len(found) == len(expected) == STEPS
@@ -24,21 +22,14 @@ def distance(found, expected):
 def test_each_method_has_losses_that_are_kept():
     content = golden_losses.read()
     assert content["command"] == COMMAND
-    assert set(content["losses"]) == set(NAMES), f"a method is new, or gone: {COMMAND}"
+    assert set(content["losses"]) == set(methods.tasks()), f"a method is new, or gone: {COMMAND}"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("golden")
-    for name in NAMES:
-        golden_losses.write_recipe(name, folder)
-    return str(folder)
-
-
-@pytest.mark.goal("P5")
-@pytest.mark.parametrize("name", NAMES)
-def test_the_losses_are_those_that_are_kept(name, folder, reached):
-    found = golden_losses.losses(name, folder)
+@pytest.mark.guarantee("P5")
+@pytest.mark.parametrize("name", methods.each())
+def test_the_losses_are_those_that_are_kept(name, tmp_path, reached):
+    golden_losses.write_recipe(name, tmp_path)
+    found = golden_losses.losses(name, str(tmp_path))
     kept = golden_losses.read()["losses"].get(name)
     assert kept, f"{name} has no losses that are kept: {COMMAND} {name}"
     assert distance(found, kept) <= TOLERANCE, (
@@ -47,24 +38,20 @@ def test_the_losses_are_those_that_are_kept(name, folder, reached):
     reached(f"{name}: {distance(found, kept):.0e} from those kept")
 
 
-@pytest.mark.goal("P5")
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_two_runs_have_the_same_losses_to_the_last_bit(name, folder):
-    first = golden_losses.losses(name, folder)
-    assert golden_losses.losses(name, folder) == first
+@pytest.mark.guarantee("P5")
+@pytest.mark.parametrize("name", methods.on_representatives())
+def test_two_runs_have_the_same_losses_to_the_last_bit(name, tmp_path):
+    golden_losses.write_recipe(name, tmp_path)
+    first = golden_losses.losses(name, str(tmp_path))
+    assert golden_losses.losses(name, str(tmp_path)) == first
 
 
-def together(folder):
-    return {name: golden_losses.losses(name, folder, double=True) for name in NAMES}
-
-
-@pytest.mark.goal("P5")
-@pytest.mark.slow
-def test_two_processes_have_the_losses_of_one(folder, reached):
-    alone = together(folder)
-    first, second = run_processes(together, 2, folder, timeout=280)
+@pytest.mark.guarantee("P5")
+@pytest.mark.parametrize("name", methods.on_representatives())
+def test_two_processes_have_the_losses_of_one(name, tmp_path, reached):
+    golden_losses.write_recipe(name, tmp_path)
+    alone = golden_losses.losses(name, str(tmp_path), True)
+    first, second = run_processes(golden_losses.losses, 2, name, str(tmp_path), True, timeout=280)
     assert first == second
-    worst = max(distance(first[name], alone[name]) for name in NAMES)
-    assert worst <= ACROSS_PROCESSES
-    reached(f"two processes: {worst:.0e} from one, in float64")
+    assert distance(first, alone) <= ACROSS_PROCESSES
+    reached(f"{name}, two processes: {distance(first, alone):.0e} from one, in float64")

@@ -1,0 +1,11 @@
+"""`downstream.sequence`, small: a method for each of its heads."""
+
+from methods.method import Method
+
+RECURRENT = {"class_path": "downstream.sequence.RecurrentHead", "init_args": {"hidden": 8, "dropout": 0.2}}
+TRANSFORMER = {"class_path": "downstream.sequence.TransformerHead", "init_args": {"dim": 8, "num_heads": 2}}
+
+METHODS = {
+    "SequenceClassification": Method({"head": RECURRENT}),
+    "TransformerHead": Method({"head": TRANSFORMER}, task="SequenceClassification"),
+}

@@ -1,0 +1,79 @@
+"""Groups of tests with the source files that each depends on, and what the last nightly run proved of them.
+
+A test that is marked with ``method(name)`` belongs to that method's group; every other one to the group ``core``. The
+nightly command writes the hash of each group's files into a stamp file. ``pytest -m slow --changed`` leaves out the
+groups whose files, and the libraries under them, are still those of the stamp.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import golden_losses
+import methods
+
+ROOT = Path(__file__).parents[2]
+STAMP = ROOT / "tests" / "nightly.json"
+CORE = "core"
+LIBRARIES = ("torch", "torchvision", "lightning", "timm", "numpy", "pillow")
+
+# what a method is made of beside its own file; what else it calls is proven on the representatives
+SHARED = (
+    "pretext/base", "downstream/base", "ssl_toolkit/losses", "ssl_toolkit/modules", "ssl_toolkit/augment",
+    "ssl_toolkit/step.py", "tests/every_method", "tests/helpers/methods/__init__.py", "tests/helpers/methods/method.py",
+)  # fmt: skip
+EVERYTHING = ("ssl_toolkit", "pretext/base", "downstream/base", "configs", "tests", "pyproject.toml", "README.md")
+
+
+def groups() -> list[str]:
+    """All groups."""
+    return [CORE, *methods.tasks()]
+
+
+def digest(group: str) -> str:
+    """The hash of what a group's tests depend on: its files, the libraries, and of a method its kept losses."""
+    facts: list[Any] = [f"Python {sys.version_info[0]}.{sys.version_info[1]}"]
+    facts += [f"{library} {importlib.metadata.version(library).partition('+')[0]}" for library in LIBRARIES]
+    if group != CORE:
+        facts.append(golden_losses.read()["losses"].get(group))
+    hashed = hashlib.sha256(json.dumps(facts).encode())
+    for file in files(group):
+        hashed.update(f"\n{file.relative_to(ROOT).as_posix()}\n".encode())
+        hashed.update(file.read_bytes())
+    return hashed.hexdigest()
+
+
+def files(group: str) -> list[Path]:
+    """The files of a group, sorted."""
+    names = [group] if group != CORE else methods.representatives()
+    modules = {methods.tasks()[name].__module__ for name in names}
+    own = [ROOT / f"{module.replace('.', '/')}.py" for module in modules]
+    own += [ROOT / "tests/helpers/methods" / file.name for file in own]
+    others = {
+        ROOT / "tests/helpers/methods" / f"{cls.__module__.rpartition('.')[2]}.py" for cls in methods.tasks().values()
+    }
+    kept = {golden_losses.FILE, STAMP}  # of all methods; a method's own losses are among its facts
+    found = set(own)
+    for entry in EVERYTHING if group == CORE else SHARED:
+        path = ROOT / entry
+        found |= {each for each in path.rglob("*") if each.is_file()} if path.is_dir() else {path}
+    left_out = (
+        {each for each in found if "__pycache__" in each.parts or each.suffix == ".pyc"} | kept | (others - set(own))
+    )
+    return sorted(found - left_out)
+
+
+def read_stamp() -> dict[str, Any]:
+    """What the last nightly run proved; nothing if there is no stamp."""
+    return json.loads(STAMP.read_text(encoding="utf-8")) if STAMP.exists() else {"groups": {}}
+
+
+def changed_groups() -> set[str]:
+    """The groups that the last nightly run did not prove as they are now."""
+    proven = read_stamp()["groups"]
+    return {group for group in groups() if proven.get(group, {}).get("hash") != digest(group)}

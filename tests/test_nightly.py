@@ -1,0 +1,134 @@
+"""docs/reliability.md and the stamp: they say what the tests did, and are not older than the guarantees."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nightly
+import source_groups
+from nightly import DETAILS, GUARANTEES, MOST_CHARACTERS, PAGE, ROOT, Collector
+
+HERE = Path(__file__).parent
+
+CONFTEST = """
+def pytest_collection_modifyitems(items):
+    for item in items:
+        names = [name for mark in item.iter_markers("guarantee") for name in mark.args]
+        item.user_properties += [("group", "core"), ("guarantees", names), ("nightly", False)]
+"""
+EXAMPLE = """
+import pytest
+
+@pytest.mark.guarantee("R1")
+@pytest.mark.parametrize("number", [1, 2, 2])
+def test_reaches(number, record_property):
+    record_property("reached", f"{number} of 2")
+
+@pytest.mark.guarantee("R2")
+def test_says_nothing():
+    pass
+
+@pytest.mark.guarantee("R2", "R3")
+def test_fails():
+    assert False
+
+def test_of_no_guarantee():
+    assert False
+"""
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("example")
+    (folder / "test_example.py").write_text(EXAMPLE)
+    (folder / "conftest.py").write_text(CONFTEST)
+    collected = Collector()
+    options = ["-q", "-c", "/dev/null", "-o", "markers=guarantee", "-p", "no:cacheprovider"]
+    pytest.main([*options, str(folder)], plugins=[collected])
+    return collected
+
+
+def test_the_rows_say_what_the_tests_did(collected):
+    assert {name: collected.verdict(name) for name in ("R1", "R2", "R3", "R4")} == {
+        "R1": "3 tests pass",
+        "R2": "**1 of 2 tests fail**",
+        "R3": "**1 of 1 tests fail**",
+        "R4": "**no test was run**",
+    }
+    assert collected.figures("R1") == ["1 of 2", "2 of 2 (2 times)"]
+    assert collected.figures("R2") == []
+    whole = nightly.details(collected)
+    assert "* 1 of 2\n* 2 of 2 (2 times)\n" in whole
+    assert whole.count("[test_reaches]") == 1
+    assert "test_of_no_guarantee" not in whole
+    assert "| **1 of 2 tests fail** |" in nightly.page(collected)
+
+
+def test_a_group_with_a_failure_is_not_in_the_stamp(collected, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(source_groups, "STAMP", tmp_path / "stamp.json")
+    monkeypatch.setattr(source_groups, "digest", lambda group: f"hash of {group}")
+    hashes = {"core": "hash of core", "SimCLR": "hash of SimCLR"}
+    passing = Collector()
+    for test, group in (("a", "core"), ("b", "SimCLR")):
+        passing.facts[test], passing.outcomes[test] = {"group": group, "reached": []}, "passed"
+    nightly.write_stamp(passing, hashes)
+    assert source_groups.changed_groups() == set(source_groups.groups()) - {"core", "SimCLR"}
+    nightly.write_stamp(passing, hashes | {"SimCLR": "another, when the tests began"})
+    assert "SimCLR" in source_groups.changed_groups()
+    passing.outcomes["a"] = "failed"
+    nightly.write_stamp(passing, hashes)
+    assert "core" in source_groups.changed_groups()
+    assert "core: not all of its tests passed" in capsys.readouterr().out
+    (tmp_path / "stamp.json").unlink()
+    assert source_groups.changed_groups() == set(source_groups.groups())
+
+
+def test_a_changed_file_changes_the_hash_of_its_groups_only():
+    before = {name: source_groups.files(name) for name in source_groups.groups()}
+    assert all(ROOT / "pretext/simclr.py" not in files for name, files in before.items() if name != "SimCLR")
+    assert ROOT / "pretext/simclr.py" in before["SimCLR"]
+    assert all(ROOT / "ssl_toolkit/losses/nt_xent.py" in files for files in before.values())
+    assert ROOT / "ssl_toolkit/cli/train.py" in before["core"]
+    assert ROOT / "ssl_toolkit/cli/train.py" not in before["SimCLR"]
+    assert ROOT / "README.md" in before["core"]
+
+
+def test_what_has_not_changed_is_left_out(tmp_path):
+    """In a process of its own, as the gate does it."""
+    program = (
+        "import sys, source_groups, pytest; source_groups.changed_groups = lambda: {'SimCLR'};"
+        "sys.exit(pytest.main(['tests/every_method', '--changed', '--collect-only', '-q', '-n', '0', '-m', 'slow',"
+        "'-W', 'ignore::pytest.PytestAssertRewriteWarning']))"
+    )
+    environment = {"PYTHONPATH": f"{ROOT}:{HERE / 'helpers'}", "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    said = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
+    chosen = [line for line in said.stdout.splitlines() if "::" in line]
+    assert chosen, said.stderr
+    assert all("[SimCLR]" in line for line in chosen)
+
+
+def guarantees_of_tests():
+    """Pairs of a guarantee and the test function that is marked with it."""
+    for file in sorted(HERE.rglob("test_*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            for mark in getattr(node, "decorator_list", []):
+                if ast.unparse(mark).startswith("pytest.mark.guarantee("):
+                    yield from ((each.value, file.relative_to(ROOT), node.name) for each in mark.args)
+
+
+def test_the_pages_have_every_guarantee_and_every_test_of_one():
+    page, details = PAGE.read_text(encoding="utf-8"), DETAILS.read_text(encoding="utf-8")
+    for name, guarantee in GUARANTEES.items():
+        assert f"| {guarantee.short} |" in page, f"{name}: run python tests/nightly.py"
+    parts = {part.partition("\n")[0]: part for part in details.split("\n## ")}
+    for name, file, function in guarantees_of_tests():
+        assert name in GUARANTEES, f"{function} is marked with {name}, which is no guarantee"
+        assert f"[{function}](../{file.as_posix()})" in parts[name], f"{name}: run python tests/nightly.py"
+
+
+def test_cells_are_short_enough_to_read():
+    cells = [cell for line in PAGE.read_text(encoding="utf-8").splitlines() if "|" in line for cell in line.split("|")]
+    assert max(map(len, cells)) <= MOST_CHARACTERS
