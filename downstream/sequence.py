@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from lightning import LightningDataModule
@@ -19,6 +19,9 @@ from downstream.base import Classifier
 from ssl_toolkit.data.frames import FrameData, SequenceBatch
 from ssl_toolkit.errors import nearest
 from ssl_toolkit.step import StepContext, StepOutput
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int64
 
 RECURRENT = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
@@ -35,7 +38,7 @@ class FrameFeatures(NamedTuple):
     lengths: Tensor
 
 
-def padding_mask(lengths: Tensor, longest: int) -> Tensor:
+def padding_mask(lengths: Int64[Tensor, " batch"], longest: int) -> Bool[Tensor, "batch longest"]:
     """Bool tensor of shape ``[batch, longest]``: True where a sequence of the given length has ended."""
     return torch.arange(longest, device=lengths.device) >= lengths.unsqueeze(1)
 
@@ -48,7 +51,9 @@ class SequenceHead(nn.Module, ABC):
         """Makes the layers, once the sizes of the input and of the output are known."""
 
     @abstractmethod
-    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
+    def forward(
+        self, features: Float[Tensor, "batch longest width"], lengths: Int64[Tensor, " batch"]
+    ) -> Float[Tensor, "batch classes"]:
         """Scores each sequence.
 
         Args:
@@ -105,7 +110,9 @@ class RecurrentHead(SequenceHead):
         )
         self.classifier = nn.Linear(self.num_directions * self.hidden, num_classes)
 
-    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
+    def forward(
+        self, features: Float[Tensor, "batch longest width"], lengths: Int64[Tensor, " batch"]
+    ) -> Float[Tensor, "batch classes"]:
         packed = pack_padded_sequence(features, lengths.cpu(), batch_first=True, enforce_sorted=False)
         _, state = self.recurrent(packed)
         if self.kind == "lstm":
@@ -165,7 +172,9 @@ class TransformerHead(SequenceHead):
             self.position_table = nn.Parameter(0.02 * torch.randn(1, self.max_frames, self.dim))
         self.classifier = nn.Linear(self.dim, num_classes)
 
-    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
+    def forward(
+        self, features: Float[Tensor, "batch longest width"], lengths: Int64[Tensor, " batch"]
+    ) -> Float[Tensor, "batch classes"]:
         padding = padding_mask(lengths, features.shape[1])
         # attention gives padding the weight 0, and 0 times infinity would still be NaN
         tokens = self.project(features.masked_fill(padding.unsqueeze(2), 0.0))
@@ -192,7 +201,7 @@ class TransformerHead(SequenceHead):
         return self.position_table[:, :num]
 
 
-def sinusoidal_positions(num: int, dim: int) -> Tensor:
+def sinusoidal_positions(num: int, dim: int) -> Float[Tensor, "num dim"]:
     """Codes of places as sines and cosines of geometric wavelengths (Vaswani et al. 2017, section 3.5).
 
     Args:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ssl_toolkit.batch import Images
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int64
 
 # what a CPU's cache holds: larger batches are made in parts
 _VALUES_AT_ONCE = 2**20
@@ -21,7 +24,7 @@ class View(ABC):
     """Makes one view of each image of a batch. To write one, give `make`."""
 
     @torch.no_grad()
-    def __call__(self, images: Images, keys: Tensor) -> Tensor:
+    def __call__(self, images: Images, keys: Int64[Tensor, "*batch"]) -> Float[Tensor, "*batch channels size size"]:
         """Makes the views, without gradients and in full precision even under autocast.
 
         Args:
@@ -42,7 +45,7 @@ class View(ABC):
             return self.make(several, keys.flatten()).unflatten(0, keys.shape)
 
     @abstractmethod
-    def make(self, images: Images, keys: Tensor) -> Tensor:
+    def make(self, images: Images, keys: Int64[Tensor, " batch"]) -> Float[Tensor, "batch channels size size"]:
         """Makes one view of each image; arguments and result as in `__call__`."""
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ssl_toolkit.random import fold, streams, uniform
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Num
 
 NUM_TRIES = 10
 
@@ -54,7 +58,7 @@ def random_resized_crop_boxes(
     return torch.cat([top, left, box_height, box_width], dim=1)
 
 
-def centre_boxes(sizes: Tensor, fraction: float = 1.0) -> Tensor:
+def centre_boxes(sizes: Num[Tensor, "batch 2"], fraction: float = 1.0) -> Float[Tensor, "batch 4"]:
     """The centred square of each image.
 
     Args:

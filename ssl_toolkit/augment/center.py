@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 
 from ssl_toolkit.augment.base import View, check_size, in_parts
 from ssl_toolkit.augment.boxes import centre_boxes
 from ssl_toolkit.augment.geometry import crop_resize
 from ssl_toolkit.batch import Images
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int64
 
 
 class CenterView(View):
@@ -28,7 +33,7 @@ class CenterView(View):
         self.size = size
         self.crop_fraction = crop_fraction
 
-    def make(self, images: Images, keys: Tensor) -> Tensor:
+    def make(self, images: Images, keys: Int64[Tensor, " batch"]) -> Float[Tensor, "batch channels size size"]:
         boxes = centre_boxes(images.sizes, self.crop_fraction)
         return in_parts(lambda pixels, boxes: crop_resize(pixels, boxes, self.size), images.pixels, boxes)
 

@@ -5,18 +5,27 @@ All take float images ``[batch, channels, height, width]`` in [0, 1] and return 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
 
 GRAY_WEIGHTS = (0.2989, 0.587, 0.114)
 
 
-def brightness(images: Tensor, factors: Tensor) -> Tensor:
+def brightness(
+    images: Float[Tensor, "batch channels height width"], factors: Float[Tensor, " batch"]
+) -> Float[Tensor, "batch channels height width"]:
     """Multiplies each image by its factor (``[batch]``, from 0: black; 1 changes nothing) and clamps."""
     return (images * _spread(factors)).clamp_(0, 1)
 
 
-def contrast(images: Tensor, factors: Tensor) -> Tensor:
+def contrast(
+    images: Float[Tensor, "batch channels height width"], factors: Float[Tensor, " batch"]
+) -> Float[Tensor, "batch channels height width"]:
     """Moves each image away from its mean grey, and clamps.
 
     Args:
@@ -30,7 +39,9 @@ def contrast(images: Tensor, factors: Tensor) -> Tensor:
     return torch.lerp(mean, images, _spread(factors)).clamp_(0, 1)
 
 
-def saturation(images: Tensor, factors: Tensor) -> Tensor:
+def saturation(
+    images: Float[Tensor, "batch channels height width"], factors: Float[Tensor, " batch"]
+) -> Float[Tensor, "batch channels height width"]:
     """Moves each pixel away from its grey, and clamps.
 
     Args:
@@ -44,7 +55,9 @@ def saturation(images: Tensor, factors: Tensor) -> Tensor:
     return torch.lerp(gray_level(images), images, _spread(factors)).clamp_(0, 1)
 
 
-def hue(images: Tensor, shifts: Tensor) -> Tensor:
+def hue(
+    images: Float[Tensor, "batch channels height width"], shifts: Float[Tensor, " batch"]
+) -> Float[Tensor, "batch channels height width"]:
     """Turns the hue of each image in the hue, saturation, value space.
 
     Args:
@@ -68,19 +81,23 @@ def hue(images: Tensor, shifts: Tensor) -> Tensor:
     return share.mul_(spread[:, None]).add_(lowest[:, None])
 
 
-def grayscale(images: Tensor, apply: Tensor) -> Tensor:
+def grayscale(
+    images: Float[Tensor, "batch channels height width"], apply: Bool[Tensor, " batch"]
+) -> Float[Tensor, "batch channels height width"]:
     """Replaces the channels of the chosen images (bool ``[batch]``) by their grey; needs 3 channels."""
     check_colours(images, "grayscale")
     # three times as fast as torch.where, and as exact: lerp returns its ends as they are
     return torch.lerp(images, gray_level(images), _spread(apply.to(images.dtype)))
 
 
-def solarize(images: Tensor, apply: Tensor, threshold: float = 0.5) -> Tensor:
+def solarize(
+    images: Float[Tensor, "batch channels height width"], apply: Bool[Tensor, " batch"], threshold: float = 0.5
+) -> Float[Tensor, "batch channels height width"]:
     """Inverts the values at or above the threshold in the chosen images (bool ``[batch]``)."""
     return torch.where(apply[:, None, None, None] & (images >= threshold), 1 - images, images)
 
 
-def gray_level(images: Tensor) -> Tensor:
+def gray_level(images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch 1 height width"]:
     """The grey of each pixel, ``[batch, 1, height, width]``: ITU-R BT.601 luma of 3 channels, else their mean."""
     if images.shape[1] != 3:
         return images.mean(dim=1, keepdim=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from contextlib import nullcontext
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,9 @@ from torch import Tensor
 
 from ssl_toolkit.batch import Images
 from ssl_toolkit.perf.matmul import onednn_products
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Num
 
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -95,7 +98,9 @@ def _resize_each(
     return result
 
 
-def gaussian_blur(images: Tensor, sigmas: Tensor, kernel_size: int) -> Tensor:
+def gaussian_blur(
+    images: Float[Tensor, "batch channels height width"], sigmas: Float[Tensor, " batch"], kernel_size: int
+) -> Float[Tensor, "batch channels height width"]:
     """Blurs each image with a Gaussian of its own, as torchvision's ``gaussian_blur`` (mirrored at the borders).
 
     Args:
@@ -115,7 +120,9 @@ def gaussian_blur(images: Tensor, sigmas: Tensor, kernel_size: int) -> Tensor:
     return transform(images, rows, columns)
 
 
-def reduce_resolution(images: Tensor, sides: Tensor) -> Tensor:
+def reduce_resolution(
+    images: Float[Tensor, "batch channels side side"], sides: Num[Tensor, " batch"]
+) -> Float[Tensor, "batch channels side side"]:
     """Resizes each square image to a lower resolution and back, with antialiasing.
 
     Doersch et al. (2015, arXiv 1505.05192, section 3.1) do so with some patches, down to 100 pixels in all, against
@@ -140,7 +147,11 @@ def reduce_resolution(images: Tensor, sides: Tensor) -> Tensor:
     return transform(images, there_and_back, there_and_back)
 
 
-def transform(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def transform(
+    images: Float[Tensor, "batch channels height width"],
+    rows: Float[Tensor, "batch new_height height"],
+    columns: Float[Tensor, "batch new_width width"],
+) -> Float[Tensor, "batch channels new_height new_width"]:
     """``rows @ images @ columns^T`` for each sample and channel, in full precision even under autocast.
 
     Args:
@@ -163,14 +174,14 @@ def transform(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def resize_matrices(
-    starts: Tensor,
-    lengths: Tensor,
+    starts: Float[Tensor, " batch"],
+    lengths: Float[Tensor, " batch"],
     num_inputs: int,
     num_outputs: int,
-    flip: Tensor | None = None,
+    flip: Bool[Tensor, " batch"] | None = None,
     interpolation: Interpolation = "bilinear",
-    targets: Tensor | None = None,
-) -> Tensor:
+    targets: Float[Tensor, " batch"] | None = None,
+) -> Float[Tensor, "batch outputs inputs"]:
     """One axis of an antialiased crop and resize, as Pillow and torch do it: a filter as wide as the step, or a pixel.
 
     Args:
@@ -214,7 +225,9 @@ def _cubic(distances: Tensor) -> Tensor:
 _FILTERS = {"bilinear": _triangle, "bicubic": _cubic}
 
 
-def blur_matrices(sigmas: Tensor, kernel_size: int, length: int) -> Tensor:
+def blur_matrices(
+    sigmas: Float[Tensor, " batch"], kernel_size: int, length: int
+) -> Float[Tensor, "batch length length"]:
     """One axis of a Gaussian blur that mirrors the image at its borders (without repeating the border pixel).
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from torch import Tensor
 from ssl_toolkit.augment import colour
 from ssl_toolkit.perf.device_constants import constant
 from ssl_toolkit.random import fold, permutations, streams, uniform
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 Form = Literal["exact", "fused"]
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
@@ -68,7 +71,9 @@ def draw_jitter(
     )
 
 
-def colour_jitter(images: Tensor, jitter: Jitter, form: Form = "exact") -> Tensor:
+def colour_jitter(
+    images: Float[Tensor, "batch channels height width"], jitter: Jitter, form: Form = "exact"
+) -> Float[Tensor, "batch channels height width"]:
     """Applies the four steps to each image in its own order.
 
     Args:
@@ -155,7 +160,7 @@ def _step_matrices(images: Tensor, jitter: Jitter) -> Tensor:
     return matrices
 
 
-def hue_rotations(shifts: Tensor) -> Tensor:
+def hue_rotations(shifts: Float[Tensor, " batch"]) -> Float[Tensor, "batch 3 3"]:
     """Turns of the hue as linear maps: rotations of the RGB cube about its grey diagonal.
 
     At thirds of a turn they equal the turn in the hue, saturation, value space. In between they keep the mean of the

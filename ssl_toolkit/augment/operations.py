@@ -7,11 +7,15 @@ that did not draw it. On a GPU the number of images of each operation is read ba
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ssl_toolkit.augment import colour, tone, warp
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int64
 
 # what an operation's amount means, and what makes it: the first five are one warp together
 SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y, ROTATE = range(5)
@@ -33,7 +37,11 @@ _OPERATIONS: dict[int, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def apply(images: Tensor, operations: Tensor, amounts: Tensor) -> Tensor:
+def apply(
+    images: Float[Tensor, "batch channels height width"],
+    operations: Int64[Tensor, "batch steps"],
+    amounts: Float[Tensor, "batch steps"],
+) -> Float[Tensor, "batch channels height width"]:
     """Changes each image by its operations, one after the other.
 
     Args:

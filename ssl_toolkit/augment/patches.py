@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,10 +11,18 @@ from torch import Tensor
 from ssl_toolkit.perf.device_constants import constant
 from ssl_toolkit.random import fold, integers, normal
 
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int64, Num
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
 
-def take_patches(images: Tensor, tops: Tensor, lefts: Tensor, size: int) -> Tensor:
+def take_patches(
+    images: Num[Tensor, "batch channels height width"],
+    tops: Int64[Tensor, "batch patches"],
+    lefts: Int64[Tensor, "batch patches"],
+    size: int,
+) -> Num[Tensor, "batch patches channels size size"]:
     """Cuts square patches out of each image, at places of its own.
 
     Args:
@@ -31,7 +40,11 @@ def take_patches(images: Tensor, tops: Tensor, lefts: Tensor, size: int) -> Tens
     return patches[samples, :, tops, lefts]
 
 
-def drop_channels(patches: Tensor, keys: Tensor, mean: Sequence[float] = IMAGENET_MEAN) -> Tensor:
+def drop_channels(
+    patches: Float[Tensor, "*batch channels height width"],
+    keys: Int64[Tensor, "*batch"],
+    mean: Sequence[float] = IMAGENET_MEAN,
+) -> Float[Tensor, "*batch channels height width"]:
     """Colour dropping: keeps one random channel of each patch and replaces the others by noise.
 
     A lens shifts the colours against each other towards the border of an image, which gives a patch's place away. So
@@ -60,7 +73,9 @@ def drop_channels(patches: Tensor, keys: Tensor, mean: Sequence[float] = IMAGENE
     return torch.where(keep[..., None, None], patches, centre + deviation * noise)
 
 
-def project_colour(images: Tensor) -> Tensor:
+def project_colour(
+    images: Float[Tensor, "*batch channels height width"],
+) -> Float[Tensor, "*batch channels height width"]:
     """Colour projection: removes the green-magenta axis, along which lenses shift colours the most.
 
     Multiplies each pixel by ``I - a^T a / (a a^T)`` with ``a = [-1, 2, -1]`` (Doersch et al. 2015, arXiv 1505.05192,
@@ -82,7 +97,9 @@ def project_colour(images: Tensor) -> Tensor:
     return torch.stack([mean + difference, mean, mean - difference], dim=-3)
 
 
-def erase(images: Tensor, boxes: Tensor, fill: float = 0.5) -> Tensor:
+def erase(
+    images: Float[Tensor, "batch channels height width"], boxes: Num[Tensor, "batch 4"], fill: float = 0.5
+) -> Float[Tensor, "batch channels height width"]:
     """Fills a box of each image with one value (random erasing, Zhong et al. 2017, arXiv 1708.04896).
 
     Args:

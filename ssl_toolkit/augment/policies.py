@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +31,9 @@ from ssl_toolkit.augment.operations import (
 from ssl_toolkit.perf.device_constants import constant
 from ssl_toolkit.random import fold, gamma, integers, uniform
 
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int64
+
 
 class Steps(NamedTuple):
     """What a policy drew for each image.
@@ -51,7 +54,7 @@ class Policy(ABC):
     """Operations drawn for each image. To write one, give `draw`."""
 
     @abstractmethod
-    def draw(self, keys: Tensor, side: int) -> Steps:
+    def draw(self, keys: Int64[Tensor, " batch"], side: int) -> Steps:
         """Draws what is done to square views.
 
         Args:
@@ -62,7 +65,9 @@ class Policy(ABC):
             What is done to each.
         """
 
-    def __call__(self, images: Tensor, steps: Steps) -> Tensor:
+    def __call__(
+        self, images: Float[Tensor, "batch channels height width"], steps: Steps
+    ) -> Float[Tensor, "batch channels height width"]:
         """Does it: float images ``[batch, channels, height, width]`` in [0, 1] to such images."""
         chains = steps.operations.shape[1]
         copies = images.repeat_interleave(chains, dim=0)
@@ -138,7 +143,7 @@ class RandAugment(Policy):
         self.num_ops = num_ops
         self.magnitude = magnitude
 
-    def draw(self, keys: Tensor, side: int) -> Steps:
+    def draw(self, keys: Int64[Tensor, " batch"], side: int) -> Steps:
         """Operations and signs."""
         operations = integers(fold(keys, "operation"), 0, NUM_OPERATIONS, self.num_ops)
         levels = torch.full_like(operations, self.magnitude / 30, dtype=torch.float32)
@@ -155,7 +160,7 @@ class TrivialAugment(Policy):
     each magnitude one of 31. Translations are up to 32 pixels of 224, in proportion for other sizes.
     """
 
-    def draw(self, keys: Tensor, side: int) -> Steps:
+    def draw(self, keys: Int64[Tensor, " batch"], side: int) -> Steps:
         """An operation, its level and its sign."""
         operations = integers(fold(keys, "operation"), 0, NUM_OPERATIONS, 1)
         levels = integers(fold(keys, "level"), 0, 31, 1) / 30
@@ -196,7 +201,7 @@ class AugMix(Policy):
         self.alpha = alpha
         self.enhancing = enhancing
 
-    def draw(self, keys: Tensor, side: int) -> Steps:
+    def draw(self, keys: Int64[Tensor, " batch"], side: int) -> Steps:
         """Chains and weights."""
         chains = fold(keys[:, None], torch.arange(self.width, device=keys.device))
         kinds = (*GEOMETRIC, POSTERIZE, SOLARIZE, AUTOCONTRAST, EQUALIZE, *ENHANCING * self.enhancing)

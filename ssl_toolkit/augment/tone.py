@@ -5,12 +5,19 @@ All take float images ``[batch, channels, height, width]`` in [0, 1] and return 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+if TYPE_CHECKING:
+    from jaxtyping import Float, Num
 
-def sharpness(images: Tensor, factors: Tensor) -> Tensor:
+
+def sharpness(
+    images: Float[Tensor, "batch channels height width"], factors: Float[Tensor, " batch"]
+) -> Float[Tensor, "batch channels height width"]:
     """Moves each image away from its smoothed self, all but its border, and clamps.
 
     Args:
@@ -29,18 +36,22 @@ def sharpness(images: Tensor, factors: Tensor) -> Tensor:
     return result.clamp_(0, 1)
 
 
-def posterize(images: Tensor, bits: Tensor) -> Tensor:
+def posterize(
+    images: Float[Tensor, "batch channels height width"], bits: Num[Tensor, " batch"]
+) -> Float[Tensor, "batch channels height width"]:
     """Keeps so many levels, 2 to the power of ``bits`` (``[batch]``, 1 to 8), each at its lower end."""
     levels = torch.exp2(bits.to(images.dtype))[:, None, None, None]
     return torch.minimum((images * levels).floor_().clamp_(min=0), levels - 1) / levels
 
 
-def solarize_above(images: Tensor, thresholds: Tensor) -> Tensor:
+def solarize_above(
+    images: Float[Tensor, "batch channels height width"], thresholds: Float[Tensor, " batch"]
+) -> Float[Tensor, "batch channels height width"]:
     """Inverts the values at or above the image's threshold (``[batch]``)."""
     return torch.where(images >= thresholds[:, None, None, None], 1 - images, images)
 
 
-def autocontrast(images: Tensor) -> Tensor:
+def autocontrast(images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
     """Stretches each channel of each image to [0, 1]; a channel of one value stays as it is."""
     lowest, highest = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
     flat = highest == lowest
@@ -48,7 +59,7 @@ def autocontrast(images: Tensor) -> Tensor:
     return ((images - torch.where(flat, 0.0, lowest)) * scale).clamp_(0, 1)
 
 
-def equalize(images: Tensor) -> Tensor:
+def equalize(images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
     """Gives each of 256 levels of each channel as many pixels as every other, as far as whole levels allow (Pillow's).
 
     A channel with less than 255 pixels below its highest level stays as it is.

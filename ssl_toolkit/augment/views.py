@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jsonargparse.typing import final
@@ -21,6 +21,9 @@ from ssl_toolkit.augment.warp import rotate
 from ssl_toolkit.batch import Images
 from ssl_toolkit.errors import nearest
 from ssl_toolkit.random import fold, streams, uniform
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int64
 
 # arguments of `RandomView` that are the probability of one step; each is drawn from the stream of its name
 _PROBABILITIES = ("hflip", "vflip", "grayscale", "blur", "solarize", "erase")
@@ -157,7 +160,7 @@ class RandomView(View):
         self.policy = policy
         self.preset = preset
 
-    def make(self, images: Images, keys: Tensor) -> Tensor:
+    def make(self, images: Images, keys: Int64[Tensor, " batch"]) -> Float[Tensor, "batch channels size size"]:
         return in_parts(self._render, images.pixels, self._draw(images.sizes, keys))
 
     def _draw(self, sizes: Tensor, keys: Tensor) -> _Choices:

@@ -6,6 +6,7 @@ What comes from outside of an image is mid-grey.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,15 +14,22 @@ from torch.nn import functional as F
 
 from ssl_toolkit.perf.device_constants import constant
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
 FILL = 0.5
 
 
-def rotate(images: Tensor, degrees: Tensor) -> Tensor:
+def rotate(
+    images: Float[Tensor, "batch channels height width"], degrees: Float[Tensor, " batch"]
+) -> Float[Tensor, "batch channels height width"]:
     """Turns each image about its centre, counter-clockwise, by its angle (``[batch]``, in degrees)."""
     return warp(images, rotations(degrees))
 
 
-def shear(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def shear(
+    images: Float[Tensor, "batch channels height width"], x: Float[Tensor, " batch"], y: Float[Tensor, " batch"]
+) -> Float[Tensor, "batch channels height width"]:
     """Shears each image, its top left corner in place: ``x`` moves a row left by so much for each row above it.
 
     Args:
@@ -35,25 +43,29 @@ def shear(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return warp(images, shears(x, y, *images.shape[-2:]))
 
 
-def translate(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def translate(
+    images: Float[Tensor, "batch channels height width"], x: Float[Tensor, " batch"], y: Float[Tensor, " batch"]
+) -> Float[Tensor, "batch channels height width"]:
     """Moves each image to the right by ``x`` and down by ``y`` pixels (both ``[batch]``)."""
     return warp(images, translations(x, y))
 
 
-def rotations(degrees: Tensor) -> Tensor:
+def rotations(degrees: Float[Tensor, " batch"]) -> Float[Tensor, "batch 2 3"]:
     """The matrices for `warp`."""
     angle = degrees * (math.pi / 180)
     cosine, sine, zero = torch.cos(angle), torch.sin(angle), torch.zeros_like(angle)
     return _matrices(cosine, -sine, zero, sine, cosine, zero)
 
 
-def shears(x: Tensor, y: Tensor, height: int, width: int) -> Tensor:
+def shears(
+    x: Float[Tensor, " batch"], y: Float[Tensor, " batch"], height: int, width: int
+) -> Float[Tensor, "batch 2 3"]:
     """The matrices for `warp` of images of that size."""
     one = torch.ones_like(x)
     return _matrices(one, x, x * (height / 2), y, one, y * (width / 2))
 
 
-def translations(x: Tensor, y: Tensor) -> Tensor:
+def translations(x: Float[Tensor, " batch"], y: Float[Tensor, " batch"]) -> Float[Tensor, "batch 2 3"]:
     """The matrices for `warp`."""
     one, zero = torch.ones_like(x), torch.zeros_like(x)
     return _matrices(one, zero, -x, zero, one, -y)
@@ -63,7 +75,9 @@ def _matrices(*values: Tensor) -> Tensor:
     return torch.stack(values, dim=-1).unflatten(-1, (2, 3))
 
 
-def warp(images: Tensor, matrices: Tensor, fill: float = FILL) -> Tensor:
+def warp(
+    images: Float[Tensor, "batch channels height width"], matrices: Float[Tensor, "batch 2 3"], fill: float = FILL
+) -> Float[Tensor, "batch channels height width"]:
     """Reads each pixel from another place, bilinearly.
 
     Args:

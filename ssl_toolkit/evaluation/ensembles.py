@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from ssl_toolkit.evaluation.intervals import Spread, mean_and_spread
 from ssl_toolkit.evaluation.linear_probe import linear_probe
 from ssl_toolkit.evaluation.logistic_regression import Labelled, LinearClassifier, fit_linear
 from ssl_toolkit.random import integers, number, permutations, sample_keys
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int64, Num
 
 
 class EnsembleResult(NamedTuple):
@@ -38,7 +41,7 @@ class EnsembleResult(NamedTuple):
     weights: list[float]
 
 
-def bootstrap(num: int, draw: int, seed: int = 0) -> Tensor:
+def bootstrap(num: int, draw: int, seed: int = 0) -> Int64[Tensor, " num"]:
     """How often each of ``num`` samples is drawn in as many draws with replacement: int64 tensor of shape ``[num]``."""
     key = sample_keys(number("bootstrap", seed), draw, torch.arange(num))
     return torch.bincount(integers(key, 0, num), minlength=num)
@@ -120,7 +123,9 @@ def boosting(train: Labelled, test: Labelled, *, strength: float, num_members: i
     return _measured(votes, test[1], members, weights)
 
 
-def samme_step(counts: Tensor, wrong: Tensor, num_classes: int) -> tuple[float, Tensor]:
+def samme_step(
+    counts: Num[Tensor, " samples"], wrong: Bool[Tensor, " samples"], num_classes: int
+) -> tuple[float, Float[Tensor, " samples"]]:
     """One step of SAMME (Zhu et al. 2009, algorithm 2, (b) to (e)).
 
     Args:
@@ -156,7 +161,7 @@ class FoldsResult(NamedTuple):
     correct: Tensor
 
 
-def stratified_folds(labels: Tensor, num_folds: int, seed: int = 0) -> Tensor:
+def stratified_folds(labels: Int64[Tensor, " samples"], num_folds: int, seed: int = 0) -> Int64[Tensor, " samples"]:
     """Divides samples into folds with the same share of each class, as nearly as their numbers allow.
 
     Args:

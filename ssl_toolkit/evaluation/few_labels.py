@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,8 +13,13 @@ from ssl_toolkit.evaluation.linear_probe import STRENGTHS, ProbeResult, linear_p
 from ssl_toolkit.evaluation.logistic_regression import Labelled
 from ssl_toolkit.random import number, permutations, sample_keys
 
+if TYPE_CHECKING:
+    from jaxtyping import Int64
 
-def few_label_draws(labels: Tensor, per_class: int, num_draws: int, seed: int = 0) -> list[Tensor]:
+
+def few_label_draws(
+    labels: Int64[Tensor, " samples"], per_class: int, num_draws: int, seed: int = 0
+) -> list[Int64[Tensor, " labelled"]]:
     """Random small labelled sets with equally many images of each class.
 
     Args:

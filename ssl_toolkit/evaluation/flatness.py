@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_toolkit.random import number
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 class Flatness(NamedTuple):
@@ -89,7 +92,7 @@ def flatness(
     return Flatness(np.array(points), np.array(losses))
 
 
-def direction(weight: Tensor, seed: int, index: int, name: str) -> Tensor:
+def direction(weight: Float[Tensor, "*shape"], seed: int, index: int, name: str) -> Float[Tensor, "*shape"]:
     """A random direction, each of whose filters is as long as that of the weight (section 4).
 
     Args:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Num
 
 # the 97.5 % point of the standard normal distribution
 _Z = 1.959963984540054
@@ -28,7 +31,7 @@ class Interval(NamedTuple):
     high: float
 
 
-def confidence_interval(correct: Tensor) -> Interval:
+def confidence_interval(correct: Num[Tensor, " images"] | Bool[Tensor, " images"]) -> Interval:
     """An accuracy with its 95 % interval (Wilson 1927, "Probable inference, the law of succession, and statistical
     inference", JASA 22, pages 209-212), which stays within 0 and 1 and is sound for few images and near 0 and 1.
 
@@ -51,7 +54,9 @@ def confidence_interval(correct: Tensor) -> Interval:
     return Interval(p, min(max(centre - half, 0.0), p), max(min(centre + half, 1.0), p))
 
 
-def paired_difference(correct: Tensor, baseline: Tensor, *, num_draws: int = 10_000, seed: int = 0) -> Interval:
+def paired_difference(
+    correct: Bool[Tensor, " images"], baseline: Bool[Tensor, " _"], *, num_draws: int = 10_000, seed: int = 0
+) -> Interval:
     """The difference of two accuracies on the same test images, with a 95 % interval from a paired bootstrap.
 
     An image counts +1, 0 or -1: right only here, in both or neither, only in the baseline. Drawing the images anew with

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_toolkit.perf.matmul import onednn_products
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int64
 
 # similarities held at a time: 2^23 float32 are 32 MiB, a processor's last cache
 _MAX_SIMILARITIES = 1 << 23
@@ -17,12 +21,12 @@ _GROUP = 16
 
 
 def knn_predict(
-    train: Tensor,
-    train_labels: Tensor,
-    query: Tensor,
+    train: Float[Tensor, "train width"],
+    train_labels: Int64[Tensor, " train"],
+    query: Float[Tensor, "query width"],
     k: Sequence[int] = (1, 5, 20, 200),
     temperature: float = 0.07,
-) -> dict[int, Tensor]:
+) -> dict[int, Int64[Tensor, " query"]]:
     """Classifies each query by a weighted vote of its nearest training images.
 
     The ``k`` training images of the largest cosine similarity ``s`` vote for their class, each with weight
@@ -108,10 +112,10 @@ def _largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def knn_accuracy(
-    train: Tensor,
-    train_labels: Tensor,
-    query: Tensor,
-    query_labels: Tensor,
+    train: Float[Tensor, "train width"],
+    train_labels: Int64[Tensor, " train"],
+    query: Float[Tensor, "query width"],
+    query_labels: Int64[Tensor, " query"],
     k: Sequence[int] = (1, 5, 20, 200),
     temperature: float = 0.07,
 ) -> dict[int, float]:

@@ -14,13 +14,16 @@ axis.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_toolkit.perf.matmul import onednn_products
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 # memory that is used again stays in the cache
 _IMAGES_AT_ONCE = 8192
@@ -40,7 +43,7 @@ class LinearClassifier(NamedTuple):
     weight: Tensor
     bias: Tensor
 
-    def __call__(self, features: Tensor) -> Tensor:
+    def __call__(self, features: Float[Tensor, "samples width"]) -> Float[Tensor, "samples classes"]:
         """float64 tensor of shape ``[num_images, num_classes]``."""
         return features.double() @ self.weight.double().T + self.bias.double()
 
@@ -50,7 +53,7 @@ def fit_linear(
     strength: float,
     num_classes: int,
     *,
-    weights: Tensor | None = None,
+    weights: Float[Tensor, " samples"] | None = None,
     max_iterations: int = 200,
     tolerance: float = 1e-5,
 ) -> LinearClassifier:
@@ -130,7 +133,9 @@ class PrincipalAxes:
         return raw, bias - raw @ self.mean.double()
 
 
-def class_scores(z: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def class_scores(
+    z: Float[Tensor, "width images"], weight: Float[Tensor, "classes width"], bias: Float[Tensor, " classes"]
+) -> Float[Tensor, "classes images"]:
     """float64 ``[num_classes, num_images]``: only the long product is in float32, its rounding averages out."""
     return (weight.float() @ z).double() + bias[:, None]
 

@@ -6,13 +6,17 @@ They see different things: a point collapse leaves the rank intact, a dimensiona
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
-def spread(embeddings: Tensor) -> float:
+
+def spread(embeddings: Float[Tensor, ...]) -> float:
     """How far normalised embeddings lie apart, on a scale where 1 is uniform on the sphere and 0 a single point.
 
     The standard deviation of each coordinate of the L2-normalised embeddings over the images, averaged over the
@@ -34,7 +38,7 @@ def spread(embeddings: Tensor) -> float:
     return float(unit.std(dim=0, correction=0).mean()) * math.sqrt(embeddings.shape[1])
 
 
-def rank_me(embeddings: Tensor) -> float:
+def rank_me(embeddings: Float[Tensor, ...]) -> float:
     """The effective rank of embeddings: the exponential of the entropy of their normalised singular values.
 
     Garrido et al. 2023, "RankMe: Assessing the downstream performance of pretrained self-supervised representations by

@@ -23,7 +23,7 @@ not, and neither does an exported ONNX graph.
 from __future__ import annotations
 
 import json
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import timm
 import torch
@@ -33,6 +33,9 @@ from torch import Tensor, nn
 
 from ssl_toolkit.errors import nearest
 from ssl_toolkit.modules.norms import Norm, check_arguments, replace_norms, standardize_weights
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 # The families (modules of timm.models) of convolutional networks; a few of their members add a block of attention.
 # The others are built on attention or token mixing, or take images of one size only.
@@ -161,7 +164,7 @@ class Backbone(nn.Module):
             "weight_standardization": self.weight_standardization,
         }
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
         """Pooled features.
 
         Args:
@@ -172,7 +175,7 @@ class Backbone(nn.Module):
         """
         return self.model(self._normalize(x))
 
-    def feature_maps(self, x: Tensor) -> dict[str, Tensor]:
+    def feature_maps(self, x: Float[Tensor, "batch channels height width"]) -> dict[str, Float[Tensor, "batch _ _ _"]]:
         """The feature map of every stage, shallow to deep.
 
         Args:
@@ -184,7 +187,7 @@ class Backbone(nn.Module):
         maps = self.model.forward_intermediates(self._normalize(x), output_fmt="NCHW", intermediates_only=True)
         return dict(zip(self.stages, maps, strict=True))
 
-    def stage_features(self, x: Tensor) -> dict[str, Tensor]:
+    def stage_features(self, x: Float[Tensor, "batch channels height width"]) -> dict[str, Float[Tensor, "batch _"]]:
         """The globally averaged feature map of every stage, and last, under ``"pooled"``, the pooled features.
 
         Args:

@@ -11,7 +11,7 @@ and activation. So the names of the parameters stay, and whatever matches names 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 from timm.layers import Conv2dSame, LayerNorm2d
@@ -22,6 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_toolkit.errors import nearest
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 Norm = Literal["own", "layer", "group", "none"]
 
@@ -95,7 +98,7 @@ class _InPlaceOf(nn.Module, ABC):
         self.train(source.training)
 
     @abstractmethod
-    def normalize(self, x: Tensor) -> Tensor:
+    def normalize(self, x: Float[Tensor, "batch channels *places"]) -> Float[Tensor, "batch channels *places"]:
         """Of a tensor of shape ``[batch, channels, ...]``."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -122,7 +125,7 @@ class GroupNorm(_InPlaceOf, nn.GroupNorm):
         self.affine = cast(Any, source).weight is not None
         self._take_over(source)
 
-    def normalize(self, x: Tensor) -> Tensor:
+    def normalize(self, x: Float[Tensor, "batch channels *places"]) -> Float[Tensor, "batch channels *places"]:
         """Each group of channels of each image has mean 0 and variance 1, and is then scaled and shifted."""
         return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
@@ -142,7 +145,7 @@ class ScaleAndShift(_InPlaceOf):
         self.num_channels = _num_channels(source)
         self._take_over(source)
 
-    def normalize(self, x: Tensor) -> Tensor:
+    def normalize(self, x: Float[Tensor, "batch channels *places"]) -> Float[Tensor, "batch channels *places"]:
         """Scales and shifts each channel."""
         shape = (1, -1) + (1,) * (x.ndim - 2)
         if self.weight is not None:
@@ -209,7 +212,9 @@ class StandardizedConv2dSame(StandardizedConv2d):
         return self._conv_forward(padded, self.weight, self.bias)
 
 
-def standardized(weight: Tensor, eps: float = 1e-6) -> Tensor:
+def standardized(
+    weight: Float[Tensor, "out_channels in_channels height width"], eps: float = 1e-6
+) -> Float[Tensor, "out_channels in_channels height width"]:
     """Kernels with mean 0 and variance 1.
 
     Args:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 class FeatureQueue(nn.Module):
@@ -32,7 +37,7 @@ class FeatureQueue(nn.Module):
         self.register_buffer("place", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
-    def enqueue(self, keys: Tensor) -> None:
+    def enqueue(self, keys: Float[Tensor, "batch width"]) -> None:
         """Puts embeddings into the places of the oldest ones.
 
         Call it from `ssl_toolkit.task.Task.after_optimizer_step`, with the embeddings of all micro-batches and

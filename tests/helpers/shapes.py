@@ -15,7 +15,7 @@ from beartype import BeartypeConf, beartype
 ANNOTATED = (
     "ssl_toolkit.losses", "ssl_toolkit.modules", "ssl_toolkit.augment", "ssl_toolkit.evaluation", "downstream.sequence",
 )  # fmt: skip
-NAMES = ("Bool", "Float", "Int64", "UInt8")
+NAMES = ("Bool", "Float", "Int64", "Num", "UInt8")
 
 # an int is a float, as everywhere in Python's typing
 _check = beartype(conf=BeartypeConf(is_pep484_tower=True))

@@ -216,7 +216,6 @@ def test_views_that_cannot_be_compared_are_refused(arguments, expected):
 def recipe(tmp_path):
     written = methods.recipe("BYOL", tmp_path, max_epochs=1)
     arguments = written["model"]["init_args"]
-    del arguments["view"]
     arguments["views"] = {
         "global": {"preset": "byol_first", "size": 24, "count": 2},
         "local": {"preset": "small_crop", "size": 16, "count": 2, "scale": [0.3, 0.6]},

@@ -1,4 +1,4 @@
-"""What tasks with a teacher promise: nothing but the hook moves it, and it may be what is exported."""
+"""What tasks with a teacher guarantee: nothing but the hook moves it, and it may be what is exported."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from lightning.pytorch import Callback
 import methods
 from parity import without_chance
 from pretext.base import TeacherTask
-from ssl_toolkit.augment import RandomView
+from ssl_toolkit.augment import RandomView, Views
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.modules import Backbone, FeatureQueue
 from ssl_toolkit.optim import AdamW, parameter_groups
@@ -69,8 +69,11 @@ def test_the_teacher_moves_once_a_step_by_the_schedule_of_its_momentum(name, acc
 
 
 def built(name, **changes):
-    arguments = {**methods.ARGUMENTS[name], **changes}
-    arguments["view"] = RandomView(**arguments["view"])
+    arguments = {**methods.table()[name].arguments, **changes}
+    if "view" in arguments:
+        arguments["view"] = RandomView(**arguments["view"])
+    else:
+        arguments["views"] = {view: Views(**each) for view, each in arguments["views"].items()}
     torch.manual_seed(0)
     backbone = Backbone(**methods.BACKBONE)
     return methods.tasks()[name](backbone=backbone, optimizer=AdamW(), schedule=Cosine(), **arguments)
