@@ -81,5 +81,18 @@ def test_the_index_has_each_card_and_its_cost(module):
     assert any(line.startswith(f"| `{module}` |") for line in index.splitlines()), f"measure {module}: see its Cost"
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_the_ratio_to_simclr_is_the_same_everywhere(module):
+    index = rows(section((CARDS / "README.md").read_text(encoding="utf-8"), "Cost"))
+    (measured,) = [row for row in index if row[0] == f"`{module}`"]
+    if module != "simclr":
+        cost = section(card(module), "Cost")
+        assert f"{measured[3]} times as long" in cost
+        assert f"{measured[5]} times the memory" in cost
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    (row,) = [line for line in readme if f"](docs/methods/{module}.md)" in line]
+    assert row.endswith(f"| {measured[3].split()[0]} |")
+
+
 def test_no_card_is_left_of_a_task_that_is_gone():
     assert {card.stem for card in CARDS.glob("*.md")} == {*MODULES, "README"}
