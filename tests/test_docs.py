@@ -5,7 +5,8 @@ What a page may count on:
 * Its ``python`` blocks are run in their order, in one namespace, in an empty folder, without a network. A block that
   begins with ``# NAME.py`` is that file, too, so that a class in it has a class path.
 * Each ``yaml`` block is a second recipe, given after configs/pretrain/simclr.yaml, or after
-  configs/transfer/finetune.yaml (with a backbone of random weights) where the line above is ``<!-- transfer -->``.
+  configs/transfer/finetune.yaml (with a backbone of random weights) where the line above is ``<!-- transfer -->``, or
+  after the recipe that the line above names (``<!-- configs/pretrain/byol.yaml -->``).
 * ``sh`` blocks are not run, but their scripts exist and know the options, and so does ``ssl-toolkit``.
 """
 
@@ -34,7 +35,7 @@ from ssl_toolkit.schedule import Schedule
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = {page.name: page.read_text(encoding="utf-8") for page in sorted(DOCS.glob("*.md"))}
+PAGES = {page.relative_to(DOCS).as_posix(): page.read_text(encoding="utf-8") for page in sorted(DOCS.rglob("*.md"))}
 RECIPES = {"pretrain": "configs/pretrain/simclr.yaml", "transfer": "configs/transfer/finetune.yaml"}
 FAMILIES = {"optim": OptimizerSpec, "schedule": Schedule, "init": Initializer, "regularization": Regularizer}
 LARGEST_PICTURE = 80_000
@@ -103,7 +104,7 @@ def test_python_runs(page, folder, monkeypatch):
     for block in blocks(page, "python"):
         code = block.text.splitlines()
         lines[block.line - 1 : block.line - 1 + len(code)] = code
-    file = folder / f"page_{page.removesuffix('.md')}.py"
+    file = folder / f"page_{page.removesuffix('.md').replace('/', '_')}.py"
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     code = compile(file.read_text(encoding="utf-8"), str(file), "exec")
     write_modules(page, folder)
@@ -118,7 +119,9 @@ def test_yaml_is_accepted(page, block, folder):
     write_modules(page, folder)
     verb = "transfer" if block.above == "<!-- transfer -->" else "pretrain"
     (folder / "fragment.yaml").write_text(block.text, encoding="utf-8")
-    arguments = ["-c", str(ROOT / RECIPES[verb]), "-c", "fragment.yaml", "--tracker", "none"]
+    named = re.fullmatch(r"<!-- (configs/pretrain/\w+\.yaml) -->", block.above)
+    recipe = ROOT / (named[1] if named else RECIPES[verb])
+    arguments = ["-c", str(recipe), "-c", "fragment.yaml", "--tracker", "none"]
     line = CommandLine(verb, arguments)
     parser, arguments = training_parser(line), line.arguments
     if verb == "transfer" and not parse(parser, arguments).model.init_args.backbone:
@@ -189,7 +192,7 @@ def test_links_lead_somewhere(page):
         if re.match(r"\w+:", target):
             continue
         path, _, anchor = target.partition("#")
-        file = (DOCS / path).resolve() if path else DOCS / page
+        file = ((DOCS / page).parent / path).resolve() if path else DOCS / page
         assert file.exists(), f"{page} links to {target}"
         if anchor:
             assert anchor in anchors(file.read_text(encoding="utf-8")), f"{page} links to {target}"
@@ -212,14 +215,17 @@ def test_files_that_a_page_names_are_there(page):
 
 
 def test_every_picture_is_shown_and_small():
+    shown = [*PAGES.values(), (ROOT / "README.md").read_text(encoding="utf-8")]
     for picture in (DOCS / "pictures").glob("*"):
-        assert any(f"pictures/{picture.name}" in text for text in PAGES.values()), f"no page shows {picture.name}"
+        assert any(f"pictures/{picture.name}" in text for text in shown), f"no page shows {picture.name}"
         assert picture.stat().st_size < LARGEST_PICTURE, picture.name
 
 
 def test_every_page_is_in_the_index():
     for page in PAGES:
-        assert page == "README.md" or f"]({page})" in PAGES["README.md"], page
+        folder, _, name = page.rpartition("/")
+        index = f"{folder}/README.md" if folder and name != "README.md" else "README.md"
+        assert page == index or f"]({page.removeprefix(index.removesuffix('README.md'))})" in PAGES[index], page
 
 
 def public_components():

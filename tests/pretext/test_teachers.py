@@ -141,7 +141,7 @@ def set_up(name, **changes):
     task.trainer = SimpleNamespace(world_size=1, precision="64-true")
     task.setup("fit")
     torch.manual_seed(1)
-    views = tuple(torch.rand(2, 6, 3, 24, 24, dtype=torch.float64))
+    views = tuple(torch.rand(6, 3, size, size, dtype=torch.float64) for size in task.sizes)
     without_chance(task)
     return task, views
 
