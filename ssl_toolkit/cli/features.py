@@ -71,7 +71,9 @@ def report(arguments: Sequence[str]) -> None:
 def _parser(verb: str, function: Callable, skip: set[str | int] | None = None) -> ArgumentParser:
     """A parser whose options are a function's arguments."""
     description = (function.__doc__ or "").partition("\n")[0]
-    parser = ArgumentParser(prog=f"ssl-toolkit {verb}", description=description, exit_on_error=False)
+    parser = ArgumentParser(
+        prog=f"ssl-toolkit {verb}", description=description, exit_on_error=False, allow_abbrev=False
+    )
     parser.add_argument("-c", "--config", action="config", help="Options in a YAML file.")
     parser.add_function_arguments(function, skip=skip, as_positional=False)
     return parser

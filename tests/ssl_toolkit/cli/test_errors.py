@@ -35,6 +35,7 @@ def changed(recipe, tmp_path, path, value):
     ("options", "expected"),
     [
         (["--data.pth", "x"], "unknown option --data.pth; did you mean '--data.path'?"),
+        (["--resum", "runs/birds"], "unknown option --resum; did you mean '--resume'?"),
         (["--model.temprature", "1"], "unknown key model.temprature; did you mean 'temperature'?"),
         (["--data.batch_size", "many"], "data.batch_size is 'many', expected int"),
         (["--speed", "atuo"], "speed is atuo, expected auto; did you mean 'auto'?"),
