@@ -20,7 +20,7 @@ from jsonargparse import Namespace
 
 import methods
 import ssl_toolkit
-from launching import ENVIRONMENT
+from launching import ENVIRONMENT, started, wait_for
 from ssl_toolkit.api import _options, _recipes
 from ssl_toolkit.cli import main
 from ssl_toolkit.cli.command_line import CommandLine, yaml_text
@@ -388,3 +388,28 @@ def test_what_fails_in_another_process_is_raised_here(tmp_path, capsys):
         ssl_toolkit.pretrain(recipe(), out=tmp_path / "run", overrides=overrides)
     assert f"ssl-toolkit: error: {error.value}" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_script_saves_the_state_of_its_processes(tmp_path, monkeypatch):
+    endless = recipe()
+    endless["trainer"] |= {"max_epochs": 10_000, "devices": 2, "strategy": "ddp"}
+    script = f"""
+import ssl_toolkit
+
+try:
+    ssl_toolkit.pretrain({endless!r}, out="run")
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    (tmp_path / "script.py").write_text(script)
+    monkeypatch.chdir(tmp_path)
+    log = tmp_path / "log"
+    environment = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    with started([sys.executable, "script.py"], log, **environment) as process:
+        wait_for(lambda: "step 1/" in log.read_text(), process, log)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(90) == 0
+    assert log.read_text().endswith("interrupted\n")
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "preempted"
+    assert list((tmp_path / "run" / "checkpoints").glob("*.ckpt"))
