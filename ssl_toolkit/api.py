@@ -81,6 +81,7 @@ def pretrain(
 
     A run of several processes (``trainer.devices``) happens in processes of its own, unless torchrun or SLURM has
     started this one: then each calls this function, with the same arguments, and returns when the run is complete.
+    What a run changes in this process is put back, but for what `ssl_toolkit.api` names.
 
     Args:
         config: A recipe: the path of a YAML file, a dict of the same structure, or a list of these, of which the later
@@ -98,6 +99,7 @@ def pretrain(
     Raises:
         ValueError: For whatever the user can mend, in one line.
         OSError: A file cannot be written.
+        KeyboardInterrupt: For Ctrl-C; the run can be resumed.
         SystemExit: With status 143, if SIGTERM or SIGUSR1 has stopped the run, whose state is saved.
     """
     given = {"out": out, "resume": _folder(resume), "budget": budget}
@@ -131,6 +133,7 @@ def transfer(
     Raises:
         ValueError: For whatever the user can mend, in one line.
         OSError: A file cannot be written.
+        KeyboardInterrupt: For Ctrl-C; the run can be resumed.
         SystemExit: With status 143, if SIGTERM or SIGUSR1 has stopped the run, whose state is saved.
     """
     given = {"out": out, "resume": _folder(resume), "budget": budget, "model.weights": _weights(weights)}

@@ -19,7 +19,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ssl_toolkit.cli.run_context import quiet
-from ssl_toolkit.errors import RunFailed
+from ssl_toolkit.errors import CANNOT_WRITE, RunFailed
 from ssl_toolkit.perf.malloc import keep_freed_memory
 from ssl_toolkit.runtime.preemption import EXIT_STATUS
 
@@ -68,7 +68,10 @@ def _state_restored() -> Iterator[None]:
             yield
     finally:
         for name, value in variables.items():
-            os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
         torch.backends.cudnn.benchmark = benchmark
@@ -107,12 +110,14 @@ def run_command(command: str, arguments: Sequence[str]) -> None:
 
     Raises:
         ValueError: What the command line says, which also stands in the error stream.
+        OSError: Likewise, where the disk is full.
         SystemExit: The system has told it to end; its state is saved.
     """
     # a class that can be imported here can be imported there
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     call = [sys.executable, "-m", "ssl_toolkit", command, *arguments]
     said = ""
+    sys.stdout.flush()  # what was printed before comes first
     with subprocess.Popen(call, env=environment, stderr=subprocess.PIPE, text=True, errors="replace") as process:
         try:
             for line in process.stderr or ():
@@ -122,12 +127,16 @@ def run_command(command: str, arguments: Sequence[str]) -> None:
             status = process.wait()
         except BaseException:
             process.terminate()  # at which it saves its state
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_PATIENCE)
-            process.kill()
+            try:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_PATIENCE)
+            finally:
+                process.kill()
             raise
     if status == EXIT_STATUS:
         raise SystemExit(EXIT_STATUS)
+    if status == CANNOT_WRITE:
+        raise OSError(said)
     if status:
         said = said or f"the processes of the run ended with status {status}; what they said stands above"
         raise ValueError(said) if status == 2 else RunFailed(said)
