@@ -26,6 +26,7 @@ STATUS = "status.json"
 ENVIRONMENT = "environment.json"
 BAD_FILES = "bad_files.txt"
 WATCHED = "watch.json"
+_STARTED = "SSL_TOOLKIT_STARTED"
 
 
 def new_run(path: str | None, task_name: str) -> Path:
@@ -41,10 +42,10 @@ def new_run(path: str | None, task_name: str) -> Path:
     if path is None:
         # srun numbers its processes; without such a number there is one, whatever the job may hold
         under_srun = os.environ.get("SLURM_NTASKS", "1") if "SLURM_PROCID" in os.environ else "1"
-        if int(os.environ.get("WORLD_SIZE", under_srun)) > 1:
+        if int(os.environ.get("WORLD_SIZE", under_srun)) > 1 and _STARTED not in os.environ:
             raise ValueError("several processes need to agree on the run's folder: name it with --out")
         # processes that Lightning launches run this command again and must find the same folder
-        stamp = os.environ.setdefault("SSL_TOOLKIT_STARTED", datetime.now().strftime("%Y%m%d-%H%M%S"))
+        stamp = os.environ.setdefault(_STARTED, datetime.now().strftime("%Y%m%d-%H%M%S"))
         path = f"runs/{task_name}-{stamp}"
     folder = Path(path)
     if folder.is_file():

@@ -109,6 +109,28 @@ def read_options(arguments: Sequence[str]) -> list[tuple[str, str]]:
     return found
 
 
+class _Quoting(yaml.SafeDumper):
+    """Quotes every text, so that none is read as a number, and writes out what stands in two places."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Quoting.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
+
+
+def yaml_text(value: Any, in_a_line: bool = False) -> str:
+    """Plain data as YAML that is read as the same data.
+
+    Args:
+        value: The data.
+        in_a_line: Write all of it in one line, as an option's value.
+    """
+    style = True if in_a_line else None
+    text = yaml.dump(value, Dumper=_Quoting, default_flow_style=style, width=float("inf"), sort_keys=False)
+    return text.removesuffix("...\n").strip() if in_a_line else text
+
+
 def _key(option: str) -> str:
     """The key of an option, without what only the parser needs to know."""
     return option.lstrip("-").replace(".init_args", "").removesuffix(".class_path")
@@ -156,6 +178,6 @@ def _with_all_views(arguments: list[str]) -> list[str]:
         known = {name: each for name, each in {**known, **views}.items() if each is not None}
         if known != views:
             task["views"] = known
-            text = yaml.safe_dump(content)
+            text = yaml_text(content)
             merged[place if equals else place + 1] = f"{option}={text}" if equals else text
     return merged

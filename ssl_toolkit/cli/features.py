@@ -5,15 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser
 
 from ssl_toolkit.cli.imports import quick_imports
 from ssl_toolkit.cli.parser import instantiate, parse
 
+if TYPE_CHECKING:
+    from ssl_toolkit.evaluation import Evaluation
 
-def evaluate(arguments: Sequence[str]) -> None:
-    """Measures a backbone on labelled images beside random weights, and prints the table."""
+
+def evaluate(arguments: Sequence[str]) -> Evaluation:
+    """Measures a backbone on labelled images beside random weights, prints the table and writes the figures."""
     with quick_imports():
         from rich.console import Console
 
@@ -31,10 +35,11 @@ def evaluate(arguments: Sequence[str]) -> None:
     Console().print(evaluation.table())
     evaluation.save(out)
     print(f"figures: {out}")
+    return evaluation
 
 
-def embed(arguments: Sequence[str]) -> None:
-    """Writes the features of every image to a table."""
+def embed(arguments: Sequence[str]) -> Path:
+    """Writes the features of every image to a table, whose file it returns."""
     with quick_imports():
         from ssl_toolkit.data import ImageData
         from ssl_toolkit.evaluation.embed import embed as write
@@ -43,7 +48,9 @@ def embed(arguments: Sequence[str]) -> None:
     parser.add_class_arguments(ImageData, "data")
     config = instantiate(parser, parse(parser, arguments))
     config.pop("config")
-    print(f"features: {write(**vars(config))}")
+    file = write(**vars(config))
+    print(f"features: {file}")
+    return file
 
 
 def export(arguments: Sequence[str]) -> None:
@@ -71,7 +78,9 @@ def report(arguments: Sequence[str]) -> None:
 def _parser(verb: str, function: Callable, skip: set[str | int] | None = None) -> ArgumentParser:
     """A parser whose options are a function's arguments."""
     description = (function.__doc__ or "").partition("\n")[0]
-    parser = ArgumentParser(prog=f"ssl-toolkit {verb}", description=description, exit_on_error=False)
+    parser = ArgumentParser(
+        prog=f"ssl-toolkit {verb}", description=description, exit_on_error=False, allow_abbrev=False
+    )
     parser.add_argument("-c", "--config", action="config", help="Options in a YAML file.")
     parser.add_function_arguments(function, skip=skip, as_positional=False)
     return parser

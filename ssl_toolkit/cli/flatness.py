@@ -39,6 +39,7 @@ def flatness(arguments: Sequence[str]) -> None:
         prog="ssl-toolkit flatness",
         description="How flat is what runs have found? The loss of validation images around the newest checkpoint.",
         exit_on_error=False,
+        allow_abbrev=False,
     )
     parser.add_argument("runs", nargs="+", type=str, help="Folders of runs; compare only those of one task and data.")
     parser.add_argument("--out", type=str | None, default=None, help="File for a picture, PNG; the figures lie beside.")

@@ -14,8 +14,12 @@ def quick_imports() -> Iterator[None]:
     """Makes the imports within take three quarters of the time.
 
     Libraries make a million objects that stay; looking through them for garbage again and again takes a fifth of the
-    time. And timm imports wandb where it can, only for the log of its training script.
+    time. And timm imports wandb where it can, only for the log of its training script. Nothing happens where torch is
+    there already: little is left to gain, and the objects may be those of a user's program.
     """
+    if "torch" in sys.modules:
+        yield
+        return
     gc.disable()
     hidden = sys.modules.setdefault("wandb", None) is None  # pyright: ignore[reportArgumentType] - what import takes
     try:

@@ -14,9 +14,14 @@ from ssl_toolkit.cli.messages import one_line
 def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     """Parses a command line; what the user can mend becomes a ValueError of one line."""
     try:
-        return parser.parse_args(list(arguments))
+        config = parser.parse_args(list(arguments))
     except ArgumentError as error:
         raise ValueError(one_line(str(error), parser)) from None
+    for section in parser.groups or ():
+        # jsonargparse lets anything take the place of a section, and then forgets what was in it
+        if section in config and not isinstance(config[section], Namespace):
+            raise ValueError(f"{section} is {config[section]!r}, expected settings by their names")
+    return config
 
 
 def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:

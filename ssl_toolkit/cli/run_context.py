@@ -116,7 +116,8 @@ def check_trainer(arguments: dict[str, Any]) -> None:
     plain: dict[str, Any] = {
         name: each for name, each in arguments.items() if isinstance(each, str | int | float | None)
     }
-    plain |= {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    plain |= {"devices": arguments["devices"], "logger": False}
+    plain |= {"enable_checkpointing": False, "enable_progress_bar": False}
     try:
         with quiet(), one_line_errors():
             Trainer(**plain)

@@ -15,6 +15,7 @@ from ssl_toolkit.callbacks import ExportWeights, LearningRate, ProgressBar, Resu
 from ssl_toolkit.checkpoint import AtomicCheckpointIO
 from ssl_toolkit.cli.autotune_trials import fastest_settings, steps_within
 from ssl_toolkit.cli.command_line import CommandLine
+from ssl_toolkit.cli.from_python import run_command, starts_processes
 from ssl_toolkit.cli.global_batch import batch_facts, keep_global_batch
 from ssl_toolkit.cli.leftover_args import leftover_remarks
 from ssl_toolkit.cli.parser import parse, plain
@@ -52,13 +53,14 @@ def transfer(arguments: Sequence[str]) -> None:
     train("transfer", arguments)
 
 
-def train(command: str, arguments: Sequence[str], quietly: bool = False) -> Path:
+def train(command: str, arguments: Sequence[str], quietly: bool = False, apart: bool = False) -> Path:
     """Runs a training command.
 
     Args:
         command: ``pretrain`` or ``transfer``.
         arguments: The command line after it.
         quietly: Leave out the hints on what to do next.
+        apart: Run the command line in a process of its own where Lightning would start more processes of this one.
 
     Returns:
         The run's folder.
@@ -73,6 +75,9 @@ def train(command: str, arguments: Sequence[str], quietly: bool = False) -> Path
     config = parse(parser, line.arguments)
     check_no_password(config.as_dict())
     run, checkpoint = find_run(line, config)
+    if apart and starts_processes(config.trainer):
+        run_command(command, arguments)
+        return run
     objects = prepare(parser, config)
     if is_first_process():
         for remark in (*leftover_remarks(line, objects.model), *restart_remarks()):

@@ -48,6 +48,7 @@ def training_parser(line: CommandLine) -> ArgumentParser:
         prog=f"ssl-toolkit {line.command}",
         description=f"{line.command.capitalize()}. Give a recipe with -c, then what differs from it.",
         exit_on_error=False,
+        allow_abbrev=False,
     )
     parser.add_argument("-c", "--config", action="config", help="Recipe (YAML); several are merged, the later wins.")
     parser.add_argument("--out", type=str | None, default=None, help="Folder of the run (runs/TASK-DATE-TIME).")

@@ -27,6 +27,17 @@ def read_metrics(file: str | Path) -> dict[str, list[float]]:
     return {name: [_number(row[name]) for row in rows] for name in columns}
 
 
+def last_values(file: str | Path) -> dict[str, float]:
+    """The last value of each column of a metrics file that has one, a NaN that was logged included.
+
+    Args:
+        file: The file, or the run's folder.
+    """
+    file = Path(file) / FILE if Path(file).is_dir() else Path(file)
+    rows = _read(file)[1] if file.is_file() else []
+    return {name: _number(text) for row in rows for name, text in row.items() if text}
+
+
 def _number(text: str) -> float:
     try:
         return float(text)

@@ -46,6 +46,7 @@ def quickstart(arguments: Sequence[str]) -> None:
         prog="ssl-toolkit quickstart",
         description="Pretrains a small backbone twice on built-in images, transfers it, and compares it honestly.",
         exit_on_error=False,
+        allow_abbrev=False,
     )
     parser.add_argument("--out", type=str, default="runs/quickstart", help="Folder of the runs and of the page.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the pretraining runs and of the labelled sets.")

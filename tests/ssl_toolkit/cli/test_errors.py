@@ -35,6 +35,7 @@ def changed(recipe, tmp_path, path, value):
     ("options", "expected"),
     [
         (["--data.pth", "x"], "unknown option --data.pth; did you mean '--data.path'?"),
+        (["--resum", "runs/birds"], "unknown option --resum; did you mean '--resume'?"),
         (["--model.temprature", "1"], "unknown key model.temprature; did you mean 'temperature'?"),
         (["--data.batch_size", "many"], "data.batch_size is 'many', expected int"),
         (["--speed", "atuo"], "speed is atuo, expected auto; did you mean 'auto'?"),
@@ -52,6 +53,7 @@ def changed(recipe, tmp_path, path, value):
         (["--tracker", "wandbb"], "expected wandb, none, or settings of W&B"),
         (["--trainer.devices", "0"], "is not a valid input"),
         (["--trainer.devices", "x"], "should be an int > 0"),
+        (["--trainer.devices", "[0, 1]"], "should be an int > 0"),
         (["--trainer.strategy", "fsdp3"], "expected auto, ddp or fsdp2; did you mean 'fsdp2'?"),
         (["--trainer.gradient_clip_val", "-1"], "gradient_clip_val must be above 0, got -1"),
         (["--trainer.accumulate_grad_batches", "0"], "accumulate_grad_batches must be at least 1, got 0"),
@@ -81,6 +83,7 @@ def test_wrong_options(capsys, recipe, tmp_path, options, expected):
         (["model", "class_path"], "pretext.simclr.SimCRL", "no 'SimCRL' in pretext.simclr; did you mean 'SimCLR'?"),
         (["model", "class_path"], "pretext.simcrl.SimCLR", "no 'simcrl' in pretext; did you mean 'simclr'?"),
         (["model", "init_args", "view", "sise"], 3, "unknown key model.view.sise; did you mean 'size'?"),
+        (["trainer"], [], "trainer is [], expected settings by their names"),
         (["trainer", "max_epoch"], 3, "unknown key trainer.max_epoch; did you mean 'max_epochs'?"),
     ],
 )

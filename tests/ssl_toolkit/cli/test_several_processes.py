@@ -47,6 +47,15 @@ def test_two_processes_equal_one(launcher, recipe, tmp_path):
 
 
 @pytest.mark.slow
+def test_processes_that_lightning_starts_find_a_folder_that_has_no_name(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.max_steps", "1"]
+    said = pretrain(LAUNCHERS["lightning"], "-c", recipe, *two)
+    (run,) = (tmp_path / "runs").iterdir()
+    assert f"weights: runs/{run.name}/backbone.safetensors" in said
+
+
+@pytest.mark.slow
 def test_two_processes_agree_on_settings_and_on_a_budget(recipe, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     run = tmp_path / "run"
