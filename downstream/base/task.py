@@ -69,6 +69,14 @@ class DownstreamTask(Task):
             raise ValueError(f"head_lr_factor is {head_lr_factor}, expected a factor above 0")
         if image_size is not None and image_size < 1:
             raise ValueError(f"image_size is {image_size}, expected at least 1 pixel")
+        if freeze_backbone and layer_decay != 1:
+            raise ValueError(
+                f"layer_decay is {layer_decay}, but freeze_backbone leaves no stage to train; use one of them"
+            )
+        if freeze_backbone and kwargs.get("gradient_checkpointing"):
+            raise ValueError(
+                "gradient_checkpointing saves nothing with freeze_backbone, which needs no gradient; leave it out"
+            )
         super().__init__(backbone=_start(backbone, weights), **kwargs)
         self.pretraining = None if weights is None else _provenance(weights)
         self.freeze_backbone = freeze_backbone

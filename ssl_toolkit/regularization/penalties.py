@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC
 from typing import Any
 
 import torch
@@ -128,7 +129,19 @@ class Orthogonality(Penalty):
         return torch.stack(distances).sum()
 
 
-class FeatureNorm(Penalty):
+class _OfFeatures(Penalty, ABC):
+    """A penalty on the features that the backbone gives."""
+
+    def check(self, task: Any) -> None:
+        """Refuses a backbone that learns nothing, so that the penalty would be a constant."""
+        if not any(parameter.requires_grad for parameter in task.backbone.parameters()):
+            raise ValueError(
+                f"regularizers: {type(self).__name__} changes what the backbone learns, but all of it is "
+                "frozen; leave it out"
+            )
+
+
+class FeatureNorm(_OfFeatures):
     """Mean squared length of the features, which keeps their scale in bounds.
 
     Args:
@@ -142,7 +155,7 @@ class FeatureNorm(Penalty):
         return features.square().sum(dim=-1).mean()
 
 
-class VarianceCovariance(Penalty):
+class VarianceCovariance(_OfFeatures):
     """Keeps the features from collapsing: each varies, and no two vary together.
 
     The second and third term of VICReg (Bardes, Ponce, LeCun 2022, arXiv 2105.04906, equations 1 to 4), over the

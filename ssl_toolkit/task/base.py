@@ -168,13 +168,13 @@ class Task(OptimizedModule, ABC):
 
     def check(self) -> None:
         """Raises a ValueError for what cannot work, as far as it can be told before the data are known."""
-        for regularizer in self.regularizers:
-            regularizer.check(self)
         if self.is_complete():
             check_rules(self.rules, self)
             freeze(self.rules, self)
             if self.initializers:
                 check_covered(self.initializers, self)
+        for regularizer in self.regularizers:
+            regularizer.check(self)
 
     def setup(self, stage: str) -> None:
         """Prepares the modules once the trainer and the data are known."""

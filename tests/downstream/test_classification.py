@@ -16,7 +16,7 @@ from ssl_toolkit.data import ImageData
 from ssl_toolkit.init import Keep, Normal
 from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.optim import SGD, AdamW
-from ssl_toolkit.regularization import LabelSmoothing
+from ssl_toolkit.regularization import FeatureNorm, LabelSmoothing, VarianceCovariance
 from ssl_toolkit.schedule import Constant, Cosine
 from ssl_toolkit.weights import WeightsError, save_backbone
 
@@ -93,6 +93,22 @@ def test_a_linear_probe_learns_and_leaves_the_backbone_untouched(folder, weights
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(parameter.grad is None for parameter in task.backbone.parameters())
     assert trainer.callback_metrics["val/top1"] > 0.8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"layer_decay": 0.7}, "layer_decay is 0.7, but freeze_backbone"),
+        ({"gradient_checkpointing": True}, "gradient_checkpointing saves nothing with freeze_backbone"),
+        ({"regularizers": [FeatureNorm(0.1)]}, "FeatureNorm changes what the backbone learns, but all of it is frozen"),
+        ({"regularizers": [VarianceCovariance(0.1)]}, "VarianceCovariance changes what the backbone learns"),
+    ],
+)
+def test_what_a_frozen_backbone_would_ignore_is_refused(arguments, expected):
+    with pytest.raises(ValueError, match=expected) as refused:
+        make_task(freeze_backbone=True, **arguments).check()
+    assert "\n" not in str(refused.value)
+    make_task(**arguments).check()
 
 
 def test_a_frozen_backbone_computes_as_in_evaluation():
