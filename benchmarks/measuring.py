@@ -105,6 +105,15 @@ def children_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+def peak_memory() -> int:
+    """The largest resident memory of this program so far, in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # not ru_maxrss, which begins with the peak of the process that started this one
+        return 1024 * int(next(line.split()[1] for line in status.read_text().splitlines() if "VmHWM" in line))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def undisturbed(command: list[str], tries: int, before: Callable[[], object] = lambda: None) -> Window:
     """The first measurement that no other program disturbed, or else the one disturbed least.
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -23,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from measuring import add_outputs, save_small, undisturbed, write_json
+from measuring import add_outputs, peak_memory, save_small, undisturbed, write_json
 
 FILES_IN_A_FOLDER = 1000
 IMAGES_IN_A_SHARD = 1000
@@ -152,15 +151,6 @@ def open_index(args: argparse.Namespace) -> dict[str, float]:
             "setup_memory": peak_memory() - before,
             "setup_process_memory": peak_memory(),
         }
-
-
-def peak_memory() -> float:
-    """The largest resident memory of this program so far, in bytes."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # not ru_maxrss, which begins with the peak of the process that started this one
-        return 1024 * int(next(line.split()[1] for line in status.read_text().splitlines() if "VmHWM" in line))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def main() -> None:

@@ -5,22 +5,12 @@ import os
 import statistics
 import time
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from lightning import Callback
+from measuring import peak_memory
 
 WARM_UP = 2
-
-
-def peak_memory() -> int:
-    """The most memory in bytes that this process ever had.
-
-    Not ``ru_maxrss``, which a process that was started by a larger one inherits from it.
-    """
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    (kilobytes,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
-    return 1024 * int(kilobytes)
 
 
 class StepCost(Callback):

@@ -80,6 +80,7 @@ def arithmetic(args: argparse.Namespace) -> None:
     from ssl_toolkit.cli.training_parser import training_parser
     from ssl_toolkit.optim import parameter_groups
     from ssl_toolkit.perf.malloc import keep_freed_memory
+    from ssl_toolkit.step import StepContext
 
     keep_freed_memory()  # as the command line does
     arguments = options(args, Path("unused"))
@@ -97,7 +98,7 @@ def arithmetic(args: argparse.Namespace) -> None:
 
     def step() -> None:
         with torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bf16"):
-            loss = task.loss(views).loss
+            loss = task.loss(views, StepContext(batch=batch)).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 FILES = [file for file in sorted(FOLDER.glob("*.py")) if "def main" in file.read_text(encoding="utf-8")]
@@ -73,6 +74,22 @@ def test_processes_that_take_turns_are_measured_while_they_run():
 def test_the_memory_of_a_large_parent_is_not_taken_for_that_of_its_child(tmp_path):
     """``ru_maxrss`` of a child begins with its parent's."""
     large = bytearray(b"x") * 600_000_000
-    program = f"import sys; sys.path.insert(0, {str(FOLDER)!r}); from scaling import peak_memory; print(peak_memory())"
+    program = (
+        f"import sys; sys.path.insert(0, {str(FOLDER)!r}); from measuring import peak_memory; print(peak_memory())"
+    )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=100)
     assert 1e6 < int(said.stdout) < 200e6 < len(large)
+
+
+def test_the_arithmetic_of_a_recipe_is_counted(tmp_path):
+    """As `throughput.py` computes it: a step without anything around it."""
+    for number in range(8):
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    recipe = FOLDER.parent / "configs" / "pretrain" / "simclr_cifar10.yaml"
+    shared = ["--worker", "count", "--images", str(tmp_path), "--recipe", str(recipe), "--size", "32"]
+    counted = [
+        json.loads(run(FOLDER / "throughput.py", *shared, "--batch", str(batch)).stdout)["operations"]
+        for batch in (2, 4)
+    ]
+    # a network's operations are twice as many for twice the images; the loss has few
+    assert 1e9 < counted[0] < counted[1] < 2.01 * counted[0]
