@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ssl_toolkit.random import fold, streams, uniform
+from ssl_toolkit.random import fold_in, streams, uniform
 
 NUM_TRIES = 10
 
@@ -47,7 +47,7 @@ def random_resized_crop_boxes(
     box_width = torch.where(some, tries_width.gather(1, first), fallback_width)
     box_height = torch.where(some, tries_height.gather(1, first), fallback_height)
 
-    place = uniform(fold(keys, "place"), 2)
+    place = uniform(fold_in(keys, "place"), 2)
     top, left = height - box_height, width - box_width
     top = torch.where(some, torch.floor(place[:, :1] * (top + 1)), torch.floor(top / 2))
     left = torch.where(some, torch.floor(place[:, 1:] * (left + 1)), torch.floor(left / 2))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ssl_toolkit.augment import colour
 from ssl_toolkit.perf.device_constants import constant
-from ssl_toolkit.random import fold, permutations, streams, uniform
+from ssl_toolkit.random import fold_in, permutations, streams, uniform
 
 Form = Literal["exact", "fused"]
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
@@ -64,7 +64,7 @@ def draw_jitter(
         factors("contrast", contrast),
         factors("saturation", saturation),
         changed * (2 * numbers["hue"] - 1) * hue if hue else None,
-        permutations(fold(keys, "order"), 4),
+        permutations(fold_in(keys, "order"), 4),
     )
 
 

@@ -20,7 +20,7 @@ from ssl_toolkit.augment.presets import PRESETS, Preset, resolve
 from ssl_toolkit.augment.warp import rotate
 from ssl_toolkit.batch import Images
 from ssl_toolkit.errors import nearest
-from ssl_toolkit.random import fold, streams, uniform
+from ssl_toolkit.random import fold_in, streams, uniform
 
 # arguments of `RandomView` that are the probability of one step; each is drawn from the stream of its name
 _PROBABILITIES = ("hflip", "vflip", "grayscale", "blur", "solarize", "erase")
@@ -165,18 +165,20 @@ class RandomView(View):
         chosen = {name: numbers < getattr(self, name) if getattr(self, name) else None for name, numbers in drawn}
         sigmas = jitter = erased = None
         if chosen["blur"] is not None:
-            sigmas = uniform(fold(keys, "blur sigma"), None, *self.blur_sigma) * chosen["blur"]
+            sigmas = uniform(fold_in(keys, "blur sigma"), None, *self.blur_sigma) * chosen["blur"]
             sigmas = sigmas * (self.side / self.size)
         if self.jitter_prob and (self.brightness or self.contrast or self.saturation or self.hue):
             jitter = draw_jitter(
-                fold(keys, "jitter"), self.brightness, self.contrast, self.saturation, self.hue, self.jitter_prob
+                fold_in(keys, "jitter"), self.brightness, self.contrast, self.saturation, self.hue, self.jitter_prob
             )
         if chosen["erase"] is not None:
             whole = torch.full_like(sizes, self.side)
-            erased = random_erasing_boxes(whole, fold(keys, "erase box"), self.erase_scale) * chosen["erase"][:, None]
-        boxes = random_resized_crop_boxes(sizes, fold(keys, "crop"), self.scale, self.ratio)
-        angles = uniform(fold(keys, "rotation"), None, -self.rotation, self.rotation) if self.rotation else None
-        steps = self.policy.draw(fold(keys, "policy"), self.side) if self.policy else None
+            erased = (
+                random_erasing_boxes(whole, fold_in(keys, "erase box"), self.erase_scale) * chosen["erase"][:, None]
+            )
+        boxes = random_resized_crop_boxes(sizes, fold_in(keys, "crop"), self.scale, self.ratio)
+        angles = uniform(fold_in(keys, "rotation"), None, -self.rotation, self.rotation) if self.rotation else None
+        steps = self.policy.draw(fold_in(keys, "policy"), self.side) if self.policy else None
         return _Choices(
             boxes, chosen["hflip"], chosen["vflip"], jitter, chosen["grayscale"], sigmas, chosen["solarize"], erased,
             angles, steps,

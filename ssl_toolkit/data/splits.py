@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ssl_toolkit.data.dataset import ImageSet
 from ssl_toolkit.data.decode import BadImage
 from ssl_toolkit.errors import nearest
-from ssl_toolkit.random import fold, sample_keys, uniform
+from ssl_toolkit.random import fold_in, sample_keys, uniform
 
 Split = Literal["train", "val", "test"]
 
@@ -210,7 +210,7 @@ def _draws(num: int, seed: int, purpose: str) -> NDArray[np.float32]:
     draws = np.empty((2, num), dtype=np.float32)
     for start in range(0, num, _AT_ONCE):
         part = torch.arange(start, min(start + _AT_ONCE, num))
-        draws[:, start : start + _AT_ONCE] = uniform(fold(sample_keys(seed, 0, part), purpose), 2).T.numpy()
+        draws[:, start : start + _AT_ONCE] = uniform(fold_in(sample_keys(seed, 0, part), purpose), 2).T.numpy()
     return draws
 
 

@@ -21,7 +21,7 @@ from ssl_toolkit.cli.training_parser import training_parser
 from ssl_toolkit.losses import barlow_twins, info_nce, negative_cosine, nt_xent
 from ssl_toolkit.modules import Backbone
 from ssl_toolkit.optim import SGD
-from ssl_toolkit.random import fold, sample_keys
+from ssl_toolkit.random import fold_in, sample_keys
 from ssl_toolkit.regularization import CutMix, MixUp
 from ssl_toolkit.run_folder import read_config
 from ssl_toolkit.schedule import Constant
@@ -58,7 +58,7 @@ def test_the_short_form_is_one_distribution_drawn_twice():
     long = make_task(views={"any": Views(count=2, size=24)}).make_views(batch.images, keys)
     assert len(short) == len(long) == 2
     assert all(torch.equal(one, other) for one, other in zip(short, long, strict=True))
-    expected = [RandomView(24)(batch.images, fold(keys, number)) for number in range(2)]
+    expected = [RandomView(24)(batch.images, fold_in(keys, number)) for number in range(2)]
     torch.testing.assert_close(list(short), expected)
 
 

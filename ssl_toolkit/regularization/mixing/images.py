@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ssl_toolkit.random import beta, fold, uniform
+from ssl_toolkit.random import beta, fold_in, uniform
 from ssl_toolkit.regularization.mixing.base import Mixer, Rows
 
 
@@ -48,7 +48,7 @@ class CutMix(Mixer):
     def mix(self, rows: Tensor, which: Rows, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Pasted boxes."""
         side = (1 - beta(keys, self.alpha)).sqrt()
-        centres = uniform(fold(keys, "centre"), 2)
+        centres = uniform(fold_in(keys, "centre"), 2)
         inside = [
             _span(side, centre, length) for centre, length in zip(centres.unbind(1), rows.shape[-2:], strict=True)
         ]

@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as tv
 from ssl_toolkit.augment import AugMix, Policy, RandAugment, RandomView, TrivialAugment, View, operations
 from ssl_toolkit.augment.policies import Steps
 from ssl_toolkit.batch import Images
-from ssl_toolkit.random import fold, gamma, sample_keys
+from ssl_toolkit.random import fold_in, gamma, sample_keys
 
 NAMES = ["ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast", "Sharpness",
          "Posterize", "Solarize", "AutoContrast", "Equalize", "Identity"]  # fmt: skip
@@ -139,7 +139,7 @@ def test_a_sample_is_changed_alike_in_any_batch(policy, images):
         torch.testing.assert_close(policy(pixels[part], policy.draw(keys[part], 24)), whole[part], atol=1e-5, rtol=0)
     # by the view, in parts, at once with another, and with none
     view = RandomView(24, policy=policy, **PLAIN)  # pyright: ignore[reportArgumentType]
-    torch.testing.assert_close(view(images, keys), policy(pixels, policy.draw(fold(keys, "policy"), 24)))
+    torch.testing.assert_close(view(images, keys), policy(pixels, policy.draw(fold_in(keys, "policy"), 24)))
     both = view(images, torch.stack([keys, keys]))
     assert torch.equal(both[0], both[1])
     assert view(Images(images.pixels[:0], images.sizes[:0]), keys[:0]).shape == (0, 3, 24, 24)

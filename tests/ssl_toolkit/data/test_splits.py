@@ -6,7 +6,7 @@ import torch
 from sklearn.model_selection import StratifiedShuffleSplit
 
 from ssl_toolkit.data.splits import few_labels, split_indices, stratified_choice
-from ssl_toolkit.random import fold, sample_keys, uniform
+from ssl_toolkit.random import fold_in, sample_keys, uniform
 
 LABELS = np.repeat([0, 1, 2, 3], [500, 300, 150, 7])
 
@@ -64,7 +64,7 @@ def test_every_leading_part_is_balanced():
 
 def naive_order(labels, seed, purpose):
     """All images one by one: by their place within their class, ties by a second draw, then by number."""
-    draws = uniform(fold(sample_keys(seed, 0, torch.arange(len(labels))), purpose), 2).tolist()
+    draws = uniform(fold_in(sample_keys(seed, 0, torch.arange(len(labels))), purpose), 2).tolist()
     scores = {}
     for label in set(labels.tolist()):
         members = sorted((draws[image][0], image) for image in np.flatnonzero(labels == label).tolist())
