@@ -239,9 +239,9 @@ def report(args: argparse.Namespace, turns: dict[str, list[Turn]], counted: dict
             rows[name] |= {"images_per_second": speeds, "ratio": ratios, "ratio_by_time": by_time}
             cells = [f"{statistics.median(speeds):,.1f}", median_and_quartiles(ratios), f"{by_time:.2f}"]
         if name in rates:
-            shares = [rate / best for rate, best in zip(rates[name], rates[PRODUCTS], strict=True)]
-            rows[name] |= {"tflops": rates[name], "share_of_products": shares}
-            cells += [f"{statistics.median(rates[name]):,.3g}", f"{statistics.median(shares):.0%}"]
+            fractions = [rate / best for rate, best in zip(rates[name], rates[PRODUCTS], strict=True)]
+            rows[name] |= {"tflops": rates[name], "share_of_products": fractions}
+            cells += [f"{statistics.median(rates[name]):,.3g}", f"{statistics.median(fractions):.0%}"]
         table.add_row(name, *cells, *[""] * (5 - len(cells)), f"{others:.2f}")
     Console().print(table)
     settings = {name: str(value) for name, value in vars(args).items() if name not in ("json", "worker", "images")}

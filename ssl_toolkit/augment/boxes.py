@@ -27,15 +27,15 @@ def random_resized_crop_boxes(
     Args:
         sizes: ``[batch, 2]``: heights and widths in pixels.
         keys: int64 ``[batch]``: keys of `ssl_toolkit.random`.
-        scale: Range of the box's area as a share of the image's, within (0, 1].
+        scale: Range of the box's area as a fraction of the image's, within (0, 1].
         ratio: Range of width / height, above 0.
 
     Returns:
         float32 tensor of shape ``[batch, 4]``.
     """
     height, width = sizes.to(torch.float32).unsqueeze(-1).unbind(1)
-    shares, logarithms = uniform(streams(keys, "area", "ratio"), NUM_TRIES).unbind(1)
-    area = height * width * (scale[0] + (scale[1] - scale[0]) * shares)
+    fractions, logarithms = uniform(streams(keys, "area", "ratio"), NUM_TRIES).unbind(1)
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * fractions)
     shape = torch.exp(math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * logarithms)
     tries_width, tries_height = torch.sqrt(area * shape).round(), torch.sqrt(area / shape).round()
     fits = (tries_width >= 1) & (tries_width <= width) & (tries_height >= 1) & (tries_height <= height)
@@ -59,7 +59,7 @@ def centre_boxes(sizes: Tensor, fraction: float = 1.0) -> Tensor:
 
     Args:
         sizes: ``[batch, 2]``: heights and widths in pixels.
-        fraction: Side of the square as a share of the short side, within (0, 1].
+        fraction: Side of the square as a fraction of the short side, within (0, 1].
 
     Returns:
         float32 tensor of shape ``[batch, 4]`` with integer values.
@@ -80,7 +80,7 @@ def random_erasing_boxes(
     Args:
         sizes: ``[batch, 2]``: heights and widths in pixels.
         keys: int64 ``[batch]``: keys of `ssl_toolkit.random`.
-        scale: Range of the box's area as a share of the image's, within (0, 1].
+        scale: Range of the box's area as a fraction of the image's, within (0, 1].
         ratio: Range of width / height, above 0.
 
     Returns:

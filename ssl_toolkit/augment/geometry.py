@@ -38,7 +38,7 @@ def crop_resize(
     """Cuts a box out of each image, resizes it with antialiasing and mirrors some of them.
 
     For boxes with integer corners the result is that of torchvision's ``resized_crop(..., antialias=True)`` on the
-    float image. Of a pixel that a box covers in part, the covered share counts.
+    float image. Of a pixel that a box covers in part, the covered fraction counts.
 
     Args:
         images: uint8 images (read as values / 255) or float images, ``[batch, channels, height, width]``.

@@ -23,7 +23,7 @@ class Jitter(NamedTuple):
         brightness: ``[batch]``, from 0; 1 changes nothing.
         contrast: ``[batch]``, from 0; 1 changes nothing.
         saturation: ``[batch]``, from 0; 1 changes nothing. Needs 3 channels.
-        hue: ``[batch]``: shares of a full turn, from -0.5 to 0.5; 0 changes nothing. Needs 3 channels.
+        hue: ``[batch]``: fractions of a full turn, from -0.5 to 0.5; 0 changes nothing. Needs 3 channels.
         order: int64 ``[batch, 4]``: a permutation for each image: which step (0 brightness, 1 contrast,
             2 saturation, 3 hue) comes first, second, third and last.
     """
@@ -46,7 +46,7 @@ def draw_jitter(
         contrast: Likewise.
         saturation: Likewise.
         hue: The shifts are uniform from ``-hue`` to ``hue``, at most 0.5; 0 for none.
-        prob: Which share of the images is changed at all.
+        prob: Which fraction of the images is changed.
 
     Returns:
         The parameters.
@@ -163,7 +163,7 @@ def hue_rotations(shifts: Tensor) -> Tensor:
     of the chroma plane of YIQ, which keep the luma: mean difference 0.014 against 0.025 for shifts up to 0.2.)
 
     Args:
-        shifts: ``[batch]``: shares of a full turn.
+        shifts: ``[batch]``: fractions of a full turn.
 
     Returns:
         float32 tensor of shape ``[batch, 3, 3]``.

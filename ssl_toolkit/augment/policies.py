@@ -82,7 +82,7 @@ class _Ranges(NamedTuple):
     """The amount of each operation at level 1; level 0 changes (nearly) nothing."""
 
     shear: float
-    translate: float  # a share of the side
+    translate: float  # a fraction of the side
     degrees: float
     factor: float
     bits: tuple[int, int]  # at level 0 and 1
@@ -209,7 +209,7 @@ class AugMix(Policy):
         if self.depth is None:
             depths = integers(fold_in(chains, "depth"), 1, 4).unsqueeze(-1)
             operations = torch.where(torch.arange(3, device=keys.device) < depths, operations, IDENTITY)
-        shares = gamma(fold_in(chains, "weight"), self.alpha)
-        parts = gamma(fold_in(keys, "mixture"), self.alpha, 2)
-        shares, parts = (each / each.sum(1, keepdim=True).clamp(min=1e-30) for each in (shares, parts))
-        return Steps(operations, amounts, torch.cat([parts[:, :1], parts[:, 1:] * shares], dim=1))
+        weights = gamma(fold_in(chains, "weight"), self.alpha)
+        mixture = gamma(fold_in(keys, "mixture"), self.alpha, 2)
+        weights, mixture = (each / each.sum(1, keepdim=True).clamp(min=1e-30) for each in (weights, mixture))
+        return Steps(operations, amounts, torch.cat([mixture[:, :1], mixture[:, 1:] * weights], dim=1))

@@ -60,14 +60,15 @@ class RandomView(View):
         brightness: The brightness factor is uniform in [max(0, 1 - brightness), 1 + brightness]; 0 for none.
         contrast: Likewise.
         saturation: Likewise. Needs 3 channels.
-        hue: The hue shift is uniform in [-hue, hue], a share of a full turn, at most 0.5; 0 for none. Needs 3 channels.
+        hue: The hue shift is uniform in [-hue, hue], a fraction of a full turn, at most 0.5; 0 for none. Needs 3
+            channels.
         grayscale: Probability of making the view grey, in [0, 1]. Needs 3 channels.
         blur: Probability of the Gaussian blur, in [0, 1].
         blur_sigma: Range of the blur's standard deviation in pixels of the view, above 0.
         blur_kernel: Width of the blur's kernel in pixels, odd; None for a tenth of the view's side, at least 3.
         solarize: Probability of inverting the values at or above 0.5, in [0, 1].
         erase: Probability of erasing a rectangle to mid-grey, in [0, 1].
-        erase_scale: Range of the rectangle's area as a share of the view's, in (0, 1].
+        erase_scale: Range of the rectangle's area as a fraction of the view's, in (0, 1].
         interpolation: "bilinear" or "bicubic", both antialiased.
         form: "exact": the colour steps equal torchvision's. "fused": they are one affine map a sample, and the blur
             is part of the resize: faster; clamping and hue are approximated.

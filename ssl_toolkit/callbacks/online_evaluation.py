@@ -31,7 +31,7 @@ class OnlineEvaluation(Callback):
     Logs ``val/spread`` and ``val/rank_me`` of the validation images' features; where the images have labels, also
     ``val/knn_top1``, the accuracy of kNN on the validation images with training images as the bank (in [0, 1]); and
     ``val/evaluation_seconds``, what it cost. The training is not touched: the weights after a run are the same, bit for
-    bit, with and without it. Under several processes each one extracts the features of its share of the images.
+    bit, with and without it. Under several processes each one extracts the features of its part of the images.
 
     Args:
         every_n_epochs: Evaluate after each so many epochs; 0 for never. By default as often as takes about 2 % of the

@@ -45,16 +45,16 @@ def keep_global_batch(
             f"the run's batches of {what} cannot be divided among {num_processes} processes: --resume it with a number "
             f"of processes (--trainer.devices, --trainer.num_nodes) that divides {whole:,}"
         )
-    share = whole // num_processes
+    per_process = whole // num_processes
     if batch_size_is_given or size != read_config(run)["data"]["batch_size"]:
         raise ValueError(
             f"data.batch_size {size:,} in {_counted(num_processes)} makes batches of {size * num_processes:,} "
-            f"{data.noun}, but the run's have {whole:,}: leave it out or set it to {share:,}"
+            f"{data.noun}, but the run's have {whole:,}: leave it out or set it to {per_process:,}"
         )
-    data.batch_size = resolved["data"]["batch_size"] = share
+    data.batch_size = resolved["data"]["batch_size"] = per_process
     if is_first_process():
         print(
-            f"batches of {share:,} {data.noun} in {_counted(num_processes)}, before {before['batch_size']:,} in "
+            f"batches of {per_process:,} {data.noun} in {_counted(num_processes)}, before {before['batch_size']:,} in "
             f"{_counted(before['processes'])}: {whole:,} in all, as before"
         )
 

@@ -88,7 +88,7 @@ def boosting(train: Labelled, test: Labelled, *, strength: float, num_members: i
         num_members: How many members at most.
 
     Returns:
-        The ensemble; its scores are the shares of the weighted votes.
+        The ensemble; its scores are fractions of the weighted votes.
 
     Raises:
         ValueError: If there are no members, or as `linear_probe`.
@@ -157,7 +157,7 @@ class FoldsResult(NamedTuple):
 
 
 def stratified_folds(labels: Tensor, num_folds: int, seed: int = 0) -> Tensor:
-    """Divides samples into folds with the same share of each class, as nearly as their numbers allow.
+    """Divides samples into folds with the same fraction of each class, as nearly as their numbers allow.
 
     Args:
         labels: int64 tensor of shape ``[num_images]``: classes from 0.

@@ -58,7 +58,7 @@ def knn_predict(
     num_classes = int(train_labels.max()) + 1
     predictions: dict[int, list[Tensor]] = {number: [] for number in ks}
     for similarity, neighbours in _nearest(train, query, ks[-1]):
-        # taking the same off all of a query's exponents changes no vote's share and keeps the weights within 1
+        # taking the same off all of a query's exponents changes no vote's weight and keeps the weights within 1
         weights = ((similarity - similarity[:, :1]) / temperature).exp()
         classes = train_labels[neighbours]
         for number in ks:
@@ -115,7 +115,7 @@ def knn_accuracy(
     k: Sequence[int] = (1, 5, 20, 200),
     temperature: float = 0.07,
 ) -> dict[int, float]:
-    """The share of queries that `knn_predict` classifies rightly, for each distinct clipped ``k``.
+    """The fraction of queries that `knn_predict` classifies rightly, for each distinct clipped ``k``.
 
     Args:
         train: float tensor of shape ``[num_train, d]``.

@@ -30,7 +30,7 @@ _EXACT = 1e-3  # as good as any step size will do
 _GRADIENT_TOLERANCE = 0.01
 _GROUPS = 6
 _RATES = (1e-3, 1e-2)  # of Adam; a head alone asks for the larger
-_CLOSED = 0.5  # the share of the way to the least loss that a few samples must go
+_CLOSED = 0.5  # the fraction of the way to the least loss that a few samples must go
 _TOGETHER = 0.3  # of the spread at the start: what learned to tell samples apart kept 0.8 of it or more
 
 
@@ -140,7 +140,7 @@ def overfit(
 
 
 def _closed(losses: list[float], least: float) -> float:
-    """The share of the way from the first loss to the least that was gone."""
+    """The fraction of the way from the first loss to the least that was gone."""
     best = min(loss for loss in losses if not math.isnan(loss)) if not math.isnan(losses[0]) else losses[0]
     return (losses[0] - best) / (losses[0] - least) if losses[0] > least else 1.0
 

@@ -201,22 +201,22 @@ def depth(layers: Sequence[LayerStatistics], trial: Trial) -> Check:
 
 
 def dead_units(layers: Sequence[LayerStatistics]) -> Check:
-    """Judges the share of units that are 0 for a whole batch.
+    """Judges the fraction of units that are 0 for a whole batch.
 
     Args:
         layers: Of `examine_layers`.
     """
-    shares = {layer.name: layer.dead for layer in layers if layer.dead is not None}
+    fractions = {layer.name: layer.dead for layer in layers if layer.dead is not None}
     findings = []
-    if dead := [name for name, share in shares.items() if share > _MOST_DEAD]:
-        worst = max(dead, key=lambda name: shares[name])
+    if dead := [name for name, fraction in fractions.items() if fraction > _MOST_DEAD]:
+        worst = max(dead, key=lambda name: fractions[name])
         findings = [
             Finding(
                 "dead units",
-                f"{100 * shares[worst]:.0f} % of the units after {worst} are 0 for every sample of the batch and learn "
-                f"nothing ({len(dead)} such layer{'s' if len(dead) > 1 else ''}: {name_some(dead)}).",
+                f"{100 * fractions[worst]:.0f} % of the units after {worst} are 0 for every sample of the batch and "
+                f"learn nothing ({len(dead)} such layer{'s' if len(dead) > 1 else ''}: {name_some(dead)}).",
                 "Begin with biases of 0, lower the learning rate, or take a leaky ReLU.",
             )
         ]
-    measured = f"{100 * max(shares.values()):.0f} %" if shares else "no ReLU modules"
+    measured = f"{100 * max(fractions.values()):.0f} %" if fractions else "no ReLU modules"
     return Check("dead units, worst layer", measured, f"at most {100 * _MOST_DEAD:.0f} %", findings)

@@ -38,9 +38,9 @@ class Watch(Callback):
     """Looks at a step every now and then, and says in a plain sentence what is wrong, once when it is first seen.
 
     Logs ``train/update_ratio`` (the length of a step over that of the weight, median of the layers),
-    ``train/gradient_norm``, ``train/dead_units`` (the share of units that are 0 for a whole batch, in the worst layer),
-    ``train/feature_spread`` and ``train/feature_rank`` (see `ssl_toolkit.evaluation`; 0 and 1 for features that have
-    collapsed), and the same of the embeddings for a task that has a ``projector``. At the end of the run it reads
+    ``train/gradient_norm``, ``train/dead_units`` (the fraction of units that are 0 for a whole batch, in the worst
+    layer), ``train/feature_spread`` and ``train/feature_rank`` (see `ssl_toolkit.evaluation`; 0 and 1 for features that
+    have collapsed), and the same of the embeddings for a task that has a ``projector``. At the end of the run it reads
     under- and overfitting off the curves in ``metrics.csv``. What it finds is printed, kept in ``RUN/watch.json``, and
     shown in the report. The training is not touched: the weights are the same, bit for bit, with and without it.
 
@@ -170,10 +170,10 @@ class Watch(Callback):
 
     def _judge_step(self, trainer: Trainer, pl_module: LightningModule) -> None:
         ratios = update_ratios(self._before, weights_of(pl_module))
-        share = _share_of_rate(trainer, pl_module)
-        if ratios and share > 0.01:  # a rate that is nearly 0 says nothing
+        fraction = _fraction_of_rate(trainer, pl_module)
+        if ratios and fraction > 0.01:  # a rate that is nearly 0 says nothing
             self._values["update_ratio"] = middle = median(ratios.values())
-            at_peak = middle / share
+            at_peak = middle / fraction
             self._say(
                 "learning rate",
                 not RATIOS[0] <= at_peak <= RATIOS[1] and middle > 0,
@@ -182,15 +182,15 @@ class Watch(Callback):
                 f"{'Divide' if at_peak > RATIOS[1] else 'Multiply'} optimizer.lr by 10.",
                 trainer,
             )
-        shares = self._dead.shares() if self._dead is not None else {}
+        fractions = self._dead.fractions() if self._dead is not None else {}
         self._dead = None
-        if shares:
-            worst = max(shares, key=lambda name: shares[name])
-            self._values["dead_units"] = shares[worst]
+        if fractions:
+            worst = max(fractions, key=lambda name: fractions[name])
+            self._values["dead_units"] = fractions[worst]
             self._say(
                 "dead units",
-                shares[worst] > _MOST_DEAD,
-                f"{100 * shares[worst]:.0f} % of the units of {worst} are 0 for the whole batch and learn nothing.",
+                fractions[worst] > _MOST_DEAD,
+                f"{100 * fractions[worst]:.0f} % of the units of {worst} are 0 for the whole batch and learn nothing.",
                 "Lower optimizer.lr or lengthen the warm-up; begin anew, as dead units rarely come back.",
                 trainer,
             )
@@ -224,7 +224,7 @@ class Watch(Callback):
                 file.unlink(missing_ok=True)
 
 
-def _share_of_rate(trainer: Trainer, pl_module: LightningModule) -> float:
+def _fraction_of_rate(trainer: Trainer, pl_module: LightningModule) -> float:
     """The schedule's factor of the step that was just made; 1 for a task that has none."""
     if not isinstance(pl_module, Task):
         return 1.0

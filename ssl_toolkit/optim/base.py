@@ -40,7 +40,7 @@ class OptimizerSpec(ABC):
         """
 
 
-def check_share(**values: float) -> None:
+def check_fraction(**values: float) -> None:
     """Raises a ValueError for a number that is not at least 0 and below 1, such as the decay of a running mean."""
     for name, value in values.items():
         if not 0 <= value < 1:

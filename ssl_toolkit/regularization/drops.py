@@ -70,7 +70,7 @@ class DropBlock(_Drop):
     """Drops squares of feature maps, the same of all channels (Ghiasi, Lin, Le 2018, arXiv 1810.12890, algorithm 1).
 
     Args:
-        probability: The share of a map that is dropped, at least 0 and less than 1.
+        probability: The fraction of a map that is dropped, at least 0 and less than 1.
         pattern: Regular expression, searched in the names of the task's modules; their outputs, of shape
             ``[batch, channels, height, width]``, are dropped.
         block_size: Side of a square, at least 1; a smaller map's own side.

@@ -17,7 +17,7 @@ from ssl_toolkit.tracking.metrics_csv import read_metrics
 
 FILE = "report.html"
 MAX_BAD_FILES = 100
-# how a metric is called on the page, whether it is a share to be shown in %, by the last part of its name
+# how a metric is called on the page, whether it is a fraction to be shown in %, by the last part of its name
 TITLES = {
     "loss": ("loss", False),
     "knn_top1": ("kNN top-1 (%)", True),

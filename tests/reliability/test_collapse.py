@@ -63,8 +63,8 @@ def naive_spread(vectors):
 
 def naive_rank(vectors):
     singular = np.linalg.svd(vectors.double().numpy(), compute_uv=False)
-    shares = [float(value / singular.sum()) for value in singular]
-    return math.exp(-sum(share * math.log(share) for share in shares if share > 0))
+    fractions = [float(value / singular.sum()) for value in singular]
+    return math.exp(-sum(fraction * math.log(fraction) for fraction in fractions if fraction > 0))
 
 
 @pytest.mark.guarantee("R12")
@@ -238,7 +238,7 @@ def test_a_watched_step_costs_less_than_a_hundredth_more(name, tmp_path, monkeyp
     options = ["--data.max_images", "2000", "--data.batch_size", "128", "--trainer.log_every_n_steps", "10"]
     arguments = write_recipe(name, tmp_path, every_n_steps=steps)
     train("pretrain", [*arguments, *options, "--trainer.max_steps", str(steps)], quietly=True)
-    share = meter.seconds / (meter.whole - meter.seconds)
+    fraction = meter.seconds / (meter.whole - meter.seconds)
     step = 1000 * meter.whole / steps
-    reached(f"{name}: {100 * share:.2g} % of the processor's time of a step of {step:.0f} ms")
-    assert 0 < share < 0.01
+    reached(f"{name}: {100 * fraction:.2g} % of the processor's time of a step of {step:.0f} ms")
+    assert 0 < fraction < 0.01

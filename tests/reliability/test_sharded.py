@@ -69,7 +69,7 @@ def largest_difference(first, second):
     assert mine.keys() == others.keys()
     pairs += [(each, others[number][name]) for number, values in mine.items() for name, each in values.items()]
     assert all(one.shape == other.shape for one, other in pairs)
-    # of numbers above 1, such as some running variances, by the share
+    # relative for numbers above 1, such as some running variances
     apart = [(one.double() - other.double()).abs() / other.double().abs().clamp(min=1) for one, other in pairs]
     return max(float(each.max()) for each in apart)
 

@@ -68,7 +68,7 @@ def test_training_has_as_many_batches_in_every_process_and_no_sample_twice(reach
                     assert {len(found) for found in batches} == {len(loader) for loader in each} == {num // whole}
                     assert all(len(batch) == batch_size for found in batches for batch in found)
                     # in the order of the epoch, one global batch after the other
-                    order = [index for step in zip(*batches, strict=True) for share in step for index in share]
+                    order = [index for step in zip(*batches, strict=True) for part in step for index in part]
                     assert order == sample_order(3, epoch, num)[: len(order)].tolist()
                     assert len(set(order)) == len(order)
                     left = num - len(order)

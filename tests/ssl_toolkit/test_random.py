@@ -173,16 +173,16 @@ def test_neighbouring_keys_draw_independent_numbers(other):
 def test_every_bit_is_fair():
     bits = random_bits(KEYS, 1)
     for place in range(64):
-        share = ((bits >> place) & 1).double().mean().item()
-        assert abs(share - 0.5) < 5 * 0.5 / math.sqrt(len(KEYS))
+        fraction = ((bits >> place) & 1).double().mean().item()
+        assert abs(fraction - 0.5) < 5 * 0.5 / math.sqrt(len(KEYS))
 
 
 def test_one_changed_bit_of_a_key_changes_half_of_the_bits():
     bits = random_bits(KEYS[:500], 1)
     for place in range(0, 64, 7):
         changed = bits ^ random_bits(KEYS[:500] ^ (1 << place), 1)
-        shares = torch.stack([(changed >> other) & 1 for other in range(64)]).double().mean()
-        assert abs(shares.item() - 0.5) < 0.02
+        fractions = torch.stack([(changed >> other) & 1 for other in range(64)]).double().mean()
+        assert abs(fractions.item() - 0.5) < 0.02
 
 
 def test_uniform_between_bounds():
@@ -198,8 +198,8 @@ def test_normal_has_the_moments_and_the_distribution_function_of_a_normal():
     assert numbers.isfinite().all()
     for power, moment, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
         assert abs((numbers**power).mean().item() - moment) < 5 * math.sqrt(variance / num)
-    shares = torch.special.ndtr(numbers)
-    assert_uniform(torch.histc(shares, 64, 0, 1))
+    fractions = torch.special.ndtr(numbers)
+    assert_uniform(torch.histc(fractions, 64, 0, 1))
     assert abs(correlation(numbers[:, 0], numbers[:, 1])) < 0.03
     assert abs(correlation(numbers[:, 0] ** 2, numbers[:, 1] ** 2)) < 0.03
 

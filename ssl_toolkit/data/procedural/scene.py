@@ -11,8 +11,8 @@ from ssl_toolkit.data.procedural.colours import Colour, colour, columns, object_
 from ssl_toolkit.data.procedural.pen import Pen
 from ssl_toolkit.random import fold_in, random_bits, uniform
 
-# The share of images whose light and dark are exchanged. It keeps dark outlines in usual places from giving the class
-# away to a linear classifier of the pixels: 0.38 top-1 without, 0.27 with it.
+# The fraction of images whose light and dark are exchanged. It keeps dark outlines in usual places from giving the
+# class away to a linear classifier of the pixels: 0.38 top-1 without, 0.27 with it.
 _NEGATIVES = 0.2
 
 

@@ -35,7 +35,7 @@ class Mixer(Regularizer):
     """Mixes what the backbone sees of some samples in training, and tells the task.
 
     Args:
-        alpha: Of the distribution of the shares, above 0.
+        alpha: Parameter of the Beta distribution of the weights, above 0.
         probability: Of a sample to be mixed, above 0 and at most 1.
     """
 
@@ -62,10 +62,10 @@ class Mixer(Regularizer):
         Args:
             rows: Float tensor of shape ``[rows, ...]``.
             which: What they are.
-            keys: int64 tensor of shape ``[batch]``, from which each sample's share is drawn.
+            keys: int64 tensor of shape ``[batch]``, from which each sample's weight is drawn.
 
         Returns:
-            The mixed rows, and each sample's share of itself: float tensor of shape ``[batch]``.
+            The mixed rows, and each sample's own weight: float tensor of shape ``[batch]``.
         """
 
     def check(self, task: Any) -> None:
@@ -121,14 +121,14 @@ class Mixer(Regularizer):
     def mixed(self, rows: Tensor, which: Rows) -> Tensor:
         """The rows mixed, which the loss now knows of."""
         assert self._keys is not None
-        mixed, shares = self.mix(rows, which, self._keys)
-        places = torch.arange(len(rows), device=shares.device)
+        mixed, weights = self.mix(rows, which, self._keys)
+        places = torch.arange(len(rows), device=weights.device)
         # of several forward passes that one counts in which a sample is mixed: others may see views of another size
-        changes = (which.partners != places).to(shares.dtype)
-        here = torch.zeros_like(shares).index_add(0, which.samples, changes) > 0
-        others = self._context.mixing or Mixing(places[: len(shares)], torch.ones_like(shares))
+        changes = (which.partners != places).to(weights.dtype)
+        here = torch.zeros_like(weights).index_add(0, which.samples, changes) > 0
+        others = self._context.mixing or Mixing(places[: len(weights)], torch.ones_like(weights))
         self._context.mixing = Mixing(
-            torch.where(here, self._partners, others.partners), torch.where(here, shares, others.shares)
+            torch.where(here, self._partners, others.partners), torch.where(here, weights, others.weights)
         )
         return mixed
 

@@ -85,12 +85,12 @@ def test_weights_and_depths_of_augmix_are_distributed_as_the_paper_says():
         steps = AugMix(alpha=alpha).draw(KEYS, 32)
         assert steps.weights is not None
         torch.testing.assert_close(steps.weights.sum(1), torch.ones(len(KEYS)))
-        own, shares = steps.weights[:, 0], steps.weights[:, 1:] / (1 - steps.weights[:, :1])
+        own, fractions = steps.weights[:, 0], steps.weights[:, 1:] / (1 - steps.weights[:, :1])
         # Beta(a, a) has variance 1 / (4 (2a + 1)), a part of Dirichlet(a, a, a) 2 / (9 (3a + 1))
         assert abs(own.mean() - 0.5) < 0.02
         assert abs(own.var() * 4 * (2 * alpha + 1) - 1) < 0.08
-        assert (shares.mean(0) - 1 / 3).abs().max() < 0.02
-        assert (shares.var(0) * 9 * (3 * alpha + 1) / 2 - 1).abs().max() < 0.15
+        assert (fractions.mean(0) - 1 / 3).abs().max() < 0.02
+        assert (fractions.var(0) * 9 * (3 * alpha + 1) / 2 - 1).abs().max() < 0.15
     depths = (steps.operations != operations.IDENTITY).sum(-1)
     counts = torch.bincount(depths.flatten(), minlength=4)[1:] / depths.numel()
     assert (counts - 1 / 3).abs().max() < 0.03

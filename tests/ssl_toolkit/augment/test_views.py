@@ -166,8 +166,8 @@ def test_probabilities_of_zero_and_one_change_none_and_all(name):
     options = {"blur_sigma": (1.0, 2.0)}
     for prob, low, high in ((1.0, 1, 1), (0.3, 0.18, 0.42)):
         changed = RandomView(16, **{**off, **options, name: prob})(images, keys)
-        share = ((changed - plain).abs().amax((1, 2, 3)) > 1e-3).float().mean()
-        assert low <= share <= high
+        fraction = ((changed - plain).abs().amax((1, 2, 3)) > 1e-3).float().mean()
+        assert low <= fraction <= high
 
 
 @pytest.mark.parametrize("channels", [1, 4])
