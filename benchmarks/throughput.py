@@ -54,7 +54,7 @@ SIDE, PRODUCTS_IN_A_STEP = {"cpu": 2048, "cuda": 8192}, {"cpu": 1, "cuda": 10}
 
 
 def options(args: argparse.Namespace, run: Path) -> list[str]:
-    """The command line of our run after the verb."""
+    """The arguments of our run, after the command."""
     accelerator = {"cpu": "cpu", "cuda": "gpu"}[args.device]
     given = [
         "-c", str(args.recipe), "--data.path", args.images, "--data.labels", "none", "--data.cache", "disk",

@@ -1,4 +1,4 @@
-"""The verb that compares the minima of runs: ``flatness``."""
+"""The command that compares the minima of runs: ``flatness``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verb that looks for a learning rate: ``lr-find``."""
+"""The command that looks for a learning rate: ``lr-find``."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def lr_find(arguments: Sequence[str]) -> None:
         side, rest = _SIDES[0], ["--help"]
     if side not in _SIDES:
         given = f", got {side!r}{nearest(side, _SIDES)}" if side else ""
-        raise ValueError(f"lr-find needs to know for which verb: ssl-toolkit lr-find pretrain|transfer ...{given}")
+        raise ValueError(f"lr-find needs to know for which command: ssl-toolkit lr-find pretrain|transfer ...{given}")
     line = CommandLine(side, rest)
     parser = training_parser(line)
     parser.prog = "ssl-toolkit lr-find " + (side if "--help" not in rest else "pretrain|transfer")

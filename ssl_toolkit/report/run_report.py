@@ -181,9 +181,9 @@ def _bad_files(run: Path) -> list[Piece]:
 
 def _commands(run: Path, config: Mapping[str, Any]) -> list[str]:
     folder, weights = shlex.quote(str(run)), shlex.quote(str(run / WEIGHTS))
-    verb = "transfer" if (config.get("model") or {}).get("class_path", "").startswith("downstream.") else "pretrain"
-    commands = [f"ssl-toolkit {verb} --resume {folder}"]
-    if verb == "pretrain":
+    command = "transfer" if (config.get("model") or {}).get("class_path", "").startswith("downstream.") else "pretrain"
+    commands = [f"ssl-toolkit {command} --resume {folder}"]
+    if command == "pretrain":
         recipe = "configs/transfer/linear_probe.yaml"
         commands.append(f"ssl-toolkit transfer -c {recipe} --data.path LABELLED --model.weights {weights}")
     commands.append(f"ssl-toolkit evaluate --weights {weights} --data.path LABELLED")

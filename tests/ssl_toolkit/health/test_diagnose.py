@@ -17,7 +17,7 @@ from pretext.simclr import SimCLR
 from ssl_toolkit import init
 from ssl_toolkit.augment import RandomView
 from ssl_toolkit.cli import main
-from ssl_toolkit.cli.diagnose import diagnose as verb
+from ssl_toolkit.cli.diagnose import diagnose as command
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.health.diagnose import diagnose
@@ -218,11 +218,11 @@ def test_the_least_loss_of_simclr_is_reached_by_a_simplex():
     assert classification(num_classes=4).initial_loss(1) == pytest.approx(math.log(4))
 
 
-def test_the_verb_prints_writes_and_changes_nothing(tmp_path, capsys):
+def test_the_command_prints_writes_and_changes_nothing(tmp_path, capsys):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE)
     before = torch.get_rng_state()
-    diagnosis = verb(["pretrain", "-c", str(recipe), "--out", str(tmp_path / "out")])
+    diagnosis = command(["pretrain", "-c", str(recipe), "--out", str(tmp_path / "out")])
     assert torch.equal(before, torch.get_rng_state())
     assert "nothing found" in capsys.readouterr().out
     written = json.loads((tmp_path / "out" / "diagnosis.json").read_text())

@@ -181,7 +181,7 @@ def test_the_line_can_be_pasted_and_trains(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "lr-find needs to know for which verb"),
+        ([], "lr-find needs to know for which command"),
         (["pretrian"], "did you mean 'pretrain'?"),
         (["transfer", "-c", "RECIPE", "--budget", "60min"], "lr-find takes no --budget"),
         (["transfer", "-c", "RECIPE", "--highest", "1e-9"], "expected 0 < lowest < highest"),
