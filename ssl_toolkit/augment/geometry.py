@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_toolkit.batch import Images
-from ssl_toolkit.perf.matmul import onednn_products
+from ssl_toolkit.perf.matmul import onednn_matmul
 
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -153,8 +153,8 @@ def transform(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """
     batch, channels, height, width = images.shape
     # for small ones the choice takes longer than it saves
-    products = onednn_products() if min(height, width) >= 64 else nullcontext()
-    with torch.autocast(images.device.type, enabled=False), products:
+    matmul = onednn_matmul() if min(height, width) >= 64 else nullcontext()
+    with torch.autocast(images.device.type, enabled=False), matmul:
         narrow = torch.bmm(images.flatten(1, 2), columns.transpose(1, 2)).unflatten(1, (channels, height))
         result = images.new_empty(batch, channels, rows.shape[1], columns.shape[1])
         for channel in range(channels):

@@ -105,7 +105,7 @@ class WeightAverage(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Takes the weights into the average, after an optimizer step and not amid the batches that add up to one."""
+        """Takes the weights into the average, after an optimizer step and not between the micro-batches of one."""
         step = trainer.global_step
         if step == self._last_step:
             return

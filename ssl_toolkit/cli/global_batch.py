@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ssl_toolkit.distributed.ranks import is_first_process
+from ssl_toolkit.distributed.ranks import is_rank_zero
 from ssl_toolkit.run_folder import read_config, read_starts
 
 
@@ -52,7 +52,7 @@ def keep_global_batch(
             f"{data.noun}, but the run's have {whole:,}: leave it out or set it to {per_process:,}"
         )
     data.batch_size = resolved["data"]["batch_size"] = per_process
-    if is_first_process():
+    if is_rank_zero():
         print(
             f"batches of {per_process:,} {data.noun} in {_counted(num_processes)}, before {before['batch_size']:,} in "
             f"{_counted(before['processes'])}: {whole:,} in all, as before"

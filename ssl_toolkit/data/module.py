@@ -25,7 +25,7 @@ from ssl_toolkit.data.source_factory import Origin, open_sets
 from ssl_toolkit.data.sources import LabelKind
 from ssl_toolkit.data.splits import Division, Fractions, Split
 from ssl_toolkit.data.store import DecodedStore
-from ssl_toolkit.distributed.ranks import is_first_process, num_cores, rank, world_size
+from ssl_toolkit.distributed.ranks import is_rank_zero, num_cores, rank, world_size
 
 
 class ImageData(LightningDataModule):
@@ -152,7 +152,7 @@ class ImageData(LightningDataModule):
         self._division: Division | None = None
 
     def prepare_data(self) -> None:
-        """Lets the first process download and build the disk cache while the others wait for it."""
+        """Lets rank zero download and build the disk cache while the others wait for it."""
         if world_size() > 1:
             self.setup()
 
@@ -308,7 +308,7 @@ class ImageData(LightningDataModule):
         if self._division is None:
             self._division = Division(self._open_sets(), self._fractions, self._origin.split_seed)
             stays = isinstance(self._division.split("train").images.store, DecodedStore)
-            if self._origin.is_remote and self._division.shares_source and not stays and is_first_process():
+            if self._origin.is_remote and self._division.shares_source and not stays and is_rank_zero():
                 say(
                     "validation and test images lie in every remote shard, so each pass over them fetches all shards; "
                     "give data.val_path (data.test_path) shards of their own"

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_toolkit.perf.matmul import onednn_products
+from ssl_toolkit.perf.matmul import onednn_matmul
 
 # similarities held at a time: 2^23 float32 are 32 MiB, a processor's last cache
 _MAX_SIMILARITIES = 1 << 23
@@ -84,7 +84,7 @@ def _nearest(train: Tensor, query: Tensor, k: int) -> Iterator[tuple[Tensor, Ten
     rows = max(1, min(_MAX_SIMILARITIES // len(train), len(query)))
     held = mean.new_empty(rows, len(train))
     # rounded factors change some 50 of 10,000 predictions on CIFAR-10, and the accuracy by less than 0.1 %
-    with onednn_products(may_round=True):
+    with onednn_matmul(may_round=True):
         for chunk in F.normalize(query.float(), dim=1).split(rows):
             similarity = held[: len(chunk)]
             for block, place in zip(blocks, similarity.split(_BLOCK, dim=1), strict=True):

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_toolkit.perf.matmul import onednn_products
+from ssl_toolkit.perf.matmul import onednn_matmul
 
 # memory that is used again stays in the cache
 _IMAGES_AT_ONCE = 8192
@@ -81,7 +81,7 @@ def fit_linear(
         ):
             raise ValueError(f"expected {len(train[1])} weights of images, at least 0 and not all 0")
         image_weights = image_weights / image_weights.sum()
-    with onednn_products():
+    with onednn_matmul():
         axes = PrincipalAxes(train[0])
         z = axes(train[0])
         start = torch.zeros(num_classes, len(z), dtype=torch.float64, device=z.device)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ssl_toolkit.distributed.dtensor import whole
+from ssl_toolkit.distributed.dtensor import full_tensor
 from ssl_toolkit.health.findings import Check, Finding, name_some
 from ssl_toolkit.health.layers import LayerStatistics, layer_statistics
 from ssl_toolkit.health.trial import copy_of, loss_of, open_branches, weights_of
@@ -95,7 +95,7 @@ def update_ratios(before: dict[str, Tensor], after: dict[str, nn.Parameter]) -> 
     """The length of each weight's update over that of the weight before it; weights of zeros are left out."""
     lengths = torch.stack(
         [
-            torch.stack([whole((after[name] - old).float().norm()), whole(old.float().norm())])
+            torch.stack([full_tensor((after[name] - old).float().norm()), full_tensor(old.float().norm())])
             for name, old in before.items()
         ]
     ).tolist()

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ssl_toolkit.distributed.dtensor import own_part
+from ssl_toolkit.distributed.dtensor import local_tensor
 
 
 class OptimizerSpec(ABC):
@@ -72,5 +72,5 @@ def match_layout(optimizer: torch.optim.Optimizer) -> None:
         for name, value in state.items():
             if not isinstance(value, Tensor) or value.shape != parameter.shape:
                 continue
-            if own_part(value).stride() != own_part(parameter).stride():
+            if local_tensor(value).stride() != local_tensor(parameter).stride():
                 state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

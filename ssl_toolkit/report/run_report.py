@@ -60,7 +60,7 @@ def write_report(run_dir: str | Path) -> Path:
     starts = _json(run / "environment.json").get("starts", [])
     sections = [
         Section("Result", _result(metrics, starts)),
-        Section("What the watch found", _findings(run)),
+        Section("What the health monitor found", _findings(run)),
         Section("Curves", _curves(metrics)),
         Section("What the task saw", _views(run)),
         Section("Evaluation on frozen features", _evaluation(run)),

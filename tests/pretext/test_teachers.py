@@ -1,4 +1,4 @@
-"""What tasks with a teacher promise: nothing but the hook moves it, and it may be what is exported."""
+"""What tasks with a teacher guarantee: nothing but the hook moves it, and it may be what is exported."""
 
 import json
 import shutil

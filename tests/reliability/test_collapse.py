@@ -14,7 +14,7 @@ import methods
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.health import collapse, layers
 from ssl_toolkit.health.collapse import DIMENSIONAL, POINT, extent, judge
-from ssl_toolkit.health.watch import Watch
+from ssl_toolkit.health.monitor import HealthMonitor
 from ssl_toolkit.task import Task
 from ssl_toolkit.tracking.metrics_csv import read_metrics
 
@@ -166,15 +166,15 @@ class Meter:
     def __init__(self, monkeypatch):
         self.inside, self.seconds, self.whole, self.start = False, 0.0, 0.0, 0.0
         for owner, name in (
-            (Watch, "on_train_batch_start"),
-            (Watch, "on_before_backward"),
-            (Watch, "on_before_optimizer_step"),
-            (Watch, "on_train_batch_end"),
+            (HealthMonitor, "on_train_batch_start"),
+            (HealthMonitor, "on_before_backward"),
+            (HealthMonitor, "on_before_optimizer_step"),
+            (HealthMonitor, "on_train_batch_end"),
             (layers, "_alive"),
             (collapse, "extent"),
         ):
             monkeypatch.setattr(owner, name, self.timed(getattr(owner, name)))
-        begin, end = Watch.on_train_start, Watch.on_train_end
+        begin, end = HealthMonitor.on_train_start, HealthMonitor.on_train_end
 
         def on_train_start(watch, trainer, module):
             self.start = time.thread_time()
@@ -184,8 +184,8 @@ class Meter:
             self.whole += time.thread_time() - self.start
             end(watch, trainer, module)
 
-        monkeypatch.setattr(Watch, "on_train_start", on_train_start)
-        monkeypatch.setattr(Watch, "on_train_end", on_train_end)
+        monkeypatch.setattr(HealthMonitor, "on_train_start", on_train_start)
+        monkeypatch.setattr(HealthMonitor, "on_train_end", on_train_end)
 
     def timed(self, function):
         def call(*args, **kwargs):

@@ -105,7 +105,7 @@ class SequenceSet(ImageSet):
     Args:
         source: Where they come from.
         options: How frames are decoded and kept.
-        first_process: Whether this process shows progress and names bad frames for all.
+        is_rank_zero: Whether this process shows progress and names bad frames for all.
         clip_frames: As for `SequenceStore`.
     """
 

@@ -68,7 +68,7 @@ def test_the_whole_chain_equals_torchvision_step_by_step(images, keys):
 
 @pytest.mark.parametrize("form", ["exact", "fused"])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_views_have_the_shape_type_and_range_they_promise(images, keys, form, interpolation):
+def test_views_have_the_shape_type_and_range_they_guarantee(images, keys, form, interpolation):
     for view in (RandomView(20, form=form, interpolation=interpolation, **FULL), CenterView(20)):
         result = view(images, keys)
         assert result.shape == (NUM, 3, 20, 20)

@@ -89,7 +89,7 @@ def test_a_rate_1000_times_too_large_or_too_small_is_found(optimizer, lr):
 def test_zeros_everywhere_are_found():
     zeros = [init.Keep(""), init.Zeros(r"conv\d*(\.\d)?\.weight|downsample.*1\.weight|head.*weight")]
     found = kinds(examined(classification(init=zeros)))
-    assert {"no gradient", "symmetry", "overfitting a few samples"} <= found
+    assert {"no gradient", "symmetry", "overfitting one batch"} <= found
 
 
 def test_a_head_of_zeros_is_no_fault():
@@ -203,7 +203,7 @@ class Shuffled(Classification):
 
 
 def test_labels_that_mean_nothing_are_found():
-    assert "overfitting a few samples" in kinds(examined(classification(Shuffled)))
+    assert "overfitting one batch" in kinds(examined(classification(Shuffled)))
 
 
 def test_the_least_loss_of_simclr_is_reached_by_a_simplex():
@@ -246,7 +246,7 @@ def teacher_task(kind=BYOL, **arguments):
 
 def test_a_loss_that_falls_because_the_embeddings_collapse_is_not_called_well():
     found = {finding.kind: str(finding) for finding in examined(teacher_task(Together)).findings}
-    assert "but by a collapse: the spread of their embeddings falls from 0." in found["overfitting a few samples"]
+    assert "but by a collapse: the spread of their embeddings falls from 0." in found["overfitting one batch"]
 
 
 @pytest.mark.parametrize("kind", [BYOL, MoCoV2])
