@@ -32,7 +32,7 @@ def make_views(form: str, size: int, image_size: int, batch: int) -> None:
     from ssl_toolkit.augment import RandomView
     from ssl_toolkit.batch import Images
     from ssl_toolkit.perf.malloc import keep_freed_memory
-    from ssl_toolkit.random import fold, sample_keys
+    from ssl_toolkit.random import fold_in, sample_keys
 
     keep_freed_memory()  # as the command line does
     strength = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "blur": 0.0} if size == 32 else {}
@@ -43,7 +43,7 @@ def make_views(form: str, size: int, image_size: int, batch: int) -> None:
     )
     epoch = 0
     while True:
-        view(images, fold(sample_keys(0, epoch, torch.arange(batch)), torch.arange(2)[:, None]))
+        view(images, fold_in(sample_keys(0, epoch, torch.arange(batch)), torch.arange(2)[:, None]))
         print(time.monotonic(), flush=True)
         epoch += 1
 

@@ -1,4 +1,4 @@
-"""What MixUp and CutMix make of the built-in images: a picture with the share of each image's own target.
+"""What MixUp and CutMix make of the built-in images: a picture with the weight of each image's own target.
 
 python benchmarks/mixing_pictures.py --picture docs/pictures/mixing.png
 """
@@ -75,9 +75,9 @@ def main() -> None:
     for name, regularizers in kinds.items():
         images, mixing = Shown(regularizers).show(batch)
         titles = []
-        for own, (partner, share) in enumerate(zip(mixing.partners.tolist(), mixing.shares.tolist(), strict=True), 1):
-            titles.append(f"{share:.2f} of {own}\n{1 - share:.2f} of {partner + 1}")
-            print(f"{name}: image {own}: {share:.3f} of its own target, {1 - share:.3f} of that of {partner + 1}")
+        for own, (partner, weight) in enumerate(zip(mixing.partners.tolist(), mixing.weights.tolist(), strict=True), 1):
+            titles.append(f"{weight:.2f} of {own}\n{1 - weight:.2f} of {partner + 1}")
+            print(f"{name}: image {own}: {weight:.3f} of its own target, {1 - weight:.3f} of that of {partner + 1}")
         rows.append((name, images, titles))
     write_json(arguments.json, {name: titles for name, _, titles in rows})
     if arguments.picture:
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def draw(file: Any, rows: list[tuple[str, Tensor, list[str]]]) -> None:
-    """A row of pictures for each kind, with the shares above."""
+    """A row of pictures for each kind, with the weights above."""
     from matplotlib.figure import Figure
     from PIL import Image
 

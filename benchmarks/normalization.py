@@ -3,7 +3,7 @@
     python benchmarks/normalization.py --picture docs/pictures/normalization.png
 
 A narrow ResNet-10 with random weights sees eight built-in images in training mode, each in several batches with others.
-The figure is the spread of an image's features over these batches, as a share of their spread over images.
+The figure is the spread of an image's features over these batches, as a fraction of their spread over images.
 """
 
 from __future__ import annotations

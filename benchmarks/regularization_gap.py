@@ -162,9 +162,9 @@ def draw(file: Path, rows: Mapping[str, list[dict[str, Any]]]) -> None:
     for axes, (name, runs) in zip(diagrams.flat, rows.items(), strict=False):
         for split, colour in (("train", "#9aa3b2"), ("val", "#4c72b0")):
             for number, run in enumerate(runs):
-                epochs, shares = [[point[key] for point in run["curve"]] for key in ("epoch", split)]
+                epochs, fractions = [[point[key] for point in run["curve"]] for key in ("epoch", split)]
                 label = {"train": "training", "val": "validation"}[split] if number == 0 else None
-                axes.plot(epochs, [100 * share for share in shares], color=colour, linewidth=1.2, label=label)
+                axes.plot(epochs, [100 * fraction for fraction in fractions], color=colour, linewidth=1.2, label=label)
         axes.set_title(name, fontsize=10)
         axes.grid(alpha=0.3)
     diagrams.flat[0].legend(fontsize=8, loc="lower right")

@@ -90,10 +90,10 @@ def make_index(folder: Path, count: int) -> None:
     from ssl_toolkit.data.shards.index import index_path
     from ssl_toolkit.data.shards.index_file import write_index
     from ssl_toolkit.data.shards.remote import Found
-    from ssl_toolkit.data.shards.shard import Part
+    from ssl_toolkit.data.shards.shard import ShardContents
 
     random = np.random.default_rng(0)
-    shards, parts = [], []
+    shards, contents = [], []
     for shard in range(-(-count // IMAGES_IN_A_SHARD)):
         num = min(IMAGES_IN_A_SHARD, count - shard * IMAGES_IN_A_SHARD)
         sizes = random.integers(50_000, 150_000, num)
@@ -101,8 +101,8 @@ def make_index(folder: Path, count: int) -> None:
         names = "".join(f"{shard:06d}{number:06d}.jpg" for number in range(num)).encode()
         name_ends = 16 * np.arange(1, num + 1, dtype=np.uint32)
         labels = random.integers(0, NUM_CLASSES, num, dtype=np.int32)
-        parts.append(
-            Part(
+        contents.append(
+            ShardContents(
                 offsets=np.concatenate([[0], ends[:-1]]) + 512,
                 sizes=sizes.astype(np.uint32),
                 classes=labels,
@@ -117,7 +117,7 @@ def make_index(folder: Path, count: int) -> None:
         with file.open("wb") as opened:
             opened.truncate(int(ends[-1]) + 1024)
         shards.append((file.as_posix(), Found(file.stat().st_size, str(file.stat().st_mtime_ns))))
-    write_index(index_path(folder, [name for name, _ in shards]), shards, parts)
+    write_index(index_path(folder, [name for name, _ in shards]), shards, contents)
 
 
 def open_index(args: argparse.Namespace) -> dict[str, float]:

@@ -54,7 +54,7 @@ SIDE, PRODUCTS_IN_A_STEP = {"cpu": 2048, "cuda": 8192}, {"cpu": 1, "cuda": 10}
 
 
 def options(args: argparse.Namespace, run: Path) -> list[str]:
-    """The command line of our run after the verb."""
+    """The arguments of our run, after the command."""
     accelerator = {"cpu": "cpu", "cuda": "gpu"}[args.device]
     given = [
         "-c", str(args.recipe), "--data.path", args.images, "--data.labels", "none", "--data.cache", "disk",
@@ -240,9 +240,9 @@ def report(args: argparse.Namespace, turns: dict[str, list[Turn]], counted: dict
             rows[name] |= {"images_per_second": speeds, "ratio": ratios, "ratio_by_time": by_time}
             cells = [f"{statistics.median(speeds):,.1f}", median_and_quartiles(ratios), f"{by_time:.2f}"]
         if name in rates:
-            shares = [rate / best for rate, best in zip(rates[name], rates[PRODUCTS], strict=True)]
-            rows[name] |= {"tflops": rates[name], "share_of_products": shares}
-            cells += [f"{statistics.median(rates[name]):,.3g}", f"{statistics.median(shares):.0%}"]
+            fractions = [rate / best for rate, best in zip(rates[name], rates[PRODUCTS], strict=True)]
+            rows[name] |= {"tflops": rates[name], "share_of_products": fractions}
+            cells += [f"{statistics.median(rates[name]):,.3g}", f"{statistics.median(fractions):.0%}"]
         table.add_row(name, *cells, *[""] * (5 - len(cells)), f"{others:.2f}")
     Console().print(table)
     settings = {name: str(value) for name, value in vars(args).items() if name not in ("json", "worker", "images")}

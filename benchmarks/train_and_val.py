@@ -34,7 +34,7 @@ class Accuracies(Callback):
     @staticmethod
     def _measure(trainer: Trainer, pl_module: Any) -> dict[str, float]:
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] - Lightning sets it
-        shares = {}
+        fractions = {}
         for split in ("train", "val"):
             hits = total = 0
             for batch in data.loader(split, batch_size=500):
@@ -43,5 +43,5 @@ class Accuracies(Callback):
                     predicted = pl_module.predict(batch).argmax(dim=1)
                 hits += int((predicted == batch.labels).sum())
                 total += len(batch.labels)
-            shares[split] = hits / total
-        return shares
+            fractions[split] = hits / total
+        return fractions

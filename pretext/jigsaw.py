@@ -20,7 +20,7 @@ from pretext.base.grid import GRID
 from ssl_toolkit.batch import Images
 from ssl_toolkit.losses import full_precision, soft_cross_entropy
 from ssl_toolkit.modules import mlp
-from ssl_toolkit.random import fold, integers
+from ssl_toolkit.random import fold_in, integers
 from ssl_toolkit.step import StepContext, StepOutput
 
 
@@ -69,7 +69,7 @@ class Jigsaw(GridTask):
 
     def make_views(self, images: Images, keys: Tensor) -> Puzzle:
         """The patches of each image, laid out by a permutation that is drawn for it."""
-        order = integers(fold(keys, "permutation"), 0, len(self.permutations))
+        order = integers(fold_in(keys, "permutation"), 0, len(self.permutations))
         places = self.permutations[order][:, :, None, None, None]
         patches = self.make_patches(images, keys)
         return Puzzle(patches.take_along_dim(places, dim=1), order)

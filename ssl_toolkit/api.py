@@ -24,7 +24,7 @@ from ssl_toolkit.cli import features
 from ssl_toolkit.cli.command_line import yaml_text
 from ssl_toolkit.cli.from_python import called_from_python
 from ssl_toolkit.cli.train import train
-from ssl_toolkit.distributed.ranks import from_first_process
+from ssl_toolkit.distributed.ranks import from_rank_zero
 from ssl_toolkit.io.credentials import check_no_password
 from ssl_toolkit.run_folder import WEIGHTS
 from ssl_toolkit.tracking.metrics_csv import last_values
@@ -201,7 +201,7 @@ def _train(command: str, config: Config | None, given: Settings, overrides: Sett
     with called_from_python():
         folder = train(command, arguments, apart=True)
         # the first process writes the weights and the report
-        return Run(from_first_process(folder))
+        return Run(from_rank_zero(folder))
 
 
 def _recipes(config: Config | None) -> list[str]:

@@ -9,8 +9,8 @@ OOPSLA 2014, figure 17), used as a counter-based generator in the sense of Salmo
 easy as 1, 2, 3", SC 2011).
 
     keys = sample_keys(seed=0, epoch=3, indices=batch.indices)     # one 64-bit key for each sample
-    flip = uniform(fold(keys, "flip")) < 0.5                       # a stream of its own for each choice
-    box = uniform(fold(keys, "crop"), 4)                           # four numbers a sample
+    flip = uniform(fold_in(keys, "flip")) < 0.5                    # each choice has its own stream
+    box = uniform(fold_in(keys, "crop"), 4)                        # four numbers a sample
     zoom, turn = uniform(streams(keys, "zoom", "turn")).unbind(-1)   # one number of each of two streams
 """
 
@@ -55,8 +55,10 @@ def _mix_one(bits: int) -> int:
     return bits ^ (bits >> 31)
 
 
-def fold(keys: Tensor, label: int | str | Tensor) -> Tensor:
-    """Derives new keys, one for each old key, that are independent of the old ones and of those of other labels.
+def fold_in(keys: Tensor, label: int | str | Tensor) -> Tensor:
+    """New keys for a purpose, one for each key: independent of the old keys and of those of other labels.
+
+    It does what ``jax.random.fold_in`` does, for a whole batch of keys.
 
     Args:
         keys: int64 tensor of any shape.
@@ -73,6 +75,9 @@ def fold(keys: Tensor, label: int | str | Tensor) -> Tensor:
     return _mix(_mix(keys + _GOLDEN) ^ ((label + 1) * _signed(0xD1342543DE82EF95)))
 
 
+fold = fold_in  # its name before it took that of JAX; tasks outside this package import it
+
+
 def streams(keys: Tensor, *names: str) -> Tensor:
     """The keys of several streams at once, which saves most of the time where each draws little.
 
@@ -81,9 +86,9 @@ def streams(keys: Tensor, *names: str) -> Tensor:
         *names: Of the streams.
 
     Returns:
-        int64 tensor of shape ``[*keys.shape, len(names)]``; the n-th key is ``fold(keys, names[n])``.
+        int64 tensor of shape ``[*keys.shape, len(names)]``; the n-th key is ``fold_in(keys, names[n])``.
     """
-    return fold(keys.unsqueeze(-1), constant(tuple(map(_number_of, names)), keys.device, torch.int64))
+    return fold_in(keys.unsqueeze(-1), constant(tuple(map(_number_of, names)), keys.device, torch.int64))
 
 
 def _number_of(name: str) -> int:
@@ -102,7 +107,7 @@ def sample_keys(seed: int, epoch: int, indices: Tensor) -> Tensor:
         int64 tensor of shape ``[batch]``.
     """
     base = torch.full_like(indices, _signed(seed * 2 + 1))
-    return fold(fold(base, epoch), indices)
+    return fold_in(fold_in(base, epoch), indices)
 
 
 def random_bits(keys: Tensor, num: int) -> Tensor:
@@ -195,22 +200,22 @@ def gamma(keys: Tensor, shape: float, num: int | None = None) -> Tensor:
         shape: The distribution's shape, above 0.
         num: How many numbers for each key; None for one, without an axis of its own.
     """
-    tries = fold(keys.unsqueeze(-1), torch.arange(1 if num is None else num, device=keys.device))
+    tries = fold_in(keys.unsqueeze(-1), torch.arange(1 if num is None else num, device=keys.device))
     third = (shape + 1 if shape < 1 else shape) - 1 / 3
-    x = normal(fold(tries, "normal"), 16)
+    x = normal(fold_in(tries, "normal"), 16)
     cubes = (1 + x / math.sqrt(9 * third)) ** 3
     height = 0.5 * x * x + third * (1 - cubes + torch.log(cubes.clamp(min=1e-30)))
-    accepted = (cubes > 0) & (torch.log(1 - uniform(fold(tries, "height"), 16)) < height)
+    accepted = (cubes > 0) & (torch.log(1 - uniform(fold_in(tries, "height"), 16)) < height)
     numbers = third * cubes.gather(-1, accepted.to(torch.uint8).argmax(-1, keepdim=True)).squeeze(-1)
     if shape < 1:
-        numbers = numbers * (1 - uniform(fold(tries, "power"))) ** (1 / shape)
+        numbers = numbers * (1 - uniform(fold_in(tries, "power"))) ** (1 / shape)
     return numbers if num is not None else numbers.squeeze(-1)
 
 
 def number(*labels: int | str) -> int:
     """One non-negative 63-bit number for a tuple of labels: a seed for what cannot be drawn by key (dropout, say).
 
-    It is the key that `fold` derives from 0 by one label after the other, without its last bit.
+    It is the key that `fold_in` derives from 0 by one label after the other, without its last bit.
     """
     key = 0
     for label in labels:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import yaml
 
-from ssl_toolkit.distributed.ranks import is_first_process
+from ssl_toolkit.distributed.ranks import is_rank_zero
 from ssl_toolkit.errors import nearest, printable
 from ssl_toolkit.io.atomic import damage, remove_orphans, write_atomically
 
@@ -50,7 +50,7 @@ def new_run(path: str | None, task_name: str) -> Path:
     folder = Path(path)
     if folder.is_file():
         raise ValueError(f"--out {folder} is a file, expected a folder for the run")
-    if is_first_process() and (folder / CONFIG).exists():
+    if is_rank_zero() and (folder / CONFIG).exists():
         raise ValueError(f"{folder} holds a run already: continue it with --resume {folder}, or choose another --out")
     return folder
 
@@ -81,7 +81,7 @@ def newest_checkpoint(run: Path) -> Path | None:
     for file in sorted((run / CHECKPOINTS).glob("step-*.ckpt"), reverse=True):
         problem = damage(file)
         if problem is None:
-            if damaged and is_first_process():
+            if damaged and is_rank_zero():
                 print(f"damaged: {', '.join(damaged)}; the run goes on from {file}")
             return file
         damaged.append(f"{file} ({problem})")

@@ -24,14 +24,14 @@ DATA = {"source": "procedural", "max_images": 40, "image_size": 16, "batch_size"
 HERE = Path(__file__).parent
 
 
-def write_recipe(tmp_path, verb, optimizer="AdamW", scheduled="Constant", regularizers=(), name="run", **trainer):
+def write_recipe(tmp_path, command, optimizer="AdamW", scheduled="Constant", regularizers=(), name="run", **trainer):
     """A YAML file for three steps."""
     recipe = {
         "model": {
-            "class_path": SIDES[verb],
+            "class_path": SIDES[command],
             "init_args": {
                 "backbone": BACKBONE,
-                **SIDE_ARGUMENTS[verb],
+                **SIDE_ARGUMENTS[command],
                 "optimizer": {"class_path": f"ssl_toolkit.optim.{optimizer}"},
                 "schedule": {"class_path": f"ssl_toolkit.schedule.{scheduled}"},
                 "regularizers": [
@@ -45,30 +45,30 @@ def write_recipe(tmp_path, verb, optimizer="AdamW", scheduled="Constant", regula
         "checkpoint": {"every_n_steps": 1, "keep": 3},
         "tracker": "none",
     }
-    if verb == "pretrain":
+    if command == "pretrain":
         recipe["evaluation"] = {"every_n_epochs": 0}
     file = tmp_path / f"{name}.yaml"
     file.write_text(yaml.safe_dump(recipe))
     return file
 
 
-def run(tmp_path, verb, *components, name="run", **settings):
+def run(tmp_path, command, *components, name="run", **settings):
     """Three steps from a YAML file; the run's folder."""
-    file = write_recipe(tmp_path, verb, *components, name=name, **settings)
-    return train(verb, ["-c", str(file), "--out", str(tmp_path / name)], quietly=True)
+    file = write_recipe(tmp_path, command, *components, name=name, **settings)
+    return train(command, ["-c", str(file), "--out", str(tmp_path / name)], quietly=True)
 
 
 def state(folder):
     return torch.load(newest_checkpoint(folder), weights_only=True)
 
 
-def assert_resumes_exactly(folder, verb):
+def assert_resumes_exactly(folder, command):
     """As if it had been stopped after its first step."""
     broken = folder.with_name(folder.name + "-resumed")
     shutil.copytree(folder, broken)
     for step in (2, 3):
         (broken / "checkpoints" / f"step-{step:010d}.ckpt").unlink()
-    train(verb, ["--resume", str(broken)], quietly=True)
+    train(command, ["--resume", str(broken)], quietly=True)
     whole, resumed = state(folder), state(broken)
     assert (whole["global_step"], resumed["global_step"]) == (3, 3)
     for name, tensor in whole["state_dict"].items():
@@ -81,30 +81,30 @@ def assert_resumes_exactly(folder, verb):
 
 @pytest.mark.parametrize("number", range(max(len(OPTIMIZERS), len(SCHEDULES))))
 def test_each_optimizer_and_each_schedule_resume_exactly(number, tmp_path):
-    verb = list(SIDES)[number % 2]
+    command = list(SIDES)[number % 2]
     optimizer, scheduled = OPTIMIZERS[number % len(OPTIMIZERS)], SCHEDULES[number % len(SCHEDULES)]
-    assert_resumes_exactly(run(tmp_path, verb, optimizer, scheduled), verb)
+    assert_resumes_exactly(run(tmp_path, command, optimizer, scheduled), command)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("verb", SIDES)
+@pytest.mark.parametrize("command", SIDES)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_every_optimizer_with_every_schedule_resumes_exactly(optimizer, verb, tmp_path):
+def test_every_optimizer_with_every_schedule_resumes_exactly(optimizer, command, tmp_path):
     for scheduled in SCHEDULES:
-        assert_resumes_exactly(run(tmp_path, verb, optimizer, scheduled, name=scheduled), verb)
+        assert_resumes_exactly(run(tmp_path, command, optimizer, scheduled, name=scheduled), command)
 
 
 @pytest.mark.parametrize("regularizer", REGULARIZERS)
 def test_each_regularizer_changes_what_is_learned_on_both_sides_and_resumes_exactly(regularizer, tmp_path):
-    for verb in SIDES:
+    for command in SIDES:
         plain, changed = (
-            run(tmp_path, verb, regularizers=given, name=f"{verb}-{len(given)}") for given in ((), (regularizer,))
+            run(tmp_path, command, regularizers=given, name=f"{command}-{len(given)}") for given in ((), (regularizer,))
         )
         weights = [state(each)["state_dict"] for each in (plain, changed)]
         assert weights[0].keys() == weights[1].keys()
         assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-        assert_resumes_exactly(changed, verb)
+        assert_resumes_exactly(changed, command)
 
 
 def test_all_regularizers_together(tmp_path):
@@ -115,11 +115,11 @@ def test_all_regularizers_together(tmp_path):
 MIXED = {"precision": "bf16-mixed", "accumulate_grad_batches": 2}
 
 
-@pytest.mark.parametrize("verb", SIDES)
-def test_all_regularizers_in_mixed_precision_with_accumulated_gradients(verb, tmp_path, monkeypatch):
+@pytest.mark.parametrize("command", SIDES)
+def test_all_regularizers_in_mixed_precision_with_accumulated_gradients(command, tmp_path, monkeypatch):
     monkeypatch.setitem(BACKBONE, "stem", "small")
     monkeypatch.setitem(DATA, "image_size", 32)
-    assert_resumes_exactly(run(tmp_path, verb, regularizers=REGULARIZERS, **MIXED), verb)
+    assert_resumes_exactly(run(tmp_path, command, regularizers=REGULARIZERS, **MIXED), command)
 
 
 @pytest.mark.slow
@@ -128,24 +128,24 @@ def test_all_regularizers_in_mixed_precision_with_accumulated_gradients(verb, tm
 def test_every_optimizer_in_mixed_precision_with_accumulated_gradients(optimizer, tmp_path, monkeypatch):
     monkeypatch.setitem(BACKBONE, "stem", "small")
     monkeypatch.setitem(DATA, "image_size", 32)
-    for verb in SIDES:
-        assert_resumes_exactly(run(tmp_path, verb, optimizer, name=verb, **MIXED), verb)
+    for command in SIDES:
+        assert_resumes_exactly(run(tmp_path, command, optimizer, name=command, **MIXED), command)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("verb", SIDES)
-def test_two_processes_have_the_same_weights_with_each_regularizer_and_resume(verb, tmp_path):
-    file = write_recipe(tmp_path, verb, regularizers=REGULARIZERS, devices=2, strategy="ddp", precision="32-true")
+@pytest.mark.parametrize("command", SIDES)
+def test_two_processes_have_the_same_weights_with_each_regularizer_and_resume(command, tmp_path):
+    file = write_recipe(tmp_path, command, regularizers=REGULARIZERS, devices=2, strategy="ddp", precision="32-true")
     folder = tmp_path / "run"
     same = ["--trainer.callbacks", '[{"class_path": "same_weights.SameWeights"}]', "--average.kind", "ema"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
-    command = [sys.executable, "-m", "ssl_toolkit", verb]
+    program = [sys.executable, "-m", "ssl_toolkit", command]
     for arguments in (["-c", str(file), "--out", str(folder), *same], ["--resume", str(folder)]):
         if "--resume" in arguments:
             whole = state(folder)
             (folder / "checkpoints" / "step-0000000003.ckpt").unlink()
-        done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=280)
+        done = subprocess.run([*program, *arguments], env=environment, capture_output=True, text=True, timeout=280)
         assert done.returncode == 0, done.stderr[-3000:]
         assert "the weights differ" not in done.stdout + done.stderr
     resumed = state(folder)

@@ -29,15 +29,15 @@ def test_the_header_s_command_builds_the_task(file, tmp_path, monkeypatch):
     assert commands
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    for verb, *arguments in commands:
+    for command, *arguments in commands:
         assert str(file.relative_to(ROOT)) in arguments
-        assert verb == file.parent.name
+        assert command == file.parent.name
         if "--model.weights" in arguments:
             weights = tmp_path / arguments[arguments.index("--model.weights") + 1]
             weights.parent.mkdir(parents=True, exist_ok=True)
             torch.manual_seed(0)
             save_backbone(weights, Backbone("resnet10t", kwargs={"channels": (8, 8, 16, 16)}))
-        parser = training_parser(CommandLine(verb, arguments))
+        parser = training_parser(CommandLine(command, arguments))
         objects = instantiate(parser, parse(parser, arguments))
         assert objects.model.backbone.num_features > 0
         assert objects.data.batch_size > 1

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import pytest
 
-from ssl_toolkit.cli import VERBS
+from ssl_toolkit.cli import COMMANDS
 from ssl_toolkit.cli.command_line import CommandLine, read_options
 from ssl_toolkit.cli.parser import instantiate, parse
 from ssl_toolkit.cli.training_parser import training_parser
@@ -117,17 +117,17 @@ def test_python_runs(page, folder, monkeypatch):
 @each_block("yaml")
 def test_yaml_is_accepted(page, block, folder):
     write_modules(page, folder)
-    verb = "transfer" if block.above == "<!-- transfer -->" else "pretrain"
+    command = "transfer" if block.above == "<!-- transfer -->" else "pretrain"
     (folder / "fragment.yaml").write_text(block.text, encoding="utf-8")
     named = re.fullmatch(r"<!-- (configs/pretrain/\w+\.yaml) -->", block.above)
-    recipe = ROOT / (named[1] if named else RECIPES[verb])
+    recipe = ROOT / (named[1] if named else RECIPES[command])
     arguments = ["-c", str(recipe), "-c", "fragment.yaml", "--tracker", "none"]
-    line = CommandLine(verb, arguments)
+    line = CommandLine(command, arguments)
     parser, arguments = training_parser(line), line.arguments
-    if verb == "transfer" and not parse(parser, arguments).model.init_args.backbone:
+    if command == "transfer" and not parse(parser, arguments).model.init_args.backbone:
         arguments += ["--model.backbone.name", "resnet10t"]
     task = instantiate(parser, parse(parser, arguments)).model
-    if verb == "transfer":
+    if command == "transfer":
         task.num_classes = 10
         task.build_head(task.backbone.num_features)
     task.check()
@@ -145,7 +145,7 @@ def test_commands_are_known(page, block, monkeypatch):
             if word == "python" and words[number + 1].startswith("benchmarks/"):
                 check_script(words[number + 1], words[number + 2 :])
             elif word == "ssl-toolkit":
-                check_verb(words[number + 1 :])
+                check_command(words[number + 1 :])
 
 
 def check_script(script, arguments):
@@ -170,10 +170,10 @@ def help_of(script):
     return said.stdout
 
 
-def check_verb(arguments):
-    verb, *rest = arguments
-    assert verb in VERBS
-    if verb not in RECIPES:
+def check_command(arguments):
+    command, *rest = arguments
+    assert command in COMMANDS
+    if command not in RECIPES:
         return
     kept = []
     while rest:
@@ -182,7 +182,7 @@ def check_verb(arguments):
             rest.pop(0)  # a recipe of the user's own
         else:
             kept.append(word)
-    parse(training_parser(CommandLine(verb, kept)), kept)
+    parse(training_parser(CommandLine(command, kept)), kept)
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -67,7 +67,7 @@ def test_every_file_that_the_readme_names_is_there():
         assert (ROOT / path).is_file(), path
 
 
-def verbs():
+def commands():
     (block,) = [block for block in blocks("sh") if "pretrain -c configs" in block]
     return [line.split() for line in block.strip().splitlines()]
 
@@ -89,12 +89,12 @@ def test_the_commands_for_own_images_run(tmp_path):
         "transfer": ["--data.batch_size", "8", "--trainer.max_epochs", "1"],
     }
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    for program, verb, *options in verbs():
+    for program, command, *options in commands():
         assert program == "ssl-toolkit"
         words = [str(tmp_path / "images") if word in ("IMAGES", "LABELLED") else word for word in options]
-        more = quick.get(verb, []) if "--resume" not in words else []
+        more = quick.get(command, []) if "--resume" not in words else []
         subprocess.run(
-            [sys.executable, "-m", "ssl_toolkit", verb, *words, *more], cwd=tmp_path, check=True, timeout=300
+            [sys.executable, "-m", "ssl_toolkit", command, *words, *more], cwd=tmp_path, check=True, timeout=300
         )
     assert yaml.safe_load((tmp_path / "runs/birds/config.yaml").read_text())["data"]["path"] == str(tmp_path / "images")
     assert (tmp_path / "features.parquet").is_file()

@@ -124,7 +124,7 @@ class Classifier(DownstreamTask):
 
 
 def accuracies(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """Shares of the samples whose class is the one with the highest score, and among the five highest.
+    """Fractions of the samples whose class is the one with the highest score, and among the five highest.
 
     Args:
         logits: Float tensor of shape ``[batch, num_classes]``.
@@ -135,10 +135,10 @@ def accuracies(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """
     num_classes = logits.shape[1]
     hits = logits.topk(min(5, num_classes), dim=1).indices == targets.unsqueeze(1)
-    shares = {"top1": hits[:, 0].float().mean()}
+    fractions = {"top1": hits[:, 0].float().mean()}
     if num_classes > 5:
-        shares["top5"] = hits.any(dim=1).float().mean()
-    return shares
+        fractions["top5"] = hits.any(dim=1).float().mean()
+    return fractions
 
 
 def count_by_class(right: Tensor, targets: Tensor, num_classes: int) -> Tensor:

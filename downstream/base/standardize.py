@@ -45,8 +45,10 @@ class Standardize(nn.Module):
         mean = all_reduce_mean(features.sum(dim=0)) / number
         variance = all_reduce_mean((features - mean).square().sum(dim=0)) / number
         total = self.count + number * world_size()
-        share = 1 - self.count / total
+        weight = 1 - self.count / total
         difference = mean - self.mean
-        self.variance.copy_((1 - share) * self.variance + share * variance + share * (1 - share) * difference.square())
-        self.mean.add_(share * difference)
+        self.variance.copy_(
+            (1 - weight) * self.variance + weight * variance + weight * (1 - weight) * difference.square()
+        )
+        self.mean.add_(weight * difference)
         self.count.copy_(total)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from downstream.base.standardize import Standardize
 from ssl_toolkit.augment import CenterView, View
 from ssl_toolkit.batch import Images
-from ssl_toolkit.distributed.ranks import is_first_process
+from ssl_toolkit.distributed.ranks import is_rank_zero
 from ssl_toolkit.init import Keep
 from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.random import number
@@ -212,7 +212,7 @@ def _start(backbone: Backbone | None, weights: str | None) -> Backbone:
         report = LoadReport(num_tensors, num_tensors, Path(weights))
     else:
         report = load_into(backbone, weights)
-    if is_first_process():
+    if is_rank_zero():
         print(report)
     return backbone
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from pretext.base.task import PretextTask
 from ssl_toolkit.augment import RandomView, drop_channels, project_colour, take_patches
 from ssl_toolkit.batch import Images
-from ssl_toolkit.random import fold, integers
+from ssl_toolkit.random import fold_in, integers
 
 GRID = 3
 
@@ -73,14 +73,16 @@ class GridTask(PretextTask):
         cell = self.view.size // GRID
         corners = torch.arange(GRID, device=keys.device) * cell + (cell - self.patch_size) // 2
         tops, lefts = corners.repeat_interleave(GRID), corners.repeat(GRID)
-        shifts = integers(fold(keys, "jitter"), -self.jitter, self.jitter + 1, 2 * GRID**2)
+        shifts = integers(fold_in(keys, "jitter"), -self.jitter, self.jitter + 1, 2 * GRID**2)
         shift_down, shift_right = shifts.chunk(2, dim=1)
-        views = self.view(images, fold(keys, "view"))
+        views = self.view(images, fold_in(keys, "view"))
         patches = take_patches(views, tops + shift_down, lefts + shift_right, self.patch_size)
         flat = patches.flatten(0, 1)
         if self.colour == "dropping":
             places = torch.arange(GRID**2, device=keys.device)
-            flat = drop_channels(flat, fold(fold(keys, "dropping")[:, None], places).flatten(), self.backbone.mean)
+            flat = drop_channels(
+                flat, fold_in(fold_in(keys, "dropping")[:, None], places).flatten(), self.backbone.mean
+            )
         elif self.colour == "projection":
             flat = project_colour(flat)
         return flat.unflatten(0, patches.shape[:2])

@@ -12,7 +12,7 @@ from pretext.base.task import PretextTask
 from ssl_toolkit.augment import RandomView, Views
 from ssl_toolkit.batch import Images
 from ssl_toolkit.modules import mlp
-from ssl_toolkit.random import fold
+from ssl_toolkit.random import fold_in
 
 
 class JointEmbeddingTask(PretextTask):
@@ -73,7 +73,7 @@ class JointEmbeddingTask(PretextTask):
         made: list[Tensor] = []
         for view, count in self._random_views:
             numbers = torch.arange(len(made), len(made) + count, device=keys.device)
-            made += view(images, fold(keys, numbers[:, None]))
+            made += view(images, fold_in(keys, numbers[:, None]))
         return tuple(made)
 
     @property

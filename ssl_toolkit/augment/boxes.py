@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ssl_toolkit.random import fold, streams, uniform
+from ssl_toolkit.random import fold_in, streams, uniform
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Num
@@ -31,15 +31,15 @@ def random_resized_crop_boxes(
     Args:
         sizes: ``[batch, 2]``: heights and widths in pixels.
         keys: int64 ``[batch]``: keys of `ssl_toolkit.random`.
-        scale: Range of the box's area as a share of the image's, within (0, 1].
+        scale: Range of the box's area as a fraction of the image's, within (0, 1].
         ratio: Range of width / height, above 0.
 
     Returns:
         float32 tensor of shape ``[batch, 4]``.
     """
     height, width = sizes.to(torch.float32).unsqueeze(-1).unbind(1)
-    shares, logarithms = uniform(streams(keys, "area", "ratio"), NUM_TRIES).unbind(1)
-    area = height * width * (scale[0] + (scale[1] - scale[0]) * shares)
+    fractions, logarithms = uniform(streams(keys, "area", "ratio"), NUM_TRIES).unbind(1)
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * fractions)
     shape = torch.exp(math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * logarithms)
     tries_width, tries_height = torch.sqrt(area * shape).round(), torch.sqrt(area / shape).round()
     fits = (tries_width >= 1) & (tries_width <= width) & (tries_height >= 1) & (tries_height <= height)
@@ -51,7 +51,7 @@ def random_resized_crop_boxes(
     box_width = torch.where(some, tries_width.gather(1, first), fallback_width)
     box_height = torch.where(some, tries_height.gather(1, first), fallback_height)
 
-    place = uniform(fold(keys, "place"), 2)
+    place = uniform(fold_in(keys, "place"), 2)
     top, left = height - box_height, width - box_width
     top = torch.where(some, torch.floor(place[:, :1] * (top + 1)), torch.floor(top / 2))
     left = torch.where(some, torch.floor(place[:, 1:] * (left + 1)), torch.floor(left / 2))
@@ -63,7 +63,7 @@ def centre_boxes(sizes: Num[Tensor, "batch 2"], fraction: float = 1.0) -> Float[
 
     Args:
         sizes: ``[batch, 2]``: heights and widths in pixels.
-        fraction: Side of the square as a share of the short side, within (0, 1].
+        fraction: Side of the square as a fraction of the short side, within (0, 1].
 
     Returns:
         float32 tensor of shape ``[batch, 4]`` with integer values.
@@ -84,7 +84,7 @@ def random_erasing_boxes(
     Args:
         sizes: ``[batch, 2]``: heights and widths in pixels.
         keys: int64 ``[batch]``: keys of `ssl_toolkit.random`.
-        scale: Range of the box's area as a share of the image's, within (0, 1].
+        scale: Range of the box's area as a fraction of the image's, within (0, 1].
         ratio: Range of width / height, above 0.
 
     Returns:

@@ -22,7 +22,7 @@ class CenterView(View):
 
     Args:
         size: Side of the views in pixels.
-        crop_fraction: Side of the square as a share of the image's short side, in (0, 1]. 0.875 is ImageNet's usual
+        crop_fraction: Side of the square as a fraction of the image's short side, in (0, 1]. 0.875 is ImageNet's usual
             "resize to 256, crop 224".
     """
 

@@ -62,7 +62,7 @@ def hue(
 
     Args:
         images: Float images with 3 channels.
-        shifts: ``[batch]``: shares of a full turn, from -0.5 to 0.5; 1/3 makes red green.
+        shifts: ``[batch]``: fractions of a full turn, from -0.5 to 0.5; 1/3 makes red green.
 
     Returns:
         Tensor of the shape of ``images``.
@@ -77,8 +77,8 @@ def hue(
     turn = turn.copysign_(green - blue).add_(6 * shifts.to(images.dtype)[:, None, None])
     # over the turn, each channel is a trapezoid between the lowest and the highest, even and of period 6
     turns = (turn[:, None] - torch.arange(0, 6, 2, device=images.device)[:, None, None]).abs_()
-    share = turns.sub_(3).abs_().sub_(3).abs_().neg_().add_(2).clamp_(0, 1)
-    return share.mul_(spread[:, None]).add_(lowest[:, None])
+    fraction = turns.sub_(3).abs_().sub_(3).abs_().neg_().add_(2).clamp_(0, 1)
+    return fraction.mul_(spread[:, None]).add_(lowest[:, None])
 
 
 def grayscale(

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_toolkit.batch import Images
-from ssl_toolkit.perf.matmul import onednn_products
+from ssl_toolkit.perf.matmul import onednn_matmul
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Num
@@ -41,7 +41,7 @@ def crop_resize(
     """Cuts a box out of each image, resizes it with antialiasing and mirrors some of them.
 
     For boxes with integer corners the result is that of torchvision's ``resized_crop(..., antialias=True)`` on the
-    float image. Of a pixel that a box covers in part, the covered share counts.
+    float image. Of a pixel that a box covers in part, the covered fraction counts.
 
     Args:
         images: uint8 images (read as values / 255) or float images, ``[batch, channels, height, width]``.
@@ -164,8 +164,8 @@ def transform(
     """
     batch, channels, height, width = images.shape
     # for small ones the choice takes longer than it saves
-    products = onednn_products() if min(height, width) >= 64 else nullcontext()
-    with torch.autocast(images.device.type, enabled=False), products:
+    matmul = onednn_matmul() if min(height, width) >= 64 else nullcontext()
+    with torch.autocast(images.device.type, enabled=False), matmul:
         narrow = torch.bmm(images.flatten(1, 2), columns.transpose(1, 2)).unflatten(1, (channels, height))
         result = images.new_empty(batch, channels, rows.shape[1], columns.shape[1])
         for channel in range(channels):

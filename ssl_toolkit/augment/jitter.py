@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ssl_toolkit.augment import colour
 from ssl_toolkit.perf.device_constants import constant
-from ssl_toolkit.random import fold, permutations, streams, uniform
+from ssl_toolkit.random import fold_in, permutations, streams, uniform
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -26,7 +26,7 @@ class Jitter(NamedTuple):
         brightness: ``[batch]``, from 0; 1 changes nothing.
         contrast: ``[batch]``, from 0; 1 changes nothing.
         saturation: ``[batch]``, from 0; 1 changes nothing. Needs 3 channels.
-        hue: ``[batch]``: shares of a full turn, from -0.5 to 0.5; 0 changes nothing. Needs 3 channels.
+        hue: ``[batch]``: fractions of a full turn, from -0.5 to 0.5; 0 changes nothing. Needs 3 channels.
         order: int64 ``[batch, 4]``: a permutation for each image: which step (0 brightness, 1 contrast,
             2 saturation, 3 hue) comes first, second, third and last.
     """
@@ -49,7 +49,7 @@ def draw_jitter(
         contrast: Likewise.
         saturation: Likewise.
         hue: The shifts are uniform from ``-hue`` to ``hue``, at most 0.5; 0 for none.
-        prob: Which share of the images is changed at all.
+        prob: Which fraction of the images is changed.
 
     Returns:
         The parameters.
@@ -67,7 +67,7 @@ def draw_jitter(
         factors("contrast", contrast),
         factors("saturation", saturation),
         changed * (2 * numbers["hue"] - 1) * hue if hue else None,
-        permutations(fold(keys, "order"), 4),
+        permutations(fold_in(keys, "order"), 4),
     )
 
 
@@ -168,7 +168,7 @@ def hue_rotations(shifts: Float[Tensor, " batch"]) -> Float[Tensor, "batch 3 3"]
     of the chroma plane of YIQ, which keep the luma: mean difference 0.014 against 0.025 for shifts up to 0.2.)
 
     Args:
-        shifts: ``[batch]``: shares of a full turn.
+        shifts: ``[batch]``: fractions of a full turn.
 
     Returns:
         float32 tensor of shape ``[batch, 3, 3]``.

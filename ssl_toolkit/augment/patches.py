@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ssl_toolkit.perf.device_constants import constant
-from ssl_toolkit.random import fold, integers, normal
+from ssl_toolkit.random import fold_in, integers, normal
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64, Num
@@ -64,11 +64,11 @@ def drop_channels(
     channels, height, width = patches.shape[-3:]
     if len(mean) != channels:
         raise ValueError(f"drop_channels needs a mean for each of the {channels} channels of the patches, got {mean}")
-    kept = integers(fold(keys, "kept channel"), 0, channels)
+    kept = integers(fold_in(keys, "kept channel"), 0, channels)
     keep = kept.unsqueeze(-1) == torch.arange(channels, device=patches.device)
     deviation = patches.std(dim=(-2, -1), correction=0)
     deviation = (deviation * keep).sum(-1)[..., None, None, None] / 100
-    noise = normal(fold(keys, "noise"), channels * height * width).view_as(patches)
+    noise = normal(fold_in(keys, "noise"), channels * height * width).view_as(patches)
     centre = constant(tuple(mean), patches.device, patches.dtype)[:, None, None]
     return torch.where(keep[..., None, None], patches, centre + deviation * noise)
 

@@ -29,7 +29,7 @@ from ssl_toolkit.augment.operations import (
     apply,
 )
 from ssl_toolkit.perf.device_constants import constant
-from ssl_toolkit.random import fold, gamma, integers, uniform
+from ssl_toolkit.random import fold_in, gamma, integers, uniform
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
@@ -87,7 +87,7 @@ class _Ranges(NamedTuple):
     """The amount of each operation at level 1; level 0 changes (nearly) nothing."""
 
     shear: float
-    translate: float  # a share of the side
+    translate: float  # a fraction of the side
     degrees: float
     factor: float
     bits: tuple[int, int]  # at level 0 and 1
@@ -120,7 +120,7 @@ def _amounts(operations: Tensor, levels: Tensor, signs: Tensor, ranges: _Ranges,
 
 
 def _signs(keys: Tensor, num: int) -> Tensor:
-    return 2.0 * integers(fold(keys, "sign"), 0, 2, num) - 1
+    return 2.0 * integers(fold_in(keys, "sign"), 0, 2, num) - 1
 
 
 class RandAugment(Policy):
@@ -145,7 +145,7 @@ class RandAugment(Policy):
 
     def draw(self, keys: Int64[Tensor, " batch"], side: int) -> Steps:
         """Operations and signs."""
-        operations = integers(fold(keys, "operation"), 0, NUM_OPERATIONS, self.num_ops)
+        operations = integers(fold_in(keys, "operation"), 0, NUM_OPERATIONS, self.num_ops)
         levels = torch.full_like(operations, self.magnitude / 30, dtype=torch.float32)
         ranges = _Ranges(0.3, 150 / 331, 30, 0.9, (8, 4))
         amounts = _amounts(operations, levels, _signs(keys, self.num_ops), ranges, side)
@@ -162,8 +162,8 @@ class TrivialAugment(Policy):
 
     def draw(self, keys: Int64[Tensor, " batch"], side: int) -> Steps:
         """An operation, its level and its sign."""
-        operations = integers(fold(keys, "operation"), 0, NUM_OPERATIONS, 1)
-        levels = integers(fold(keys, "level"), 0, 31, 1) / 30
+        operations = integers(fold_in(keys, "operation"), 0, NUM_OPERATIONS, 1)
+        levels = integers(fold_in(keys, "level"), 0, 31, 1) / 30
         amounts = _amounts(operations, levels, _signs(keys, 1), _Ranges(0.99, 32 / 224, 135, 0.99, (8, 2)), side)
         return Steps(operations[:, None], amounts[:, None])
 
@@ -203,18 +203,18 @@ class AugMix(Policy):
 
     def draw(self, keys: Int64[Tensor, " batch"], side: int) -> Steps:
         """Chains and weights."""
-        chains = fold(keys[:, None], torch.arange(self.width, device=keys.device))
+        chains = fold_in(keys[:, None], torch.arange(self.width, device=keys.device))
         kinds = (*GEOMETRIC, POSTERIZE, SOLARIZE, AUTOCONTRAST, EQUALIZE, *ENHANCING * self.enhancing)
         steps = self.depth or 3
-        places = integers(fold(chains, "operation"), 0, len(kinds), steps)
+        places = integers(fold_in(chains, "operation"), 0, len(kinds), steps)
         operations = constant(kinds, keys.device, torch.int64)[places]
-        levels = uniform(fold(chains, "level"), steps, 0.1, self.severity) / 10
+        levels = uniform(fold_in(chains, "level"), steps, 0.1, self.severity) / 10
         ranges = _Ranges(0.3, 1 / 3, 30, 0.9, (4, 0))
         amounts = _amounts(operations, levels, _signs(chains, steps), ranges, side)
         if self.depth is None:
-            depths = integers(fold(chains, "depth"), 1, 4).unsqueeze(-1)
+            depths = integers(fold_in(chains, "depth"), 1, 4).unsqueeze(-1)
             operations = torch.where(torch.arange(3, device=keys.device) < depths, operations, IDENTITY)
-        shares = gamma(fold(chains, "weight"), self.alpha)
-        parts = gamma(fold(keys, "mixture"), self.alpha, 2)
-        shares, parts = (each / each.sum(1, keepdim=True).clamp(min=1e-30) for each in (shares, parts))
-        return Steps(operations, amounts, torch.cat([parts[:, :1], parts[:, 1:] * shares], dim=1))
+        weights = gamma(fold_in(chains, "weight"), self.alpha)
+        mixture = gamma(fold_in(keys, "mixture"), self.alpha, 2)
+        weights, mixture = (each / each.sum(1, keepdim=True).clamp(min=1e-30) for each in (weights, mixture))
+        return Steps(operations, amounts, torch.cat([mixture[:, :1], mixture[:, 1:] * weights], dim=1))

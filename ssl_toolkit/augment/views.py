@@ -20,7 +20,7 @@ from ssl_toolkit.augment.presets import PRESETS, Preset, resolve
 from ssl_toolkit.augment.warp import rotate
 from ssl_toolkit.batch import Images
 from ssl_toolkit.errors import nearest
-from ssl_toolkit.random import fold, streams, uniform
+from ssl_toolkit.random import fold_in, streams, uniform
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
@@ -63,14 +63,15 @@ class RandomView(View):
         brightness: The brightness factor is uniform in [max(0, 1 - brightness), 1 + brightness]; 0 for none.
         contrast: Likewise.
         saturation: Likewise. Needs 3 channels.
-        hue: The hue shift is uniform in [-hue, hue], a share of a full turn, at most 0.5; 0 for none. Needs 3 channels.
+        hue: The hue shift is uniform in [-hue, hue], a fraction of a full turn, at most 0.5; 0 for none. Needs 3
+            channels.
         grayscale: Probability of making the view grey, in [0, 1]. Needs 3 channels.
         blur: Probability of the Gaussian blur, in [0, 1].
         blur_sigma: Range of the blur's standard deviation in pixels of the view, above 0.
         blur_kernel: Width of the blur's kernel in pixels, odd; None for a tenth of the view's side, at least 3.
         solarize: Probability of inverting the values at or above 0.5, in [0, 1].
         erase: Probability of erasing a rectangle to mid-grey, in [0, 1].
-        erase_scale: Range of the rectangle's area as a share of the view's, in (0, 1].
+        erase_scale: Range of the rectangle's area as a fraction of the view's, in (0, 1].
         interpolation: "bilinear" or "bicubic", both antialiased.
         form: "exact": the colour steps equal torchvision's. "fused": they are one affine map a sample, and the blur
             is part of the resize: faster; clamping and hue are approximated.
@@ -168,18 +169,20 @@ class RandomView(View):
         chosen = {name: numbers < getattr(self, name) if getattr(self, name) else None for name, numbers in drawn}
         sigmas = jitter = erased = None
         if chosen["blur"] is not None:
-            sigmas = uniform(fold(keys, "blur sigma"), None, *self.blur_sigma) * chosen["blur"]
+            sigmas = uniform(fold_in(keys, "blur sigma"), None, *self.blur_sigma) * chosen["blur"]
             sigmas = sigmas * (self.side / self.size)
         if self.jitter_prob and (self.brightness or self.contrast or self.saturation or self.hue):
             jitter = draw_jitter(
-                fold(keys, "jitter"), self.brightness, self.contrast, self.saturation, self.hue, self.jitter_prob
+                fold_in(keys, "jitter"), self.brightness, self.contrast, self.saturation, self.hue, self.jitter_prob
             )
         if chosen["erase"] is not None:
             whole = torch.full_like(sizes, self.side)
-            erased = random_erasing_boxes(whole, fold(keys, "erase box"), self.erase_scale) * chosen["erase"][:, None]
-        boxes = random_resized_crop_boxes(sizes, fold(keys, "crop"), self.scale, self.ratio)
-        angles = uniform(fold(keys, "rotation"), None, -self.rotation, self.rotation) if self.rotation else None
-        steps = self.policy.draw(fold(keys, "policy"), self.side) if self.policy else None
+            erased = (
+                random_erasing_boxes(whole, fold_in(keys, "erase box"), self.erase_scale) * chosen["erase"][:, None]
+            )
+        boxes = random_resized_crop_boxes(sizes, fold_in(keys, "crop"), self.scale, self.ratio)
+        angles = uniform(fold_in(keys, "rotation"), None, -self.rotation, self.rotation) if self.rotation else None
+        steps = self.policy.draw(fold_in(keys, "policy"), self.side) if self.policy else None
         return _Choices(
             boxes, chosen["hflip"], chosen["vflip"], jitter, chosen["grayscale"], sigmas, chosen["solarize"], erased,
             angles, steps,

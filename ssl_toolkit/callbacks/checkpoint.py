@@ -66,7 +66,7 @@ class Checkpoint(callbacks.Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves when it is time, between two optimizer steps and never amid the batches that add up to one."""
+        """Saves when it is time, between two optimizer steps and never between the micro-batches of one."""
         step = trainer.global_step
         if step == self._last_step:
             return
@@ -129,7 +129,7 @@ class Checkpoint(callbacks.Checkpoint):
             self.preemption.leave(trainer, self._signal)
 
     def _agree(self, trainer: Trainer) -> tuple[bool, int]:
-        """Whether it is time to save, by the first process's clock, and the signal that any process got; 0 for none."""
+        """Whether it is time to save, by rank zero's clock, and the signal that any process got; 0 for none."""
         due = trainer.is_global_zero and time.monotonic() - self._last_saved > 60 * self.every_minutes
         if trainer.world_size == 1:
             return due, self.preemption.number
@@ -142,7 +142,7 @@ class Checkpoint(callbacks.Checkpoint):
         trainer.save_checkpoint(folder / f"step-{trainer.global_step:010d}.ckpt")
         self._last_saved, self._step_on_disk = time.monotonic(), trainer.global_step
         self._waiting = False
-        # only the first process writes, but all have to stop
+        # only rank zero writes, but all have to stop
         failures = trainer.strategy.broadcast(getattr(trainer.strategy.checkpoint_io, "failures", 0))
         if failures >= _MOST_FAILURES:
             print(f"nothing could be saved {failures} times in a row: the run stops", file=sys.stderr)

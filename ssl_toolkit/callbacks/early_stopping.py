@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ssl_toolkit.callbacks.online_evaluation import OnlineEvaluation
 from ssl_toolkit.callbacks.weight_average import averaged_weights
-from ssl_toolkit.distributed.ranks import is_first_process
+from ssl_toolkit.distributed.ranks import is_rank_zero
 from ssl_toolkit.errors import nearest
 
 _EVALUATED = "val/evaluation_seconds"
@@ -147,7 +147,7 @@ class EarlyStopping(Callback):
             return
         if not self._finished:
             self.on_train_end(trainer, pl_module)
-        if is_first_process():
+        if is_rank_zero():
             print(self.verdict(trainer.global_step))
 
     def verdict(self, step: int) -> str:

@@ -11,7 +11,7 @@ from lightning import Callback, LightningModule, Trainer
 from ssl_toolkit import weights
 from ssl_toolkit.callbacks.early_stopping import EarlyStopping
 from ssl_toolkit.callbacks.weight_average import averaged_weights
-from ssl_toolkit.distributed.dtensor import whole_state
+from ssl_toolkit.distributed.dtensor import full_state_dict
 from ssl_toolkit.modules import Backbone
 from ssl_toolkit.run_folder import WEIGHTS
 
@@ -49,7 +49,7 @@ class ExportWeights(Callback):
         self._written_step = trainer.global_step
 
     def _write_current(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        tensors = whole_state(_backbone(pl_module).model)
+        tensors = full_state_dict(_backbone(pl_module).model)
         if trainer.is_global_zero:
             # any task of this project has the two; Lightning's type knows of neither
             task = cast(Any, pl_module)

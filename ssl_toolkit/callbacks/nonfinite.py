@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ssl_toolkit.distributed.collectives import all_reduce_max
-from ssl_toolkit.distributed.dtensor import own_part
+from ssl_toolkit.distributed.dtensor import local_tensor
 from ssl_toolkit.errors import RunFailed
 
 _MOST_NAMED = 8
@@ -76,7 +76,7 @@ class NonFinite(Callback):
         self._losses, self._indices = [], []
         if trainer.precision == "16-mixed":
             return
-        gradients = [own_part(each.grad) for each in pl_module.parameters() if each.grad is not None]
+        gradients = [local_tensor(each.grad) for each in pl_module.parameters() if each.grad is not None]
         sizes = torch.stack([*losses, torch.nn.utils.get_total_norm(gradients)])
         is_bad = all_reduce_max((~sizes.isfinite()).any().float())
         if not self.skip and _leaves_out(optimizer, is_bad):
@@ -159,7 +159,7 @@ def _on_its_way(value: Tensor) -> tuple[Tensor, Any]:
 
 def _first_bad_gradient(module: LightningModule) -> str | None:
     for name, parameter in module.named_parameters():
-        if parameter.grad is not None and not own_part(parameter.grad).isfinite().all():
+        if parameter.grad is not None and not local_tensor(parameter.grad).isfinite().all():
             return f"the gradient of {name}"
     return None
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ssl_toolkit.augment import CenterView, View
 from ssl_toolkit.callbacks.weight_average import averaged_weights
 from ssl_toolkit.data import ImageData, Split
-from ssl_toolkit.distributed.dtensor import whole_weights
+from ssl_toolkit.distributed.dtensor import summon_full_params
 from ssl_toolkit.evaluation.features import extract_features
 from ssl_toolkit.evaluation.knn import knn_accuracy
 from ssl_toolkit.evaluation.linear_probe import linear_probe
@@ -31,7 +31,7 @@ class OnlineEvaluation(Callback):
     Logs ``val/spread`` and ``val/rank_me`` of the validation images' features; where the images have labels, also
     ``val/knn_top1``, the accuracy of kNN on the validation images with training images as the bank (in [0, 1]); and
     ``val/evaluation_seconds``, what it cost. The training is not touched: the weights after a run are the same, bit for
-    bit, with and without it. Under several processes each one extracts the features of its share of the images.
+    bit, with and without it. Under several processes each one extracts the features of its part of the images.
 
     Args:
         every_n_epochs: Evaluate after each so many epochs; 0 for never. By default as often as takes about 2 % of the
@@ -97,7 +97,7 @@ class OnlineEvaluation(Callback):
         if not (due or _is_last_epoch(trainer)):
             return
         start = time.perf_counter()
-        with averaged_weights(trainer, pl_module), whole_weights(pl_module):
+        with averaged_weights(trainer, pl_module), summon_full_params(pl_module):
             values = self._evaluate(trainer, pl_module)
         values["evaluation_seconds"] = time.perf_counter() - start
         for name, value in values.items():

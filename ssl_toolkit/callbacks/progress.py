@@ -18,7 +18,7 @@ REFRESH_SECONDS = 0.25
 
 
 class ProgressBar(LightningProgressBar):
-    """Epoch, step, loss, kNN, images/s, share of time waiting for data, bad files, and the time left of the whole run.
+    """Progress line: epoch, step, loss, kNN, images/s, time waiting for data, bad files, and the time left of the run.
 
     A moving bar in a terminal; where the output goes to a file, a line of text every now and then instead.
 

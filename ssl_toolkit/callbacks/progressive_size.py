@@ -19,8 +19,8 @@ class ProgressiveSize(Callback):
     several sizes shrink in proportion.
 
     Args:
-        start: Side of the first views as a share of their size, above 0; 1 leaves the views alone.
-        until: The share of the run after which the views have their size, 0 to 1; the side grows in a straight line.
+        start: Side of the first views as a fraction of their size, above 0; 1 leaves the views alone.
+        until: The fraction of the run after which the views have their size, 0 to 1; the side grows in a straight line.
         multiple: The side is a multiple of so many pixels, the next smaller one, as long as it is growing.
     """
 
@@ -40,13 +40,13 @@ class ProgressiveSize(Callback):
 
         Args:
             size: Of the whole views, in pixels.
-            progress: The share of the run that is over, 0 to 1.
+            progress: The fraction of the run that is over, 0 to 1.
         """
         if self.start == 1 or progress >= self.until:
             return size
-        share = self.start + (1 - self.start) * progress / self.until
+        fraction = self.start + (1 - self.start) * progress / self.until
         # the small number is for sides that are a multiple but for rounding
-        return min(size, max(1, int(size * share / self.multiple + 1e-6)) * self.multiple)
+        return min(size, max(1, int(size * fraction / self.multiple + 1e-6)) * self.multiple)
 
     def mean_area(self, size: int) -> float:
         """The average number of pixels of a view over the run."""

@@ -35,8 +35,8 @@ def num_images(batch: Any) -> int:
 class Throughput(Callback):
     """Logs ``train/images_per_second`` and ``train/data_wait`` over the last steps.
 
-    The rate counts the images of all processes. ``data_wait`` is the share of time, 0 to 1, in which the training loop
-    stood still for the next batch: above 0.1 or so, faster data would make the run faster. What happens between
+    The rate counts the images of all processes. ``data_wait`` is the fraction of time, 0 to 1, in which the training
+    loop stood still for the next batch: above 0.1 or so, faster data would make the run faster. What happens between
     epochs (validation, evaluation) counts for neither.
 
     Args:

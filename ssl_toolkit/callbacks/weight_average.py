@@ -39,7 +39,7 @@ class WeightAverage(Callback):
         decay: Of ``ema``, at least 0 and less than 1: the average reaches over about ``1 / (1 - decay)`` steps.
         warmup: Of ``ema``: after n steps the decay is at most ``(1 + n) / (10 + n)``, so that the first, random weights
             are soon forgotten.
-        start: Of ``swa``: the share of the run after which it begins, at least 0 and less than 1.
+        start: Of ``swa``: the fraction of the run after which it begins, at least 0 and less than 1.
         every_n_steps: Of ``swa``: optimizer steps from one of the averaged weights to the next, counted back from the
             run's last; an epoch by default.
         batchnorm_images: Of ``swa``: about how many training images give BatchNorm's statistics.
@@ -58,9 +58,9 @@ class WeightAverage(Callback):
             raise ValueError(
                 f"average.kind is one of {', '.join(get_args(Kind))}, got {kind!r}{nearest(kind, get_args(Kind))}"
             )
-        for name, share in (("decay", decay), ("start", start)):
-            if not 0 <= share < 1:
-                raise ValueError(f"average.{name} is {share}, expected at least 0 and less than 1")
+        for name, fraction in (("decay", decay), ("start", start)):
+            if not 0 <= fraction < 1:
+                raise ValueError(f"average.{name} is {fraction}, expected at least 0 and less than 1")
         for name, value in (("every_n_steps", every_n_steps), ("batchnorm_images", batchnorm_images)):
             if value is not None and value < 1:
                 raise ValueError(f"average.{name} is {value}, expected at least 1")
@@ -105,7 +105,7 @@ class WeightAverage(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Takes the weights into the average, after an optimizer step and not amid the batches that add up to one."""
+        """Takes the weights into the average, after an optimizer step and not between the micro-batches of one."""
         step = trainer.global_step
         if step == self._last_step:
             return

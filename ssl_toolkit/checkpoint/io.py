@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor
 
-from ssl_toolkit.distributed.ranks import is_first_process
+from ssl_toolkit.distributed.ranks import is_rank_zero
 from ssl_toolkit.io.archives import check_not_compressed
 from ssl_toolkit.io.atomic import flush_folder, remove_with_checksum, write_checksum
 
@@ -54,7 +54,7 @@ class AtomicCheckpointIO(CheckpointIO):
             self.failures = 0
             return
         self.failures += 1
-        if is_first_process():
+        if is_rank_zero():
             print(f"\ncould not save {target} ({problem}); what was saved before is kept", file=sys.stderr)
 
     def _save(self, checkpoint: dict[str, Any], target: Path) -> None:
@@ -83,12 +83,12 @@ class AtomicCheckpointIO(CheckpointIO):
         remove_with_checksum(path)
 
 
-def read_checkpoint(path: Path, parts: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
-    """Loads tensors and plain data, whole or in parts, whichever way they were saved.
+def read_checkpoint(path: Path, dtensors: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
+    """Loads a checkpoint, a file or a sharded folder: tensors and plain data.
 
     Args:
-        path: A file, or the folder of a run whose weights were in parts.
-        parts: For a folder: the parameters that are in parts (see `ssl_toolkit.checkpoint.sharded.load`).
+        path: A file, or the folder of a run whose weights were sharded.
+        dtensors: For a folder: the parameters that are sharded (see `ssl_toolkit.checkpoint.sharded.load`).
 
     Raises:
         ValueError: If it holds anything else, or is damaged; nothing in it is run.
@@ -97,7 +97,7 @@ def read_checkpoint(path: Path, parts: Mapping[str, Tensor] | None = None) -> di
         if path.is_dir():
             from ssl_toolkit.checkpoint import sharded
 
-            loaded = sharded.load(path, parts)
+            loaded = sharded.load(path, dtensors)
         else:
             check_not_compressed(path)
             loaded = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,8 +1,8 @@
-"""The checkpoint of a run whose weights are in parts: a folder to which each process writes its own.
+"""Sharded checkpoints, of runs with FSDP: a folder to which each process writes its shards.
 
-Written by torch.distributed.checkpoint, and read by it into any number of parts, whole tensors included. Its own
-description of the parts is a pickle, which other programs may want; here it is never read. What is read is the same as
-plain data, in a file that holds everything but the large tensors.
+Written by torch.distributed.checkpoint, and read by it into any number of shards, whole tensors included. Its own
+description of the shards is a pickle, which other programs may want; it is never read here. What is read is the same
+description as plain data, in a file that holds everything but the large tensors.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from ssl_toolkit.distributed.ranks import from_first_process, rank, world_size
+from ssl_toolkit.distributed.ranks import from_rank_zero, rank, world_size
 from ssl_toolkit.io.archives import check_not_compressed
 from ssl_toolkit.io.atomic import SUMS, checksums, flush_folder, remove_orphans, remove_with_checksum, write_atomically
 
-# all that is not a tensor, and where each tensor's parts are
+# all that is not a tensor, and where each tensor's shards are
 _REST = "rest.pt"
 
 
@@ -44,34 +44,34 @@ def save(path: Path, checkpoint: dict[str, Any], names: list[list[str]]) -> str 
 
     Args:
         path: The folder; what was there is replaced.
-        checkpoint: As Lightning makes it; tensors may be in parts (DTensor).
+        checkpoint: As Lightning makes it; tensors may be sharded (DTensor).
         names: For each optimizer, the name of each parameter, in the order of the optimizer's groups.
 
     Returns:
         Why nothing could be written, the same in every process; None if all is well.
     """
     partial = path.with_name(f".{path.name}.partial")
-    problem = from_first_process(_prepare(partial) if rank() == 0 else None)
+    problem = from_rank_zero(_prepare(partial) if rank() == 0 else None)
     problem = problem or _write(partial, path, checkpoint, names)
     if problem and rank() == 0:
         shutil.rmtree(partial, ignore_errors=True)
     return problem
 
 
-def load(path: Path, parts: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
+def load(path: Path, dtensors: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
     """Loads a checkpoint as Lightning makes it.
 
     Args:
         path: The folder.
-        parts: Parameters in parts (DTensor), by their names: their values, and what an optimizer keeps for each of
-            them, are loaded into such parts of the same size; whatever is not here is loaded whole.
+        dtensors: Sharded parameters (DTensor), by their names: their values, and what an optimizer keeps for each of
+            them, are loaded into such shards of the same size; whatever is not here is loaded whole.
     """
     check_not_compressed(path / _REST)
     rest = torch.load(path / _REST, map_location="cpu", weights_only=True)
     described, names = rest["tensors"], rest["names"]
     targets: dict[str, Any] = {}
     for key, each in described.items():
-        like = (parts or {}).get(_parameter(key, names))
+        like = (dtensors or {}).get(_parameter(key, names))
         if like is not None and list(like.shape) == each["size"]:
             targets[key] = torch.empty_like(like.detach(), dtype=each["dtype"])
         else:
@@ -88,10 +88,11 @@ def load(path: Path, parts: Mapping[str, Tensor] | None = None) -> dict[str, Any
 
 
 class _Writer(dcp.FileSystemWriter):
-    """Notes as plain data where each part of each tensor is.
+    """Notes as plain data where each shard of each tensor is.
 
     Attributes:
-        described: Of each tensor by its key, in the process that coordinates: its dtype, its size, its parts.
+        described: Of each tensor by its key, in the process that coordinates: its dtype, its size, its shards (the key
+            in the file is "parts").
     """
 
     described: dict[str, Any]
@@ -99,20 +100,20 @@ class _Writer(dcp.FileSystemWriter):
     def finish(self, metadata: Metadata, results: list[list[Any]]) -> None:
         """Writes the description for other programs, and notes it."""
         super().finish(metadata, results)
-        places = {each.index: each.storage_data for part in results for each in part}
+        places = {each.index: each.storage_data for written in results for each in written}
         self.described = {}
         for key, tensor in metadata.state_dict_metadata.items():
             assert isinstance(tensor, TensorStorageMetadata)
-            parts = []
+            shards = []
             for chunk in tensor.chunks:
                 place = places[MetadataIndex(key, chunk.offsets)]
                 found = [place.relative_path, place.offset, place.length]
-                parts.append([list(chunk.offsets), list(chunk.sizes), *found])
-            self.described[key] = {"dtype": tensor.properties.dtype, "size": list(tensor.size), "parts": parts}
+                shards.append([list(chunk.offsets), list(chunk.sizes), *found])
+            self.described[key] = {"dtype": tensor.properties.dtype, "size": list(tensor.size), "parts": shards}
 
 
 class _Reader(dcp.FileSystemReader):
-    """Knows where the parts are from plain data."""
+    """Knows where the shards are from plain data."""
 
     def __init__(self, path: Path, described: dict[str, Any]) -> None:
         super().__init__(path)
@@ -137,7 +138,7 @@ class _Reader(dcp.FileSystemReader):
 
 
 def _write(partial: Path, path: Path, checkpoint: dict[str, Any], names: list[list[str]]) -> str | None:
-    """Writes the parts, and then the rest; why not, if not."""
+    """Writes the shards, and then the rest; returns why not, if that fails."""
     tensors, rest = _split(checkpoint)
     writer = _Writer(partial)
     try:
@@ -149,13 +150,13 @@ def _write(partial: Path, path: Path, checkpoint: dict[str, Any], names: list[li
         failures = [failure for failure, _ in error.failures.values()]
         if not all(isinstance(each, (OSError, RuntimeError)) for each in failures):
             raise RuntimeError(f"could not save {path}") from failures[0]
-        return from_first_process(_problem(failures[0]))
+        return from_rank_zero(_problem(failures[0]))
     sums = _from_all(_sums(partial, f"__{rank()}_*"))
     problem = next((each for each in sums if isinstance(each, str)), None)
     if problem is None and rank() == 0:
         rest.update(tensors=writer.described, names=names)
-        problem = _finish(partial, path, rest, {name: each for part in sums for name, each in part.items()})
-    return from_first_process(problem)
+        problem = _finish(partial, path, rest, {name: each for own in sums for name, each in own.items()})
+    return from_rank_zero(problem)
 
 
 def _split(checkpoint: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:

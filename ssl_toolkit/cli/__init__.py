@@ -1,4 +1,4 @@
-"""The command line: ``ssl-toolkit VERB ...``. Each verb's module is imported only when it is called."""
+"""The command line: ``ssl-toolkit COMMAND ...``. Each command's module is imported only when it is called."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ssl_toolkit.errors import CANNOT_WRITE, RunFailed, nearest
 from ssl_toolkit.io.credentials import check_no_password
 from ssl_toolkit.perf.malloc import keep_freed_memory
 
-# the module that holds the verb, as a function of the remaining arguments, and a line of help
-VERBS = {
+# the module that holds the command, as a function of the remaining arguments, and a line of help
+COMMANDS = {
     "quickstart": (
         "ssl_toolkit.cli.quickstart",
         "see it work on built-in images in five minutes, without a network",
@@ -36,24 +36,24 @@ VERBS = {
     "report": ("ssl_toolkit.cli.features", "write the local page of a run"),
 }
 
-USAGE = """usage: ssl-toolkit VERB [options]
+USAGE = """usage: ssl-toolkit COMMAND [options]
 
 Pretrain a CNN backbone on unlabelled images, transfer it, and know whether it was worth it.
 
-verbs:
-{verbs}
+commands:
+{commands}
 
-ssl-toolkit VERB --help lists a verb's options. Start with: ssl-toolkit quickstart"""
+ssl-toolkit COMMAND --help lists a command's options. Start with: ssl-toolkit quickstart"""
 
 
 def usage() -> str:
     """The text of ``ssl-toolkit --help``."""
-    width = max(map(len, VERBS))
-    return USAGE.format(verbs="\n".join(f"  {verb:{width}}  {line}" for verb, (_, line) in VERBS.items()))
+    width = max(map(len, COMMANDS))
+    return USAGE.format(commands="\n".join(f"  {command:{width}}  {line}" for command, (_, line) in COMMANDS.items()))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a verb.
+    """Runs a command.
 
     Args:
         arguments: The command line without the program's name; None for the process's own.
@@ -66,14 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0 if arguments else 2
-    verb, *rest = arguments
-    if verb == "--version":
+    command, *rest = arguments
+    if command == "--version":
         from importlib.metadata import version
 
         print(f"ssl-toolkit {version('ssl-toolkit')}")
         return 0
-    if verb not in VERBS:
-        return fail(f"unknown verb {verb!r}{nearest(verb, VERBS)} (ssl-toolkit --help lists them)")
+    if command not in COMMANDS:
+        return fail(f"unknown command {command!r}{nearest(command, COMMANDS)} (ssl-toolkit --help lists them)")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)  # a task in a file of the user's own is found by its class path
@@ -81,8 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         check_no_password(rest, "the command line")
         with quick_imports():
-            module = importlib.import_module(VERBS[verb][0])
-        getattr(module, verb.replace("-", "_"))(rest)
+            module = importlib.import_module(COMMANDS[command][0])
+        getattr(module, command.replace("-", "_"))(rest)
     except RunFailed as error:
         fail(str(error))
         return 1

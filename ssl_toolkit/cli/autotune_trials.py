@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ssl_toolkit.cli.parser import plain
 from ssl_toolkit.cli.prepare import build_task
-from ssl_toolkit.distributed.ranks import from_first_process, is_first_process, use_threads
+from ssl_toolkit.distributed.ranks import from_rank_zero, is_rank_zero, use_threads
 from ssl_toolkit.tuning.autotune import KeptChoices, fastest, machine, measure_batch, speed_candidates
 from ssl_toolkit.tuning.time_budget import Stopwatch, measure, trial_trainer
 
@@ -53,9 +53,9 @@ def fastest_settings(parser: ArgumentParser, config: Namespace, objects: Namespa
     choice = kept.find(described, candidates) if trainer.world_size == 1 else None
     if choice is None:
         choice = fastest(candidates, seconds_for_a_batch)
-        if is_first_process():
+        if is_rank_zero():
             kept.keep(described, candidates, choice)
-    if is_first_process():
+    if is_rank_zero():
         print(choice)
     return choice.settings
 
@@ -64,9 +64,9 @@ def steps_within(seconds: float, objects: Namespace, started: float) -> int:
     """The number of steps for what is left of a budget after the preparations and a trial, which it says."""
     evaluation, progressive = (getattr(objects, name, None) for name in ("evaluation", "progressive"))
     costs = measure(objects.model, objects.data, vars(objects.trainer), evaluation, progressive)
-    costs, left = from_first_process((costs, seconds - (time.monotonic() - started)))
+    costs, left = from_rank_zero((costs, seconds - (time.monotonic() - started)))
     steps = costs.steps_within(left)
-    if is_first_process():
+    if is_rank_zero():
         print(
             f"budget: {seconds / 60:.3g} minutes are {steps:,} steps, {steps / costs.steps_per_epoch:.3g} epochs (a "
             f"step takes {costs.step:.2g} s, validation {costs.validation:.2g} s, evaluation {costs.evaluation:.2g} s)"

@@ -1,4 +1,4 @@
-"""The verb ``diagnose``: is a recipe fit to be trained?"""
+"""The command ``diagnose``: is a recipe fit to be trained?"""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from ssl_toolkit.health.diagnose import FIGURES, PICTURE, Diagnosis
 from ssl_toolkit.health.diagnose import diagnose as examine
 from ssl_toolkit.run_folder import CONFIG
 
-VERBS = ("pretrain", "transfer")
+COMMANDS = ("pretrain", "transfer")
 
 
 def diagnose(arguments: Sequence[str]) -> Diagnosis:
     """Checks a recipe before its run, prints what was found, and with ``--out FOLDER`` writes a picture and figures.
 
     Args:
-        arguments: The command line after the verb: the training verb, then what one would give to that.
+        arguments: What follows the command: the training command, then its own arguments.
 
     Raises:
         ValueError: For whatever the user can mend, in one line.
     """
     from rich.console import Console
 
-    if not arguments or arguments[0] not in VERBS:
+    if not arguments or arguments[0] not in COMMANDS:
         given = repr(arguments[0]) if arguments else "nothing"
-        hint = nearest(arguments[0], VERBS) if arguments else ""
+        hint = nearest(arguments[0], COMMANDS) if arguments else ""
         raise ValueError(f"diagnose needs pretrain or transfer and what that takes (-c RECIPE ...), got {given}{hint}")
-    verb, *rest = arguments
+    command, *rest = arguments
     for option in ("--resume", "--budget", "--speed"):
         if option in dict(read_options(rest)):
             raise ValueError(f"{option} is for a run; diagnose looks at a recipe before its run: leave it out")
-    line = CommandLine(verb, rest)
+    line = CommandLine(command, rest)
     parser = training_parser(line)
     config = parse(parser, line.arguments)
     out = None if config.out is None else Path(config.out)

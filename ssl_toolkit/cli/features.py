@@ -1,4 +1,4 @@
-"""The verbs that use a finished backbone: ``evaluate``, ``embed``, ``export`` and ``report``."""
+"""The commands that use a finished backbone: ``evaluate``, ``embed``, ``export`` and ``report``."""
 
 from __future__ import annotations
 
@@ -75,11 +75,11 @@ def report(arguments: Sequence[str]) -> None:
     print(f"report: {write_report(**vars(config))}")
 
 
-def _parser(verb: str, function: Callable, skip: set[str | int] | None = None) -> ArgumentParser:
+def _parser(command: str, function: Callable, skip: set[str | int] | None = None) -> ArgumentParser:
     """A parser whose options are a function's arguments."""
     description = (function.__doc__ or "").partition("\n")[0]
     parser = ArgumentParser(
-        prog=f"ssl-toolkit {verb}", description=description, exit_on_error=False, allow_abbrev=False
+        prog=f"ssl-toolkit {command}", description=description, exit_on_error=False, allow_abbrev=False
     )
     parser.add_argument("-c", "--config", action="config", help="Options in a YAML file.")
     parser.add_function_arguments(function, skip=skip, as_positional=False)

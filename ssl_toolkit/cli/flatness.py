@@ -1,4 +1,4 @@
-"""The verb that compares the minima of runs: ``flatness``."""
+"""The command that compares the minima of runs: ``flatness``."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def of_run(run: Path, alphas: Sequence[float], num_directions: int, max_images: 
 
     Args:
         run: The run's folder.
-        alphas: Distances as shares of the weights' length.
+        alphas: Distances as fractions of the weights' length.
         num_directions: How many directions.
         max_images: How many validation images, spread evenly over them.
         seed: Of the directions.
@@ -193,7 +193,7 @@ def draw(found: Mapping[str, Flatness]) -> Figure:
         mean, spread = each.losses.mean(axis=0), each.losses.std(axis=0)
         axes.plot(each.alphas, mean, color=colour, linewidth=1.5, label=name)
         axes.fill_between(each.alphas, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
-    axes.set_xlabel("distance along random directions, as a share of each filter's length", fontsize=FONT_SIZE)
+    axes.set_xlabel("distance along random directions, as a fraction of each filter's length", fontsize=FONT_SIZE)
     axes.set_ylabel("validation loss", fontsize=FONT_SIZE)
     axes.legend(frameon=False, fontsize=FONT_SIZE)
     return figure

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ssl_toolkit.distributed.ranks import is_first_process
+from ssl_toolkit.distributed.ranks import is_rank_zero
 from ssl_toolkit.run_folder import read_config, read_starts
 
 
@@ -45,16 +45,16 @@ def keep_global_batch(
             f"the run's batches of {what} cannot be divided among {num_processes} processes: --resume it with a number "
             f"of processes (--trainer.devices, --trainer.num_nodes) that divides {whole:,}"
         )
-    share = whole // num_processes
+    per_process = whole // num_processes
     if batch_size_is_given or size != read_config(run)["data"]["batch_size"]:
         raise ValueError(
             f"data.batch_size {size:,} in {_counted(num_processes)} makes batches of {size * num_processes:,} "
-            f"{data.noun}, but the run's have {whole:,}: leave it out or set it to {share:,}"
+            f"{data.noun}, but the run's have {whole:,}: leave it out or set it to {per_process:,}"
         )
-    data.batch_size = resolved["data"]["batch_size"] = share
-    if is_first_process():
+    data.batch_size = resolved["data"]["batch_size"] = per_process
+    if is_rank_zero():
         print(
-            f"batches of {share:,} {data.noun} in {_counted(num_processes)}, before {before['batch_size']:,} in "
+            f"batches of {per_process:,} {data.noun} in {_counted(num_processes)}, before {before['batch_size']:,} in "
             f"{_counted(before['processes'])}: {whole:,} in all, as before"
         )
 

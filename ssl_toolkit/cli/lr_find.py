@@ -1,4 +1,4 @@
-"""The verb that looks for a learning rate: ``lr-find``."""
+"""The command that looks for a learning rate: ``lr-find``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ssl_toolkit.cli.parser import parse
 from ssl_toolkit.cli.prepare import prepare
 from ssl_toolkit.cli.run_context import one_line_errors, quiet
 from ssl_toolkit.cli.training_parser import training_parser
-from ssl_toolkit.distributed.ranks import is_first_process
+from ssl_toolkit.distributed.ranks import is_rank_zero
 from ssl_toolkit.errors import nearest
 from ssl_toolkit.io.atomic import write_atomically
 from ssl_toolkit.report.drawing import COLOURS, FONT_SIZE, new_figure
@@ -45,7 +45,7 @@ def lr_find(arguments: Sequence[str]) -> None:
         side, rest = _SIDES[0], ["--help"]
     if side not in _SIDES:
         given = f", got {side!r}{nearest(side, _SIDES)}" if side else ""
-        raise ValueError(f"lr-find needs to know for which verb: ssl-toolkit lr-find pretrain|transfer ...{given}")
+        raise ValueError(f"lr-find needs to know for which command: ssl-toolkit lr-find pretrain|transfer ...{given}")
     line = CommandLine(side, rest)
     parser = training_parser(line)
     parser.prog = "ssl-toolkit lr-find " + (side if "--help" not in rest else "pretrain|transfer")
@@ -71,7 +71,7 @@ def lr_find(arguments: Sequence[str]) -> None:
         found = range_test(
             objects.model, objects.data, vars(objects.trainer), config.lowest, config.highest, config.steps
         )
-    if not is_first_process():
+    if not is_rank_zero():
         return
     what = f"{type(objects.model).__name__} with {type(objects.model.optimizer_spec).__name__}"
     for line in answer(found, what, objects.model.reference_batch_size):

@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from ssl_toolkit.distributed.ranks import is_first_process, rank
+from ssl_toolkit.distributed.ranks import is_rank_zero, rank
 from ssl_toolkit.errors import nearest
 from ssl_toolkit.run_folder import (
     CONFIG,
@@ -26,7 +26,7 @@ from ssl_toolkit.run_folder import (
 )
 from ssl_toolkit.runtime.fsdp import NAME as SHARDED
 from ssl_toolkit.runtime.preemption import EXIT_STATUS
-from ssl_toolkit.runtime.rank_failure import LostCompanion
+from ssl_toolkit.runtime.rank_failure import RankFailed
 
 
 class Record(Callback):
@@ -51,7 +51,7 @@ class Record(Callback):
 
     def write(self) -> None:
         """Writes it, once."""
-        if not self.is_written and is_first_process():
+        if not self.is_written and is_rank_zero():
             if (self.run / CONFIG).exists():  # else the folder may hold files of the user's
                 remove_leftovers(self.run)
             write_config(self.run, self.resolved)
@@ -132,7 +132,7 @@ def failure_noted(record: Record, trainer: Trainer) -> Iterator[None]:
         yield
     except BaseException as error:
         is_exit = isinstance(error, SystemExit)
-        known = (is_exit and error.code == EXIT_STATUS) or (isinstance(error, LostCompanion) and error.is_noted)
+        known = (is_exit and error.code == EXIT_STATUS) or (isinstance(error, RankFailed) and error.is_noted)
         if record.is_written and not known:
             reason = f"exit status {error.code}" if is_exit else str(error).strip() or type(error).__name__
             facts = {"rank": rank()} if trainer.world_size > 1 else {}
@@ -147,6 +147,6 @@ def bad_files_noted(record: Record, data: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        if record.is_written and is_first_process():
+        if record.is_written and is_rank_zero():
             with contextlib.suppress(OSError):  # the disk may be what failed
                 write_bad_files(record.run, ((each.path, each.reason) for each in data.bad_files))

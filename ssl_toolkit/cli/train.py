@@ -23,7 +23,7 @@ from ssl_toolkit.cli.prepare import prepare, rebuild_task, set_log_interval
 from ssl_toolkit.cli.run_context import Record, bad_files_noted, failure_noted, one_line_errors, quiet
 from ssl_toolkit.cli.training_parser import training_parser
 from ssl_toolkit.data.checks import rest_of_epoch
-from ssl_toolkit.distributed.ranks import is_first_process
+from ssl_toolkit.distributed.ranks import is_rank_zero
 from ssl_toolkit.io.credentials import check_no_password
 from ssl_toolkit.optim import large_batch_remark
 from ssl_toolkit.report import write_report
@@ -38,7 +38,7 @@ from ssl_toolkit.run_folder import (
 )
 from ssl_toolkit.runtime.fsdp import NAME as SHARDED
 from ssl_toolkit.runtime.preemption import restart_remarks
-from ssl_toolkit.runtime.rank_failure import introduce, stand_together
+from ssl_toolkit.runtime.rank_failure import announce_rank_zero, end_on_rank_failure
 from ssl_toolkit.tracking import make_loggers
 from ssl_toolkit.tuning.time_budget import to_seconds
 
@@ -69,7 +69,7 @@ def train(command: str, arguments: Sequence[str], quietly: bool = False, apart: 
         ValueError: For whatever the user can mend, in one line.
     """
     started = time.monotonic()
-    introduce()
+    announce_rank_zero()
     line = CommandLine(command, arguments)
     parser = training_parser(line)
     config = parse(parser, line.arguments)
@@ -79,13 +79,13 @@ def train(command: str, arguments: Sequence[str], quietly: bool = False, apart: 
         run_command(command, arguments)
         return run
     objects = prepare(parser, config)
-    if is_first_process():
+    if is_rank_zero():
         for remark in (*leftover_remarks(line, objects.model), *restart_remarks()):
             print(remark)
     tune(line, parser, config, objects, started)
     trainer, record = start(line, parser, config, objects, run)
     fit(command, trainer, record, objects, checkpoint)
-    if is_first_process():
+    if is_rank_zero():
         finish(objects, run)
         write_status(run, "finished", step=trainer.global_step)
         if not quietly:
@@ -149,7 +149,7 @@ def start(
             keep_global_batch(objects.data, trainer.world_size, run, resolved, is_given)
         record.facts = batch_facts(objects.data, trainer.world_size)
         remarks = settle_lr(objects, trainer, resolved)
-        if is_first_process():
+        if is_rank_zero():
             for remark in (*remarks, objects.data.summary(), left_out(objects.data, trainer)):
                 if remark:
                     print(remark)
@@ -161,7 +161,7 @@ def start(
 
 def fit(command: str, trainer: Trainer, record: Record, objects: Namespace, checkpoint: Path | None) -> None:
     """Trains, and tests a downstream task; whatever ends it stands in the run's folder."""
-    together = stand_together(record.run, trainer, objects.checkpoint.preemption)
+    together = end_on_rank_failure(record.run, trainer, objects.checkpoint.preemption)
     noted = failure_noted(record, trainer), bad_files_noted(record, objects.data)
     with quiet(), one_line_errors(), noted[0], noted[1], together:
         trainer.fit(objects.model, datamodule=objects.data, ckpt_path=checkpoint, weights_only=True)

@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 from ssl_toolkit.callbacks import EarlyStopping, NonFinite, OnlineEvaluation, ProgressiveSize, WeightAverage
 from ssl_toolkit.callbacks.checkpoint import Checkpoint
 from ssl_toolkit.cli.command_line import CommandLine
-from ssl_toolkit.health.watch import Watch
+from ssl_toolkit.health.monitor import HealthMonitor
 from ssl_toolkit.task import Task
 from ssl_toolkit.tracking.loggers import Tracker
 
@@ -64,7 +64,7 @@ def training_parser(line: CommandLine) -> ArgumentParser:
     parser.add_class_arguments(NonFinite, "nonfinite")
     parser.add_class_arguments(WeightAverage, "average")
     parser.add_class_arguments(EarlyStopping, "early_stopping")
-    parser.add_class_arguments(Watch, "watch")
+    parser.add_class_arguments(HealthMonitor, "watch")
     if line.command == "pretrain":
         parser.add_class_arguments(OnlineEvaluation, "evaluation")
         parser.add_class_arguments(ProgressiveSize, "progressive")

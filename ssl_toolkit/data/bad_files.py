@@ -25,7 +25,7 @@ class BadFiles:
     Args:
         num_images: How many images the source holds.
         on_error: "skip" notes and names a bad file, "raise" stops at the first one.
-        max_bad: Largest share of bad files that is tolerated, from 0 to 1.
+        max_bad: Largest fraction of bad files that is tolerated, from 0 to 1.
         announce: Whether to name bad files on the screen.
         listing: Where all of them are listed when they are too many.
     """
@@ -78,19 +78,19 @@ class BadFiles:
             say("further bad images are counted, but not named here")
 
     def check(self) -> None:
-        """Raises a ValueError if too large a share of the images is bad.
+        """Raises a ValueError if too large a fraction of the images is bad.
 
-        While only some have been read, they are taken for a sample: a share that chance alone could make of one that
+        While only some have been read, they are taken for a sample: a fraction that chance alone could make of one that
         is tolerated does not stop a run.
         """
-        num_bad, num_seen, share = len(self._found), self._num_seen, self._max_bad
+        num_bad, num_seen, fraction = len(self._found), self._num_seen, self._max_bad
         # five standard deviations of a binomial count, and five for where that is not normal
-        chance = 5 * math.sqrt(num_seen * share * (1 - share)) + 5
-        if num_bad <= share * len(self._seen) and num_bad <= share * num_seen + chance:
+        chance = 5 * math.sqrt(num_seen * fraction * (1 - fraction)) + 5
+        if num_bad <= fraction * len(self._seen) and num_bad <= fraction * num_seen + chance:
             return
         first = ", ".join(str(error) for _, error in sorted(self._found.items())[:3])
         raise ValueError(
-            f"{num_bad} of {num_seen} images cannot be decoded, more than data.max_bad = {share:g} allows "
+            f"{num_bad} of {num_seen} images cannot be decoded, more than data.max_bad = {fraction:g} allows "
             f"({first}{', ...' if num_bad > 3 else ''}); remove them{self._list()} or raise data.max_bad"
         )
 

@@ -37,24 +37,24 @@ class ImageSet:
     Args:
         source: Where they come from.
         options: How they are decoded and kept.
-        first_process: Whether this process shows progress and names bad files for all.
+        is_rank_zero: Whether this process shows progress and names bad files for all.
 
     Attributes:
         labels: int64 tensor of shape ``[num]``: class numbers, -1 for none.
     """
 
-    def __init__(self, source: Source, options: ReadOptions, first_process: bool = True) -> None:
+    def __init__(self, source: Source, options: ReadOptions, is_rank_zero: bool = True) -> None:
         self.source = source
         self.labels = torch.from_numpy(source.labels())
         self._options = options
-        self._first_process = first_process
+        self._is_rank_zero = is_rank_zero
 
     @cached_property
     def store(self) -> Store:
         """The decoded images; the first use may take as long as decoding them all."""
         options = self._options
         # without a cache every process meets bad images of its own, which only it can name
-        announce = self._first_process or options.cache == "none"
+        announce = self._is_rank_zero or options.cache == "none"
         key = hashlib.blake2b(self.source.fingerprint().encode(), digest_size=4).hexdigest()
         listing = (options.cache_dir or default_cache_dir()) / f"bad-files-{key}.txt"
         return open_store(
@@ -65,7 +65,7 @@ class ImageSet:
             num_threads=options.num_threads,
             cache=options.cache,
             cache_dir=options.cache_dir,
-            progress=self._first_process,
+            progress=self._is_rank_zero,
             read_timeout=options.read_timeout,
         )
 

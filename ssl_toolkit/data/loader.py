@@ -119,8 +119,8 @@ class BatchLoader:
 
         Args:
             epoch: The epoch that the first ``iter()`` begins.
-            limit: The trainer's ``limit_train_batches``: so many batches (int), or such a share of them (float), are a
-                whole epoch, although the loader would deliver more.
+            limit: The trainer's ``limit_train_batches``: so many batches (int), or such a fraction of them (float), are
+                a whole epoch, although the loader would deliver more.
         """
         self._epoch = epoch if self._shuffle else 0
         wanted = limit if isinstance(limit, int) else int(limit * self._num_batches)

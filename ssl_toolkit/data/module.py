@@ -23,9 +23,9 @@ from ssl_toolkit.data.order import epoch_order, groups_of
 from ssl_toolkit.data.shards import ShardOptions
 from ssl_toolkit.data.source_factory import Origin, open_sets
 from ssl_toolkit.data.sources import LabelKind
-from ssl_toolkit.data.splits import Division, Shares, Split
+from ssl_toolkit.data.splits import Division, Fractions, Split
 from ssl_toolkit.data.store import DecodedStore
-from ssl_toolkit.distributed.ranks import is_first_process, num_cores, rank, world_size
+from ssl_toolkit.distributed.ranks import is_rank_zero, num_cores, rank, world_size
 
 
 class ImageData(LightningDataModule):
@@ -38,9 +38,10 @@ class ImageData(LightningDataModule):
         source: "folder", "shards", "procedural" (built-in drawings of ten classes, no files needed), or
             "torchvision:NAME", such as "torchvision:CIFAR10"; "torchvision:STL10:unlabeled" trains on another split of
             the data set.
-        val_path: A second folder, or other shards, whose images are the validation split; a share of `path` by default.
-        test_path: A folder, or shards, whose images are the test split; a share of `path` (or the data set's own test
-            split) by default.
+        val_path: A second folder, or other shards, whose images are the validation split; a fraction of `path` by
+            default.
+        test_path: A folder, or shards, whose images are the test split; a fraction of `path` (or the data set's own
+            test split) by default.
         labels: "folder": the first-level sub-folder of an image is its class; "none": a folder has no labels. Other
             sources bring their labels along: shards those in .cls files, unless it is "folder".
         download: Fetch the files of a data set of torchvision if they are missing.
@@ -48,16 +49,16 @@ class ImageData(LightningDataModule):
             twice that; smaller ones stay as they are.
         channels: 3 for RGB, 1 for grey.
         batch_size: Images in a batch of each process.
-        val_fraction: Share of the images for validation, from 0 to 1 (excluded), unless there is a `val_path`.
-        test_fraction: Share of the images for testing, from 0 to 1 (excluded), unless there is a `test_path` or the
+        val_fraction: Fraction of the images for validation, from 0 to 1 (excluded), unless there is a `val_path`.
+        test_fraction: Fraction of the images for testing, from 0 to 1 (excluded), unless there is a `test_path` or the
             data set has a test split of its own.
-        label_fraction: Share of the images of each class that stays in the training split (at least one image): the
+        label_fraction: Fraction of the images of each class that stays in the training split (at least one image): the
             few-label setting.
         labels_per_class: Number of images of each class that stay in the training split instead.
         max_images: Use only so many images of `path`, chosen by chance, every class in proportion; the number of
             images of the procedural source.
         on_error: "skip" leaves out images that cannot be decoded and names them, "raise" stops at the first.
-        max_bad: Stop if a larger share of the images cannot be decoded, from 0 to 1.
+        max_bad: Stop if a larger fraction of the images cannot be decoded, from 0 to 1.
         cache: Where decoded images are kept: "memory", "disk", "none" (decode them every time) or "auto" (by size).
         cache_dir: Folder of the files of the "disk" cache; ~/.cache/ssl-toolkit by default.
         index: Folder in which the index of shards is kept; that of the cache by default.
@@ -135,7 +136,7 @@ class ImageData(LightningDataModule):
         self.seed = seed
         shards = ShardOptions(Path(index).expanduser() if index else None, shard_window, shard_cache)
         self._origin = Origin(path, source, val_path, test_path, labels, download, max_images, split_seed, shards)
-        self._shares = Shares(val_fraction, test_fraction, label_fraction, labels_per_class, seed)
+        self._fractions = Fractions(val_fraction, test_fraction, label_fraction, labels_per_class, seed)
         self._options = ReadOptions(
             image_size,
             channels,
@@ -151,7 +152,7 @@ class ImageData(LightningDataModule):
         self._division: Division | None = None
 
     def prepare_data(self) -> None:
-        """Lets the first process download and build the disk cache while the others wait for it."""
+        """Lets rank zero download and build the disk cache while the others wait for it."""
         if world_size() > 1:
             self.setup()
 
@@ -305,9 +306,9 @@ class ImageData(LightningDataModule):
 
     def _divided(self) -> Division:
         if self._division is None:
-            self._division = Division(self._open_sets(), self._shares, self._origin.split_seed)
+            self._division = Division(self._open_sets(), self._fractions, self._origin.split_seed)
             stays = isinstance(self._division.split("train").images.store, DecodedStore)
-            if self._origin.is_remote and self._division.shares_source and not stays and is_first_process():
+            if self._origin.is_remote and self._division.shares_source and not stays and is_rank_zero():
                 say(
                     "validation and test images lie in every remote shard, so each pass over them fetches all shards; "
                     "give data.val_path (data.test_path) shards of their own"

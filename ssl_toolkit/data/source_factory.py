@@ -14,7 +14,7 @@ from ssl_toolkit.data.shards.remote import is_remote, plain
 from ssl_toolkit.data.sources import FolderSource, LabelKind, Source, SubsetSource
 from ssl_toolkit.data.splits import stratified_choice
 from ssl_toolkit.data.torchvision_sets import TorchvisionSource, has_test_split
-from ssl_toolkit.distributed.ranks import is_first_process
+from ssl_toolkit.distributed.ranks import is_rank_zero
 from ssl_toolkit.errors import nearest
 
 FILE_SOURCES = ("folder", "shards")
@@ -51,7 +51,7 @@ def open_sets(origin: Origin, options: ReadOptions) -> dict[str, ImageSet]:
         ValueError: As for `open_sources`.
     """
     sources = open_sources(origin, options)
-    return {name: ImageSet(source, options, is_first_process()) for name, source in sources.items()}
+    return {name: ImageSet(source, options, is_rank_zero()) for name, source in sources.items()}
 
 
 def open_sources(origin: Origin, options: ReadOptions) -> dict[str, Source]:
@@ -112,7 +112,7 @@ def _open(path: str, origin: Origin, options: ReadOptions, class_names: Sequence
         options=origin.shards,
         cache_dir=options.cache_dir,
         num_threads=options.num_threads,
-        progress=is_first_process(),
+        progress=is_rank_zero(),
     )
 
 

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from ssl_toolkit.data.dataset import ImageSet
 from ssl_toolkit.data.decode import BadImage
 from ssl_toolkit.errors import nearest
-from ssl_toolkit.random import fold, sample_keys, uniform
+from ssl_toolkit.random import fold_in, sample_keys, uniform
 
 Split = Literal["train", "val", "test"]
 
 _AT_ONCE = 1 << 18
 
 
-class Shares(NamedTuple):
+class Fractions(NamedTuple):
     """How images are divided; the fields are arguments of `ImageData`."""
 
     val_fraction: float
@@ -49,22 +49,22 @@ class Division:
 
     Args:
         sets: All images: those to be divided under "train", and those that are a split as they are under its name.
-        shares: How they are divided.
+        fractions: How they are divided.
         split_seed: Another seed gives another division.
 
     Attributes:
-        shares_source: Whether the validation or the test split is a share of the same source as the training split.
+        shares_source: Whether the validation or the test split is a part of the same source as the training split.
 
     Raises:
         ValueError: The images are too few, or too many of them are bad.
     """
 
-    def __init__(self, sets: dict[str, ImageSet], shares: Shares, split_seed: int) -> None:
-        self._shares = shares
+    def __init__(self, sets: dict[str, ImageSet], fractions: Fractions, split_seed: int) -> None:
+        self._fractions = fractions
         self._sets = sets
         main = sets["train"]
-        val_fraction = 0.0 if "val" in sets else shares.val_fraction
-        test_fraction = 0.0 if "test" in sets else shares.test_fraction
+        val_fraction = 0.0 if "val" in sets else fractions.val_fraction
+        test_fraction = 0.0 if "test" in sets else fractions.test_fraction
         parts = split_indices(main.labels.numpy(), val_fraction, test_fraction, split_seed)
         parts |= {name: np.arange(len(images.labels)) for name, images in sets.items() if name != "train"}
         self._parts = parts  # with bad images, which are known only when all have been decoded
@@ -100,17 +100,17 @@ class Division:
         return [error for images in self._sets.values() for error in images.bad_files]
 
     def _few_labelled(self, images: ImageSet, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        fraction, per_class = self._shares.label_fraction, self._shares.labels_per_class
+        fraction, per_class = self._fractions.label_fraction, self._fractions.labels_per_class
         if fraction == 1 and per_class is None:
             return indices
         labels = images.labels.numpy()[indices]
-        return indices[few_labels(labels, self._shares.seed, fraction=fraction, per_class=per_class)]
+        return indices[few_labels(labels, self._fractions.seed, fraction=fraction, per_class=per_class)]
 
 
 def stratified_choice(
     labels: NDArray[np.int64], counts: Sequence[int], seed: int, purpose: str
 ) -> list[NDArray[np.bool_]]:
-    """The first images of an order in which any leading part has about the same share of every class.
+    """The first images of an order in which any leading part has about the same fraction of every class.
 
     Within each class the images are shuffled; the one that comes at place ``r`` (from 0) of ``n`` gets the score
     ``(r + 1/2) / n``, and all images are ordered by their scores, ties by chance. The first ``k`` images then hold
@@ -157,8 +157,8 @@ def split_indices(
 
     Args:
         labels: int64 array of shape ``[num]``: class numbers, -1 for none.
-        val_fraction: Share of all images for validation; at least one image unless it is 0.
-        test_fraction: Share of all images for testing; at least one image unless it is 0.
+        val_fraction: Fraction of all images for validation; at least one image unless it is 0.
+        test_fraction: Fraction of all images for testing; at least one image unless it is 0.
         seed: Another seed gives another split.
 
     Returns:
@@ -188,7 +188,7 @@ def few_labels(
     Args:
         labels: int64 array of shape ``[num]``: class numbers; images with -1 are never chosen.
         seed: Another seed gives another draw.
-        fraction: Share of the images of each class.
+        fraction: Fraction of the images of each class.
         per_class: Number of images of each class instead; a class that has fewer gives all.
 
     Returns:
@@ -210,7 +210,7 @@ def _draws(num: int, seed: int, purpose: str) -> NDArray[np.float32]:
     draws = np.empty((2, num), dtype=np.float32)
     for start in range(0, num, _AT_ONCE):
         part = torch.arange(start, min(start + _AT_ONCE, num))
-        draws[:, start : start + _AT_ONCE] = uniform(fold(sample_keys(seed, 0, part), purpose), 2).T.numpy()
+        draws[:, start : start + _AT_ONCE] = uniform(fold_in(sample_keys(seed, 0, part), purpose), 2).T.numpy()
     return draws
 
 

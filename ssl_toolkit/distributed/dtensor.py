@@ -1,4 +1,7 @@
-"""Sharded weights (see `ssl_toolkit.runtime.fsdp`) seen as a whole; others are left as they are."""
+"""DTensors, which hold sharded weights (see `ssl_toolkit.runtime.fsdp`), as full or local tensors.
+
+Each function returns plain tensors as they are.
+"""
 
 from __future__ import annotations
 
@@ -10,37 +13,37 @@ from torch import Tensor, nn
 
 
 @contextlib.contextmanager
-def whole_weights(task: nn.Module) -> Iterator[None]:
-    """Has all weights of a task whole in every process meanwhile, to compute with and not to train.
+def summon_full_params(task: nn.Module) -> Iterator[None]:
+    """All weights of a task unsharded in every process, within the context: to compute with, not to train.
 
-    The processes need not compute the same number of batches: they meet only here, at the beginning.
+    The processes need not compute the same number of batches: they meet only at the beginning.
     """
-    divided: list[Any] = [module for module in task.modules() if hasattr(module, "set_reshard_after_forward")]
-    if not divided:
+    sharded: list[Any] = [module for module in task.modules() if hasattr(module, "set_reshard_after_forward")]
+    if not sharded:
         yield
         return
-    for module in divided:
+    for module in sharded:
         module.set_reshard_after_forward(False, recurse=False)
         module.unshard()
     try:
         yield
     finally:
-        for module in divided:
-            # the task itself needs its own again at once, for the gradient
+        for module in sharded:
+            # the task's own weights are needed again at once, for the gradient
             module.set_reshard_after_forward(module is not task, recurse=False)
             module.reshard()
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor as a whole; where it is in parts, all processes have to ask for it."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """The full tensor of a DTensor; all processes have to ask for it."""
     return cast(Any, tensor).full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def own_part(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor; all of it, if it is not in parts."""
+def local_tensor(tensor: Tensor) -> Tensor:
+    """This process's shard of a DTensor."""
     return cast(Any, tensor).to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def whole_state(module: nn.Module) -> dict[str, Tensor]:
-    """The state dict with whole tensors; where they are in parts, all processes have to ask for it."""
-    return {name: whole(tensor) for name, tensor in module.state_dict().items()}
+def full_state_dict(module: nn.Module) -> dict[str, Tensor]:
+    """The state dict with full tensors; where they are sharded, all processes have to ask for it."""
+    return {name: full_tensor(tensor) for name, tensor in module.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Which of the processes of a run this is, how many there are, and how many cores each may use."""
+"""Rank and world size of a run's processes, and how many cores each may use."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _distributed() -> ModuleType | None:
 
 
 def rank() -> int:
-    """The number of this process, 0 where there is one."""
+    """The rank of this process, 0 where it is alone."""
     processes = _distributed()
     return processes.get_rank() if processes else 0
 
@@ -31,21 +31,21 @@ def world_size() -> int:
     return processes.get_world_size() if processes else 1
 
 
-def is_first_process() -> bool:
-    """Whether this process speaks and writes for all, also before they have found each other."""
+def is_rank_zero() -> bool:
+    """Whether this process is rank zero, which prints and writes for all; also before they have joined."""
     return _told_rank() == 0
 
 
 def _told_rank() -> int:
-    """The number of this process, also before they have found each other, as the launcher has said it."""
+    """The rank of this process as the launcher has set it, also before the processes have joined."""
     if _distributed():
         return rank()
     ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
     return int(next((rank for rank in ranks if rank is not None), "0"))
 
 
-def from_first_process(value: T) -> T:
-    """What the first process has for this value, on every process."""
+def from_rank_zero(value: T) -> T:
+    """Broadcasts rank zero's value to every process."""
     processes = _distributed()
     if not processes or world_size() == 1:
         return value
@@ -75,7 +75,7 @@ def check_agreement(value: Any, problem: str) -> None:
 
 
 def place() -> str:
-    """``"rank 1 of 4"``, also before the processes have found each other; empty for one that is alone."""
+    """``"rank 1 of 4"``, also before the processes have joined; empty for one that is alone."""
     num = world_size() if _distributed() else int(os.environ.get("WORLD_SIZE") or 1)
     return f"rank {_told_rank()} of {num}" if num > 1 else ""
 

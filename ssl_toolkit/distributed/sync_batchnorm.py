@@ -108,9 +108,9 @@ class _GlobalBatchNorm(torch.autograd.Function):
             [1, *mean.shape, *var.shape], dim=1
         )
         total = counts.sum()
-        shares = counts / total
-        mean = (shares * means).sum(0)
-        var = (shares * (variances + (means - mean) ** 2)).sum(0)
+        weights = counts / total
+        mean = (weights * means).sum(0)
+        var = (weights * (variances + (means - mean) ** 2)).sum(0)
         inverse_std = torch.rsqrt(var + eps)
         scale = inverse_std if weight is None else inverse_std * weight.to(values.dtype)
         normalized = (values - _as_channels(mean, x)) * _as_channels(scale, x)

@@ -91,7 +91,7 @@ def boosting(train: Labelled, test: Labelled, *, strength: float, num_members: i
         num_members: How many members at most.
 
     Returns:
-        The ensemble; its scores are the shares of the weighted votes.
+        The ensemble; its scores are fractions of the weighted votes.
 
     Raises:
         ValueError: If there are no members, or as `linear_probe`.
@@ -162,7 +162,7 @@ class FoldsResult(NamedTuple):
 
 
 def stratified_folds(labels: Int64[Tensor, " samples"], num_folds: int, seed: int = 0) -> Int64[Tensor, " samples"]:
-    """Divides samples into folds with the same share of each class, as nearly as their numbers allow.
+    """Divides samples into folds with the same fraction of each class, as nearly as their numbers allow.
 
     Args:
         labels: int64 tensor of shape ``[num_images]``: classes from 0.

@@ -27,8 +27,8 @@ class Flatness(NamedTuple):
     """The loss around a minimum.
 
     Attributes:
-        alphas: float64 array of shape ``[num_points]``, rising, with a 0 in it: the distance as a share of the weights'
-            own length.
+        alphas: float64 array of shape ``[num_points]``, rising, with a 0 in it: the distance as a fraction of the
+            weights' own length.
         losses: float64 array of shape ``[num_directions, num_points]``.
     """
 
@@ -44,7 +44,7 @@ class Flatness(NamedTuple):
         """How much the loss rises at a distance, one number for how flat the minimum is: less is flatter.
 
         Args:
-            radius: The distance as a share of the weights' length, in (0, 1]; between two points by interpolation.
+            radius: The distance as a fraction of the weights' length, in (0, 1]; between two points by interpolation.
 
         Returns:
             The mean over the directions, each followed both ways, and the standard deviation over the directions.
@@ -68,7 +68,7 @@ def flatness(
     Args:
         loss: Computes the loss with the parameters as they are, always in the same way.
         parameters: The weights by name, of which those of two dimensions and more are moved.
-        alphas: Distances as shares of the weights' own length.
+        alphas: Distances as fractions of the weights' own length.
         num_directions: How many directions.
         seed: Of the directions, which depend on the names and shapes of the parameters, too.
 

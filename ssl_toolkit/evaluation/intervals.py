@@ -81,8 +81,8 @@ def paired_difference(
         raise ValueError(f"a paired difference needs the same images twice, got {num} and {baseline.numel()}")
     better = int((correct & ~baseline).sum())
     worse = int((baseline & ~correct).sum())
-    shares = np.array([better + 1, worse + 1, num - better - worse]) / (num + 2)
-    counts = np.random.default_rng(seed).multinomial(num + 2, shares, size=num_draws)
+    fractions = np.array([better + 1, worse + 1, num - better - worse]) / (num + 2)
+    counts = np.random.default_rng(seed).multinomial(num + 2, fractions, size=num_draws)
     low, high = np.quantile((counts[:, 0] - counts[:, 1]) / (num + 2), [0.025, 0.975])
     value = (better - worse) / num
     return Interval(value, min(float(low), value), max(float(high), value))

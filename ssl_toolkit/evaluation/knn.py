@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_toolkit.perf.matmul import onednn_products
+from ssl_toolkit.perf.matmul import onednn_matmul
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
@@ -62,7 +62,7 @@ def knn_predict(
     num_classes = int(train_labels.max()) + 1
     predictions: dict[int, list[Tensor]] = {number: [] for number in ks}
     for similarity, neighbours in _nearest(train, query, ks[-1]):
-        # taking the same off all of a query's exponents changes no vote's share and keeps the weights within 1
+        # taking the same off all of a query's exponents changes no vote's weight and keeps the weights within 1
         weights = ((similarity - similarity[:, :1]) / temperature).exp()
         classes = train_labels[neighbours]
         for number in ks:
@@ -88,7 +88,7 @@ def _nearest(train: Tensor, query: Tensor, k: int) -> Iterator[tuple[Tensor, Ten
     rows = max(1, min(_MAX_SIMILARITIES // len(train), len(query)))
     held = mean.new_empty(rows, len(train))
     # rounded factors change some 50 of 10,000 predictions on CIFAR-10, and the accuracy by less than 0.1 %
-    with onednn_products(may_round=True):
+    with onednn_matmul(may_round=True):
         for chunk in F.normalize(query.float(), dim=1).split(rows):
             similarity = held[: len(chunk)]
             for block, place in zip(blocks, similarity.split(_BLOCK, dim=1), strict=True):
@@ -119,7 +119,7 @@ def knn_accuracy(
     k: Sequence[int] = (1, 5, 20, 200),
     temperature: float = 0.07,
 ) -> dict[int, float]:
-    """The share of queries that `knn_predict` classifies rightly, for each distinct clipped ``k``.
+    """The fraction of queries that `knn_predict` classifies rightly, for each distinct clipped ``k``.
 
     Args:
         train: float tensor of shape ``[num_train, d]``.

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_toolkit.evaluation.logistic_regression import Labelled, PrincipalAxes, check_labelled, class_scores, minimise
-from ssl_toolkit.perf.matmul import onednn_products
+from ssl_toolkit.perf.matmul import onednn_matmul
 
 # half decades, from strong to weak: each solution is a good start for the next weaker penalty
 STRENGTHS = tuple(10.0 ** (-half / 2) for half in range(-2, 13))
@@ -94,7 +94,7 @@ def linear_probe(
     """
     check_labelled(train, val, test, strengths)
     num_classes = 1 + max(int(labels.max()) for _, labels in (train, val, test))
-    with onednn_products():
+    with onednn_matmul():
         return _along_the_path(
             train, val, test, sorted(strengths, reverse=True), num_classes, max_iterations, tolerance
         )

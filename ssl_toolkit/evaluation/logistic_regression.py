@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_toolkit.perf.matmul import onednn_products
+from ssl_toolkit.perf.matmul import onednn_matmul
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -74,19 +74,23 @@ def fit_linear(
         ValueError: As `linear_probe`, or if no image counts.
     """
     check_labelled(train, train, train, [strength])
-    shares = None
+    image_weights = None
     if weights is not None:
-        shares = weights.to(train[0].device, torch.float64)
-        if shares.shape != train[1].shape or float(shares.min()) < 0 or not float(shares.sum()) > 0:
+        image_weights = weights.to(train[0].device, torch.float64)
+        if (
+            image_weights.shape != train[1].shape
+            or float(image_weights.min()) < 0
+            or not float(image_weights.sum()) > 0
+        ):
             raise ValueError(f"expected {len(train[1])} weights of images, at least 0 and not all 0")
-        shares = shares / shares.sum()
-    with onednn_products():
+        image_weights = image_weights / image_weights.sum()
+    with onednn_matmul():
         axes = PrincipalAxes(train[0])
         z = axes(train[0])
         start = torch.zeros(num_classes, len(z), dtype=torch.float64, device=z.device)
         scale = (axes.variance / num_classes + strength).rsqrt()
         bias = start.new_zeros(num_classes)
-        weight, bias, *_ = minimise(z, train[1], start, bias, scale, strength, max_iterations, tolerance, shares)
+        weight, bias, *_ = minimise(z, train[1], start, bias, scale, strength, max_iterations, tolerance, image_weights)
     weight, bias = axes.undo(weight, bias)
     return LinearClassifier(weight.float(), bias.float())
 
@@ -149,11 +153,11 @@ def minimise(
     strength: float,
     max_iterations: int,
     tolerance: float,
-    shares: Tensor | None = None,
+    image_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, float, int, bool]:
     """L-BFGS from the given weights: the new weights and bias, the objective, iterations, and whether it converged.
 
-    ``shares`` is how much each image counts, float64 of sum 1; by default all count alike.
+    ``image_weights`` is how much each image counts, float64 of sum 1; by default all count the same.
     """
     scaled, bias = weight / scale, bias.clone()
     optimizer = torch.optim.LBFGS(
@@ -166,15 +170,15 @@ def minimise(
     )
 
     def closure() -> Tensor:
-        """The objective, with its gradient: the predicted less the true share of each class, times the features."""
+        """The objective, with its gradient: the predicted less the true fraction of each class, times the features."""
         unscaled = scaled * scale
-        log_shares = torch.log_softmax(class_scores(z, unscaled, bias), dim=0)
-        of_labels = log_shares.gather(0, labels[None])
-        errors = log_shares.exp_().scatter_add_(0, labels[None], torch.full_like(of_labels, -1.0))
-        errors = errors / len(labels) if shares is None else errors * shares
+        log_probabilities = torch.log_softmax(class_scores(z, unscaled, bias), dim=0)
+        of_labels = log_probabilities.gather(0, labels[None])
+        errors = log_probabilities.exp_().scatter_add_(0, labels[None], torch.full_like(of_labels, -1.0))
+        errors = errors / len(labels) if image_weights is None else errors * image_weights
         scaled.grad = ((errors.float() @ z.T).double() + strength * unscaled) * scale
         bias.grad = errors.sum(dim=1)
-        gain = of_labels.mean() if shares is None else of_labels[0] @ shares
+        gain = of_labels.mean() if image_weights is None else of_labels[0] @ image_weights
         return 0.5 * strength * unscaled.square().sum() - gain
 
     optimizer.step(closure)  # pyright: ignore[reportArgumentType] - typed for closures that return floats

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """One representation with one set of weights. Accuracies are shares in ``[0, 1]``; those of the headline are of the
-    test images, with whatever was chosen (``knn_k``, ``strength``) chosen on the validation images.
+    """One representation with one set of weights. Accuracies are fractions in ``[0, 1]``; those of the headline are of
+    the test images, with whatever was chosen (``knn_k``, ``strength``) chosen on the validation images.
 
     Attributes:
         weights: ``given`` or ``random``.
@@ -210,7 +210,7 @@ class Evaluation:
                     _with_interval(row.knn),
                     str(row.knn_k),
                     _with_interval(row.linear),
-                    "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * share for share in differences[name]))
+                    "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * fraction for fraction in differences[name]))
                     if given and name in differences
                     else "",
                     end_section=row is pair[-1],
@@ -243,12 +243,12 @@ def _sentence(difference: Interval) -> str:
 
 
 def _signed(difference: Interval) -> str:
-    value, low, high = (f"{100 * share:+.1f}" for share in difference)
+    value, low, high = (f"{100 * fraction:+.1f}" for fraction in difference)
     return f"{value} points (95 % interval {low} to {high})"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f}"
 
 
 def _with_interval(interval: Interval) -> str:

@@ -1,4 +1,4 @@
-"""Is a recipe fit to be trained, and does a run go well?"""
+"""Health checks: before a run (``diagnose``) and during it (`HealthMonitor`)."""
 
 from ssl_toolkit.health.findings import Check, Finding
 from ssl_toolkit.health.layers import LayerStatistics, draw_layers, layer_statistics

@@ -1,4 +1,4 @@
-"""The checks of a task before its run: the loss at the start, a few samples learned by heart, the gradient."""
+"""Checks of a task before its run: the initial loss, overfitting one batch, the gradient."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _EXACT = 1e-3  # as good as any step size will do
 _GRADIENT_TOLERANCE = 0.01
 _GROUPS = 6
 _RATES = (1e-3, 1e-2)  # of Adam; a head alone asks for the larger
-_CLOSED = 0.5  # the share of the way to the least loss that a few samples must go
+_CLOSED = 0.5  # the fraction of the way to the least loss that overfitting one batch must go
 _TOGETHER = 0.3  # of the spread at the start: what learned to tell samples apart kept 0.8 of it or more
 
 
@@ -77,9 +77,9 @@ def initial_loss(task: Task, batch: Any) -> Check:
 def overfit(
     task: Task, batch: Any, seconds: float = 30.0, most_steps: int = 150, clock: Callable[[], float] = time.process_time
 ) -> Check:
-    """Has the task learn a few samples by heart: the same views in each step, nothing dropped, Adam at 0.001 or 0.01.
+    """Overfits one batch: the same views in each step, no dropout, Adam at 0.001 or 0.01.
 
-    Karpathy, "A recipe for training neural networks" (2019): "overfit one batch". What cannot do that has a fault
+    Karpathy, "A recipe for training neural networks" (2019). A task that cannot do that has a fault
     that no setting mends. If time runs out while the loss still falls, that is no finding.
 
     Args:
@@ -117,9 +117,9 @@ def overfit(
     if not math.isfinite(losses[0]) or (closed < _CLOSED and in_vain):
         findings = [
             Finding(
-                "overfitting a few samples",
+                "overfitting one batch",
                 f"The loss of {num} samples, the same in every step, goes from {losses[0]:.3f} to {best:.3f} in "
-                f"{len(losses)} steps and not to {least:.3f}: the task cannot even learn these by heart.",
+                f"{len(losses)} steps and not to {least:.3f}: the task cannot even overfit one batch.",
                 "See that labels and views belong together, that nothing between the weights and the loss is detached "
                 "or dead, and that the initialisation is not constant.",
             )
@@ -128,7 +128,7 @@ def overfit(
         name = together[-1]
         findings = [
             Finding(
-                "overfitting a few samples",
+                "overfitting one batch",
                 f"The loss of {num} samples goes from {losses[0]:.3f} to {best:.3f}, but by a collapse: the spread of "
                 f"their {name}s falls from {first[name].spread:.2g} to {last[name].spread:.2g} (1 is even).",
                 "See that the loss tells samples apart: by negatives, by a penalty, or by a predictor, a stop-gradient "
@@ -136,11 +136,11 @@ def overfit(
             )
         ]
     measured = f"{losses[0]:.3f} to {best:.3f} in {len(losses)} steps"
-    return Check("a few samples by heart", measured, f"{100 * _CLOSED:.0f} % of the way to {least:.3f}", findings)
+    return Check("overfit one batch", measured, f"{100 * _CLOSED:.0f} % of the way to {least:.3f}", findings)
 
 
 def _closed(losses: list[float], least: float) -> float:
-    """The share of the way from the first loss to the least that was gone."""
+    """The fraction of the way from the first loss to the least loss that training went."""
     best = min(loss for loss in losses if not math.isnan(loss)) if not math.isnan(losses[0]) else losses[0]
     return (losses[0] - best) / (losses[0] - least) if losses[0] > least else 1.0
 

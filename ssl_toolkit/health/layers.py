@@ -48,8 +48,8 @@ class LayerStatistics(NamedTuple):
         name: Of the module; a module that is called more than once has a number behind it.
         activations: Its output.
         gradients: The loss's gradient with respect to its output; None if the loss does not depend on it.
-        dead: Share of the units that the ReLU after it sets to 0 for the whole batch, at every place of a map; None if
-            no ReLU (as a module) follows.
+        dead: Fraction of the units that the ReLU after it sets to 0 for the whole batch, at every place of a map; None
+            if no ReLU (as a module) follows.
     """
 
     name: str
@@ -91,7 +91,7 @@ def layer_statistics(
 
 
 class DeadUnits:
-    """Measures the share of dead units of each ReLU in the forward passes that happen in its context.
+    """Measures the fraction of dead units of each ReLU in the forward passes that happen in its context.
 
     Args:
         module: Its ReLU modules are looked at.
@@ -111,8 +111,8 @@ class DeadUnits:
             hook.remove()
         self._hooks = []
 
-    def shares(self) -> dict[str, float]:
-        """The share of dead units by layer, of all passes together."""
+    def fractions(self) -> dict[str, float]:
+        """The fraction of dead units by layer, of all passes together."""
         if not self._alive:
             return {}
         dead = [1 - torch.stack(parts).any(dim=0).float().mean() for parts in self._alive.values()]

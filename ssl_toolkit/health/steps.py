@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ssl_toolkit.distributed.dtensor import whole
+from ssl_toolkit.distributed.dtensor import full_tensor
 from ssl_toolkit.health.findings import Check, Finding, name_some
 from ssl_toolkit.health.layers import LayerStatistics, layer_statistics
 from ssl_toolkit.health.trial import copy_of, loss_of, open_branches, weights_of
@@ -95,7 +95,7 @@ def update_ratios(before: dict[str, Tensor], after: dict[str, nn.Parameter]) -> 
     """The length of each weight's update over that of the weight before it; weights of zeros are left out."""
     lengths = torch.stack(
         [
-            torch.stack([whole((after[name] - old).float().norm()), whole(old.float().norm())])
+            torch.stack([full_tensor((after[name] - old).float().norm()), full_tensor(old.float().norm())])
             for name, old in before.items()
         ]
     ).tolist()
@@ -201,22 +201,22 @@ def depth(layers: Sequence[LayerStatistics], trial: Trial) -> Check:
 
 
 def dead_units(layers: Sequence[LayerStatistics]) -> Check:
-    """Judges the share of units that are 0 for a whole batch.
+    """Judges the fraction of units that are 0 for a whole batch.
 
     Args:
         layers: Of `examine_layers`.
     """
-    shares = {layer.name: layer.dead for layer in layers if layer.dead is not None}
+    fractions = {layer.name: layer.dead for layer in layers if layer.dead is not None}
     findings = []
-    if dead := [name for name, share in shares.items() if share > _MOST_DEAD]:
-        worst = max(dead, key=lambda name: shares[name])
+    if dead := [name for name, fraction in fractions.items() if fraction > _MOST_DEAD]:
+        worst = max(dead, key=lambda name: fractions[name])
         findings = [
             Finding(
                 "dead units",
-                f"{100 * shares[worst]:.0f} % of the units after {worst} are 0 for every sample of the batch and learn "
-                f"nothing ({len(dead)} such layer{'s' if len(dead) > 1 else ''}: {name_some(dead)}).",
+                f"{100 * fractions[worst]:.0f} % of the units after {worst} are 0 for every sample of the batch and "
+                f"learn nothing ({len(dead)} such layer{'s' if len(dead) > 1 else ''}: {name_some(dead)}).",
                 "Begin with biases of 0, lower the learning rate, or take a leaky ReLU.",
             )
         ]
-    measured = f"{100 * max(shares.values()):.0f} %" if shares else "no ReLU modules"
+    measured = f"{100 * max(fractions.values()):.0f} %" if fractions else "no ReLU modules"
     return Check("dead units, worst layer", measured, f"at most {100 * _MOST_DEAD:.0f} %", findings)

@@ -55,14 +55,14 @@ def contrast(
         itself: The place of each anchor among the others, which it cannot pick; None if it is not among them.
 
     Returns:
-        The anchors' mean loss, and the share of them that have their heaviest target the nearest.
+        The anchors' mean loss, and the fraction of them that have their heaviest target the nearest.
     """
     rows = max(1, _MAX_SIMILARITIES // len(others))
     parts = []
     for start in range(0, len(anchors), rows):
         chosen = slice(start, start + rows)
-        shares = None if targets.shares is None else targets.shares[chosen]
-        chunk = targets._replace(classes=targets.classes[chosen], shares=shares)
+        weights = None if targets.weights is None else targets.weights[chosen]
+        chunk = targets._replace(classes=targets.classes[chosen], weights=weights)
         arguments = (others, temperature, anchors[chosen], chunk, None if itself is None else itself[chosen])
         if rows >= len(anchors):
             parts.append(_pick(*arguments))

@@ -46,9 +46,9 @@ def cross_correlation(
     """How each dimension of the first embeddings correlates with each of the second, over all processes.
 
     Zbontar et al. 2021, arXiv 2103.03230, equation 2. Means, variances and products are those of the global batch, so
-    that W processes compute what one would; the statistics of one process's share are those of a smaller batch, which
-    has another loss. The products of the shares are summed, not the embeddings gathered: so each process computes its
-    share of them, and batches may differ in size. There and back that is 4 width^2 numbers to send; gathered embeddings
+    that W processes compute what one would; the statistics of one process's part are those of a smaller batch, which
+    has another loss. The products of the parts are summed, not the embeddings gathered: so each process computes its
+    part of them, and batches may differ in size. There and back that is 4 width^2 numbers to send; gathered embeddings
     would be 6 batch x width and are fewer where the global batch is smaller than two thirds of the width, but then
     every process computes all of the products.
 

@@ -29,7 +29,7 @@ def info_nce(
 
     Without ``negatives`` a query picks among the keys of the batch, those of all processes: the N-pair loss. If its
     queries are mixed it is i-Mix (Lee et al. 2021, arXiv 2010.08887, section 3): a query's target is its own key by its
-    share, its partner's by the rest. With ``negatives`` it picks among its own key and these (He et al. 2020, arXiv
+    weight, its partner's by the rest. With ``negatives`` it picks among its own key and these (He et al. 2020, arXiv
     1911.05722, equation 1): there is nothing to gather or to mix. Computed in float32 at least, also under autocast.
 
     Args:
@@ -39,10 +39,10 @@ def info_nce(
         negatives: Keys that belong to none of the queries, of unit length, such as a queue's.
         gathered: Pick among the keys of all processes.
         mixing: Of the queries; partners are samples of this process.
-        smoothing: Share of the target that is spread evenly over all that a query picks among.
+        smoothing: Fraction of the target that is spread evenly over all that a query picks among.
 
     Returns:
-        The mean loss over this process's queries, and the share of them to which the key of what they are most of is
+        The mean loss over this process's queries, and the fraction of them to which the key of what they are most of is
         the most similar.
     """
     if negatives is not None:

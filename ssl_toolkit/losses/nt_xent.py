@@ -32,10 +32,10 @@ def nt_xent(
         second: Embeddings of the second views, likewise.
         temperature: Divides the cosine similarities.
         gathered: Contrast with the embeddings of all processes.
-        smoothing: Share of the target that is spread evenly over the 2N - 1 others.
+        smoothing: Fraction of the target that is spread evenly over the 2N - 1 others.
 
     Returns:
-        The mean loss over this process's 2N embeddings, and the share of them whose partner is the most similar.
+        The mean loss over this process's 2N embeddings, and the fraction of them whose partner is the most similar.
     """
     first, all_first, places = normalized(first, gathered)
     second, all_second, _ = normalized(second, gathered)

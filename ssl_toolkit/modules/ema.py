@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ssl_toolkit.distributed.dtensor import own_part
+from ssl_toolkit.distributed.dtensor import local_tensor
 
 
 class EMATeacher(nn.Module):
@@ -58,8 +58,8 @@ class EMATeacher(nn.Module):
         Args:
             momentum: m, from 0 (the student itself) to 1 (no move).
         """
-        mine = [own_part(each) for teacher in self.children() for each in teacher.parameters()]
-        its = [own_part(each) for student in self._students for each in student.parameters()]
+        mine = [local_tensor(each) for teacher in self.children() for each in teacher.parameters()]
+        its = [local_tensor(each) for student in self._students for each in student.parameters()]
         torch._foreach_lerp_(cast(Any, mine), cast(Any, its), 1 - momentum)
 
 

@@ -17,7 +17,7 @@ def mlp(
         norm: BatchNorm after each hidden layer (which then has no bias).
         last_norm: BatchNorm without scale and shift after the last layer (which then has no bias).
         last_bias: Whether the last layer has a bias.
-        dropout: Share of hidden units that are dropped, 0 to 1.
+        dropout: Fraction of hidden units that are dropped, 0 to 1.
     """
     layers: list[nn.Module] = []
     for i, (num_inputs, num_outputs) in enumerate(pairwise(widths)):

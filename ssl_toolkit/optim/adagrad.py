@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ssl_toolkit.optim.base import OptimizerSpec, check_share
+from ssl_toolkit.optim.base import OptimizerSpec, check_fraction
 
 
 class Adagrad(OptimizerSpec):
@@ -44,7 +44,7 @@ class Adadelta(OptimizerSpec):
 
     def __init__(self, lr: float = 1.0, rho: float = 0.9, eps: float = 1e-6, weight_decay: float = 0.0) -> None:
         super().__init__(lr, weight_decay)
-        check_share(rho=rho)
+        check_fraction(rho=rho)
         self.rho = rho
         self.eps = eps
 
@@ -75,7 +75,7 @@ class RMSprop(OptimizerSpec):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(lr, weight_decay)
-        check_share(alpha=alpha, momentum=momentum)
+        check_fraction(alpha=alpha, momentum=momentum)
         self.alpha = alpha
         self.eps = eps
         self.momentum = momentum

@@ -52,7 +52,7 @@ class AdamW(_AdamSpec):
         lr: Learning rate, above 0.
         betas: Decay of the running means of the gradient and of its square, each 0 to 1.
         eps: Added to the denominator.
-        weight_decay: Share of a weight that is taken off at each step, times the learning rate.
+        weight_decay: Fraction of a weight that is taken off at each step, times the learning rate.
     """
 
     shardable = True
@@ -76,7 +76,7 @@ class NAdam(_AdamSpec):
         eps: Added to the denominator.
         momentum_decay: How quickly the momentum rises from half of its value to all of it: 0.004 is the paper's,
             0 leaves it at half.
-        weight_decay: Share of a weight that is taken off at each step, times the learning rate.
+        weight_decay: Fraction of a weight that is taken off at each step, times the learning rate.
     """
 
     shardable = True
@@ -106,7 +106,7 @@ class RAdam(_AdamSpec):
         lr: Learning rate, above 0.
         betas: Decay of the running means of the gradient and of its square, each 0 to 1.
         eps: Added to the denominator.
-        weight_decay: Share of a weight that is taken off at each step, times the learning rate.
+        weight_decay: Fraction of a weight that is taken off at each step, times the learning rate.
     """
 
     shardable = True
@@ -132,8 +132,8 @@ class AdamP(_AdamSpec):
         eps: Added to the denominator.
         delta: How close to orthogonal to its weight a gradient must be, to be taken for that of a normalised layer.
         nesterov: Nesterov's momentum.
-        weight_decay: Share of a weight that is taken off at each step, times the learning rate; a tenth of it where a
-            step was projected, as the authors have it.
+        weight_decay: Fraction of a weight that is taken off at each step, times the learning rate; a tenth of it where
+            a step was projected, as the authors have it.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class LAMB(_AdamSpec):
         lr: Learning rate, above 0.
         betas: Decay of the running means of the gradient and of its square, each 0 to 1.
         eps: Added to the denominator.
-        weight_decay: Share of a weight that is added to its step, before the step is scaled.
+        weight_decay: Fraction of a weight that is added to its step, before the step is scaled.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ssl_toolkit.distributed.dtensor import own_part
+from ssl_toolkit.distributed.dtensor import local_tensor
 
 
 class OptimizerSpec(ABC):
@@ -40,7 +40,7 @@ class OptimizerSpec(ABC):
         """
 
 
-def check_share(**values: float) -> None:
+def check_fraction(**values: float) -> None:
     """Raises a ValueError for a number that is not at least 0 and below 1, such as the decay of a running mean."""
     for name, value in values.items():
         if not 0 <= value < 1:
@@ -72,5 +72,5 @@ def match_layout(optimizer: torch.optim.Optimizer) -> None:
         for name, value in state.items():
             if not isinstance(value, Tensor) or value.shape != parameter.shape:
                 continue
-            if own_part(value).stride() != own_part(parameter).stride():
+            if local_tensor(value).stride() != local_tensor(parameter).stride():
                 state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

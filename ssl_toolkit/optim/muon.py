@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from timm.optim.muon import Muon as TimmMuon
 
-from ssl_toolkit.optim.base import OptimizerSpec, check_betas, check_share
+from ssl_toolkit.optim.base import OptimizerSpec, check_betas, check_fraction
 
 
 class Muon(OptimizerSpec):
@@ -25,7 +25,7 @@ class Muon(OptimizerSpec):
         nesterov: Nesterov's momentum.
         num_iterations: Of Newton and Schulz, at least 1.
         betas: Of the AdamW steps: decay of the running means of the gradient and of its square, each 0 to 1.
-        weight_decay: Share of a weight that is taken off at each step, times the learning rate.
+        weight_decay: Fraction of a weight that is taken off at each step, times the learning rate.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Muon(OptimizerSpec):
         weight_decay: float = 0.05,
     ) -> None:
         super().__init__(lr, weight_decay)
-        check_share(momentum=momentum)
+        check_fraction(momentum=momentum)
         check_betas(betas)
         if num_iterations < 1:
             raise ValueError(f"optimizer.num_iterations is {num_iterations}, expected at least 1")

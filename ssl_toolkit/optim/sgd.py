@@ -9,7 +9,7 @@ from timm.optim.lars import Lars
 from timm.optim.lion import Lion as TimmLion
 from timm.optim.sgdp import SGDP as TimmSGDP
 
-from ssl_toolkit.optim.base import OptimizerSpec, adapt_matrices, check_betas, check_share
+from ssl_toolkit.optim.base import OptimizerSpec, adapt_matrices, check_betas, check_fraction
 
 
 class SGD(OptimizerSpec):
@@ -32,7 +32,7 @@ class SGD(OptimizerSpec):
         self, lr: float = 0.1, momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 1e-4
     ) -> None:
         super().__init__(lr, weight_decay)
-        check_share(momentum=momentum)
+        check_fraction(momentum=momentum)
         if nesterov and not momentum:
             raise ValueError("optimizer.nesterov needs a momentum above 0")
         self.momentum = momentum
@@ -66,7 +66,7 @@ class SGDP(OptimizerSpec):
         weight_decay: float = 1e-5,
     ) -> None:
         super().__init__(lr, weight_decay)
-        check_share(momentum=momentum)
+        check_fraction(momentum=momentum)
         self.momentum = momentum
         self.nesterov = nesterov
         self.delta = delta
@@ -93,7 +93,7 @@ class LARS(OptimizerSpec):
         self, lr: float = 0.4, momentum: float = 0.9, weight_decay: float = 1e-4, trust_coefficient: float = 1e-3
     ) -> None:
         super().__init__(lr, weight_decay)
-        check_share(momentum=momentum)
+        check_fraction(momentum=momentum)
         self.momentum = momentum
         self.trust_coefficient = trust_coefficient
 
@@ -109,7 +109,7 @@ class Lion(OptimizerSpec):
     Args:
         lr: Learning rate, above 0; three to ten times less than AdamW's (section 5).
         betas: How much of the running mean the step takes, and the mean's own decay; each 0 to 1.
-        weight_decay: Share of a weight that is taken off at each step, times the learning rate; three to ten times
+        weight_decay: Fraction of a weight that is taken off at each step, times the learning rate; three to ten times
             more than AdamW's.
     """
 

@@ -1,1 +1,1 @@
-"""What makes the same arithmetic faster: constants kept on the device, oneDNN's products, memory that is kept."""
+"""Performance: constants kept on the device, matrix multiplication by oneDNN, malloc settings."""

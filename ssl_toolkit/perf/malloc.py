@@ -1,4 +1,4 @@
-"""How the C library's allocator treats the memory of tensors on a CPU."""
+"""malloc settings of glibc for the memory of tensors on a CPU."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _SETTINGS = {_M_TRIM_THRESHOLD: -1, _M_TOP_PAD: 2**28, _M_MMAP_MAX: 0}
 
 
 def keep_freed_memory() -> bool:
-    """Lets this process keep what tensors have freed, for the tensors that follow.
+    """malloc settings with which this process keeps the memory that tensors free, for the tensors that follow.
 
     By default glibc takes each large tensor from the system and gives it back when it is freed, and the system fills
-    every page with zeros anew: a quarter of the time of a ResNet-18's training step on a CPU. A process keeps its
-    largest demand so far for itself, which is what a training process needs in the next step anyway.
+    every page with zeros again: a quarter of the time of a ResNet-18's training step on a CPU. With these settings a
+    process keeps its largest demand so far, which a training process needs in the next step anyway.
 
     Nothing happens where the C library is another one, or where the environment has chosen (``MALLOC_..._`` or
     ``GLIBC_TUNABLES``).

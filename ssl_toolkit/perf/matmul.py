@@ -1,4 +1,4 @@
-"""Quick matrix products in float32 on a CPU."""
+"""Matrix multiplication in float32 on a CPU, by oneDNN."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 
 
 @contextmanager
-def onednn_products(may_round: bool = False) -> Iterator[None]:
-    """Lets oneDNN instead of MKL compute float32 products on a CPU: on one by AMD it is two to four times as fast.
+def onednn_matmul(may_round: bool = False) -> Iterator[None]:
+    """Matrix multiplication by oneDNN instead of MKL, in float32 on a CPU: two to four times as fast on one by AMD.
 
-    torch has no switch for that but the permission to round factors to bfloat16 (and only them: sums stay float32).
-    oneDNN makes use of it where the processor has AMX; without AMX nothing is rounded.
+    torch has no other switch for that than the permission to round factors to bfloat16 (and only them: sums stay
+    float32). oneDNN makes use of it where the processor has AMX; without AMX nothing is rounded.
 
     Args:
         may_round: Whether that is acceptable; if not, and there is AMX, MKL goes on.

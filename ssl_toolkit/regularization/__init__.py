@@ -1,7 +1,7 @@
-"""What keeps a task from learning its images by heart, shared by pretext and downstream tasks."""
+"""Regularization against overfitting, for pretext and downstream tasks."""
 
 from ssl_toolkit.regularization.base import Penalty, Regularizer
-from ssl_toolkit.regularization.drops import DropBlock, Dropout, SpatialDropout
+from ssl_toolkit.regularization.dropout import DropBlock, Dropout, SpatialDropout
 from ssl_toolkit.regularization.mixing import CutMix, LabelSmoothing, ManifoldMixUp, MixUp
 from ssl_toolkit.regularization.noise import ActivationNoise, GradientNoise, InputNoise, WeightNoise
 from ssl_toolkit.regularization.penalties import (

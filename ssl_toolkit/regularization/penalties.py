@@ -56,7 +56,7 @@ class ElasticNet(Penalty):
 
     Args:
         strength: Factor on the whole, 0 or more.
-        l1_share: The share of L1, 0 to 1; the rest is that of L2.
+        l1_share: The weight of L1, 0 to 1; the rest is that of L2.
         pattern: Regular expression, searched in the names of the parameters; biases and other parameters of one
             dimension are never penalised.
     """

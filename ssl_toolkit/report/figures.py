@@ -36,7 +36,7 @@ def curves(
         lines: For each curve by its name, x and y: arrays of shape ``[n]``; points without a finite y are left out.
         title: What is shown, with its unit.
         references: Horizontal lines by name: chance, say.
-        percent: The values are shares in [0, 1], to be shown in %.
+        percent: The values are fractions in [0, 1], to be shown in %.
         xlabel: What x is.
         smooth: Draw a long curve as a moving average over its faint self.
     """
@@ -78,11 +78,11 @@ def bars(
     title: str = "top-1 (%)",
     references: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Horizontal bars, from top to bottom, one for each row of a table of shares.
+    """Horizontal bars, from top to bottom, one for each row of a table of fractions.
 
     Args:
         labels: A name for each bar.
-        values: Shares in [0, 1].
+        values: Fractions in [0, 1].
         errors: Half the length of each error bar, in the same unit.
         draws: What each value is the mean of, shown as points.
         title: What is shown.
@@ -90,21 +90,21 @@ def bars(
     """
     figure, axes = new_figure(7.4, 0.75 + 0.34 * len(labels))
     places = np.arange(len(labels))
-    shares = 100 * np.asarray(values, dtype=float)
+    fractions = 100 * np.asarray(values, dtype=float)
     spread = 100 * np.asarray(errors, dtype=float) if errors is not None else np.zeros(len(labels))
-    axes.barh(places, shares, height=0.62, color=COLOURS[0], alpha=0.75)
+    axes.barh(places, fractions, height=0.62, color=COLOURS[0], alpha=0.75)
     if errors is not None:
-        axes.errorbar(shares, places, xerr=spread, fmt="none", ecolor=INK, elinewidth=1, capsize=2.5)
+        axes.errorbar(fractions, places, xerr=spread, fmt="none", ecolor=INK, elinewidth=1, capsize=2.5)
     for place, row in zip(places, draws or [], strict=False):
         points = 100 * np.asarray(row, dtype=float)
         # a little below the error bar, which would hide them
         axes.plot(points, np.full(len(points), place + 0.2), "o", color=INK, markersize=2.5, alpha=0.7)
-    ends = shares + spread
+    ends = fractions + spread
     if draws:
         ends = np.maximum(ends, [100 * max(row, default=0) for row in draws])
-    for place, share, end in zip(places, shares, ends, strict=True):
+    for place, fraction, end in zip(places, fractions, ends, strict=True):
         axes.annotate(
-            f"{share:.1f}",
+            f"{fraction:.1f}",
             (end, place),
             xytext=(5, 0),
             textcoords="offset points",

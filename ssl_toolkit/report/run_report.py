@@ -17,7 +17,7 @@ from ssl_toolkit.tracking.metrics_csv import read_metrics
 
 FILE = "report.html"
 MAX_BAD_FILES = 100
-# how a metric is called on the page, whether it is a share to be shown in %, by the last part of its name
+# how a metric is called on the page, whether it is a fraction to be shown in %, by the last part of its name
 TITLES = {
     "loss": ("loss", False),
     "knn_top1": ("kNN top-1 (%)", True),
@@ -60,7 +60,7 @@ def write_report(run_dir: str | Path) -> Path:
     starts = _json(run / "environment.json").get("starts", [])
     sections = [
         Section("Result", _result(metrics, starts)),
-        Section("What the watch found", _findings(run)),
+        Section("What the health monitor found", _findings(run)),
         Section("Curves", _curves(metrics)),
         Section("What the task saw", _views(run)),
         Section("Evaluation on frozen features", _evaluation(run)),
@@ -181,9 +181,9 @@ def _bad_files(run: Path) -> list[Piece]:
 
 def _commands(run: Path, config: Mapping[str, Any]) -> list[str]:
     folder, weights = shlex.quote(str(run)), shlex.quote(str(run / WEIGHTS))
-    verb = "transfer" if (config.get("model") or {}).get("class_path", "").startswith("downstream.") else "pretrain"
-    commands = [f"ssl-toolkit {verb} --resume {folder}"]
-    if verb == "pretrain":
+    command = "transfer" if (config.get("model") or {}).get("class_path", "").startswith("downstream.") else "pretrain"
+    commands = [f"ssl-toolkit {command} --resume {folder}"]
+    if command == "pretrain":
         recipe = "configs/transfer/linear_probe.yaml"
         commands.append(f"ssl-toolkit transfer -c {recipe} --data.path LABELLED --model.weights {weights}")
     commands.append(f"ssl-toolkit evaluate --weights {weights} --data.path LABELLED")

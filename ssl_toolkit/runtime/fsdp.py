@@ -1,4 +1,4 @@
-"""Training with weights, gradients and the optimizer's state in parts, one in each process (FSDP2).
+"""Fully sharded data parallelism (FSDP2): each process holds a shard of weights, gradients and optimizer state.
 
 Zhao et al. 2023: "PyTorch FSDP", arXiv 2304.11277; here its second version, torch's ``fully_shard``. A stage of the
 backbone has its weights whole only while it computes, and the rest of the task while a step's gradient is computed.
@@ -34,15 +34,15 @@ class ShardedStrategy(ModelParallelStrategy):
     strategy_name = NAME
 
     def setup_environment(self) -> None:
-        """Finds the other processes; all of them share the weights."""
+        """Joins the other processes, all of which are data parallel."""
         self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
         super().setup_environment()
 
     def shard(self, task: LightningModule) -> None:
-        """Divides the weights of a task, once, when its layers are complete.
+        """Shards the weights of a task, once, when its layers are complete.
 
         Raises:
-            ValueError: If the task holds what cannot work in parts.
+            ValueError: If the task holds what cannot work with shards.
         """
         from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
@@ -51,7 +51,7 @@ class ShardedStrategy(ModelParallelStrategy):
         check_task(task)
         mesh = self.device_mesh["data_parallel"]
         for parameter in task.parameters():
-            # the only layout that can be divided; feature maps stay channels last all the same
+            # the only layout that can be sharded; feature maps stay channels last all the same
             parameter.data = parameter.data.contiguous()
         for stage in _stages(task):
             fully_shard(stage, mesh=mesh)
@@ -70,16 +70,16 @@ class ShardedStrategy(ModelParallelStrategy):
         return True
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """This process's parts."""
+        """This process's shards."""
         assert self.lightning_module is not None
         return self.lightning_module.state_dict()
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """This process's parts."""
+        """This process's shards."""
         return Strategy.optimizer_state(self, optimizer)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        """Each process saves its part."""
+        """Each process saves its shards."""
         from ssl_toolkit.checkpoint import sharded
 
         path = Path(self.broadcast(filepath))
@@ -90,36 +90,36 @@ class ShardedStrategy(ModelParallelStrategy):
             raise OSError(f"could not save {path} ({problem})")
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Each process loads its part, of a checkpoint in parts or of a whole one."""
-        parts = self._parts()
-        checkpoint = read_checkpoint(Path(self.broadcast(checkpoint_path)), parts)
+        """Each process loads its shards, from a sharded checkpoint or from a whole one."""
+        dtensors = self._dtensors()
+        checkpoint = read_checkpoint(Path(self.broadcast(checkpoint_path)), dtensors)
         weights = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {name: _divided(tensor, parts.get(name)) for name, tensor in weights.items()}
+        checkpoint["state_dict"] = {name: _distribute(tensor, dtensors.get(name)) for name, tensor in weights.items()}
         return checkpoint
 
     def load_model_state_dict(self, checkpoint: Any, strict: bool = True) -> None:
-        """Sets this process's parts."""
+        """Sets this process's shards."""
         assert self.lightning_module is not None
         self.lightning_module.load_state_dict(checkpoint["state_dict"], strict=strict)
 
     def load_optimizer_state_dict(self, checkpoint: Any) -> None:
-        """Sets this process's parts."""
+        """Sets this process's shards."""
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             parameters = [each for group in optimizer.param_groups for each in group["params"]]
             for number, values in state["state"].items():
                 for name, value in values.items():
-                    values[name] = _divided(value, parameters[number])
+                    values[name] = _distribute(value, parameters[number])
             optimizer.load_state_dict(state)
 
-    def _parts(self) -> dict[str, Tensor]:
-        """The parameters in parts, by name."""
+    def _dtensors(self) -> dict[str, Tensor]:
+        """The sharded parameters, by name."""
         assert self.lightning_module is not None
         named = self.lightning_module.state_dict(keep_vars=True).items()
         return {name: tensor for name, tensor in named if hasattr(tensor, "full_tensor")}
 
     def _names(self) -> list[list[str]]:
-        """Of each optimizer the names of its parameters, in its own order."""
-        names = {id(tensor): name for name, tensor in self._parts().items()}
+        """The names of each optimizer's parameters, in its order."""
+        names = {id(tensor): name for name, tensor in self._dtensors().items()}
         return [
             [names[id(each)] for group in optimizer.param_groups for each in group["params"]]
             for optimizer in self.optimizers
@@ -130,7 +130,7 @@ StrategyRegistry.register(NAME, ShardedStrategy, description="FSDP2 over all pro
 
 
 def check_task(task: Any) -> None:
-    """Raises a ValueError for what a task holds that needs the weights as a whole."""
+    """Raises a ValueError for what a task holds that needs whole weights."""
     found = [type(each).__name__ for each in task.regularizers if not each.shardable]
     if found:
         raise ValueError(
@@ -149,7 +149,7 @@ def check_task(task: Any) -> None:
 
 
 def check_run(objects: Any, budget: str | None = None, speed: str | None = None) -> None:
-    """Raises a ValueError for what a run holds that needs the weights as a whole.
+    """Raises a ValueError for what a run holds that needs whole weights.
 
     Args:
         objects: What the configuration describes.
@@ -177,15 +177,17 @@ def check_run(objects: Any, budget: str | None = None, speed: str | None = None)
             )
 
 
-def _divided(tensor: Any, like: Tensor | None) -> Any:
-    """A whole tensor in the same parts as another one of its shape; anything else as it is."""
+def _distribute(tensor: Any, like: Tensor | None) -> Any:
+    """A whole tensor, sharded like another one of its shape; anything else as it is."""
     if like is None or not isinstance(tensor, Tensor) or hasattr(tensor, "full_tensor") or tensor.shape != like.shape:
         return tensor
     from torch.distributed.tensor import distribute_tensor
 
-    parts = cast(Any, like)
+    dtensor = cast(Any, like)
     # every process has all of it: nothing has to be sent
-    return distribute_tensor(tensor.detach().to(like.device), parts.device_mesh, parts.placements, src_data_rank=None)
+    return distribute_tensor(
+        tensor.detach().to(like.device), dtensor.device_mesh, dtensor.placements, src_data_rank=None
+    )
 
 
 def _stages(task: LightningModule) -> list[nn.Module]:

@@ -1,8 +1,8 @@
-"""When one of several processes fails, all end soon, and it is said which was the first, and why.
+"""Rank failure: when one rank fails, all ranks end soon and report which one failed first, and why.
 
-A process notes its own error in the run's status before it goes. The others meet a broken connection in their next
-exchange, which is only the echo of that error, and say what is noted instead. A lookout ends those that do not get
-there: busy elsewhere, or waiting in a library that does not notice that nobody will answer.
+A process writes its error to the run's status before it exits. The others meet a broken connection in their next
+collective. That is only a consequence, so they report what the status says instead. A monitor thread ends ranks that
+do not get there: busy elsewhere, or waiting in a library that does not notice the failure.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from ssl_toolkit.errors import CANNOT_WRITE, RunFailed
 from ssl_toolkit.run_folder import read_status, write_status
 from ssl_toolkit.runtime.preemption import EXIT_STATUS, Preemption
 
-# how often a lookout looks, how long it lets the process end by itself, and how long an echo waits for the first error
+# in seconds: between two looks of the monitor, for the process to end by itself, for the first error to be written
 _EVERY, _GRACE, _PATIENCE = 2.0, 5.0, 3.0
-_FIRST_PROCESS = "SSL_TOOLKIT_FIRST_PROCESS"
+_RANK_ZERO_PID = "SSL_TOOLKIT_RANK_ZERO_PID"
 _IN_ORDER = (None, 0, EXIT_STATUS, CANNOT_WRITE)
 _OF_A_CONNECTION = re.compile(r"gloo|nccl|process ?group|TCPStore|pair closure", re.IGNORECASE)
 
 
-class LostCompanion(RunFailed):
-    """The others cannot be reached any more.
+class RankFailed(RunFailed):
+    """Another rank has failed or cannot be reached any more.
 
     Attributes:
         is_noted: Whether the first error is in the run's status already.
@@ -45,30 +45,30 @@ class LostCompanion(RunFailed):
         self.is_noted = is_noted
 
 
-def introduce() -> None:
-    """Lets processes that Lightning is going to launch know who their first one is."""
+def announce_rank_zero() -> None:
+    """Tells the processes that Lightning is going to launch the process id of rank zero."""
     if _parent() is None:
-        os.environ[_FIRST_PROCESS] = str(os.getpid())
+        os.environ[_RANK_ZERO_PID] = str(os.getpid())
 
 
 @contextlib.contextmanager
-def stand_together(run: Path, trainer: Trainer, preemption: Preemption) -> Iterator[None]:
-    """While several processes train: none is left behind by the failure of another.
+def end_on_rank_failure(run: Path, trainer: Trainer, preemption: Preemption) -> Iterator[None]:
+    """Handling of rank failure in a training: when one rank fails, this one ends, too, and says why.
 
     Args:
         run: The run's folder, which all of them see.
         trainer: Of the run.
-        preemption: Goes on noting signals after an error: a launcher that sees one process end tells the others to go,
-            too, and they have yet to say why.
+        preemption: Goes on noting signals after an error: a launcher that sees one process end signals the others to
+            end, too, and they have yet to say why.
 
     Raises:
-        LostCompanion: For an error that is only the echo of another process's.
+        RankFailed: For an error that is only a consequence of another rank's.
         RunFailed: If the training is ended from within as if it were complete.
     """
     if trainer.world_size == 1:
         yield
         return
-    lookout = _Lookout(run)
+    monitor = _RankMonitor(run)
     preemption.is_held = True
     try:
         yield
@@ -82,15 +82,15 @@ def stand_together(run: Path, trainer: Trainer, preemption: Preemption) -> Itera
         # Lightning has put back the handlers from before the training
         preemption.stop_listening()
         preemption.listen()
-        raise lookout.explain(error) from error
+        raise monitor.explain(error) from error
     finally:
-        lookout.end()
+        monitor.end()
         preemption.is_held = False
         preemption.stop_listening()
 
 
-class _Lookout:
-    """A thread that watches over the other processes, as far as they can be seen from here."""
+class _RankMonitor:
+    """A thread that monitors the other ranks, as far as they can be seen from here."""
 
     def __init__(self, run: Path) -> None:
         self._run = run
@@ -98,17 +98,17 @@ class _Lookout:
         self._parent = _parent()
         self._children: list[subprocess.Popen[Any]] = []
         self._over = threading.Event()
-        threading.Thread(target=self._watch, name="companions", daemon=True).start()
+        threading.Thread(target=self._watch, name="rank-monitor", daemon=True).start()
 
     def end(self) -> None:
-        """Looks no more."""
+        """Ends the thread."""
         self._over.set()
 
-    def explain(self, error: Exception) -> LostCompanion:
-        """What is behind a broken connection."""
-        self._take_over()
+    def explain(self, error: Exception) -> RankFailed:
+        """The cause of a broken connection."""
+        self._adopt_children()
         deadline = time.monotonic() + _PATIENCE
-        while (found := self._trouble()) is None and time.monotonic() < deadline:
+        while (found := self._failure()) is None and time.monotonic() < deadline:
             time.sleep(0.1)
         # gloo goes on with advice
         said = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
@@ -116,24 +116,24 @@ class _Lookout:
             found = f"another process does not answer: it is stuck, or does not do the same as this one ({said})", False
         if found is None:
             found = f"another process is gone; what it or its launcher said last tells why ({said})", False
-        return LostCompanion(*found)
+        return RankFailed(*found)
 
     def _watch(self) -> None:
         while not self._over.wait(_EVERY):
-            self._take_over()
-            found = self._trouble()
+            self._adopt_children()
+            found = self._failure()
             if found is not None and not self._over.wait(_GRACE):
-                self._leave(*found)
+                self._terminate(*found)
 
-    def _take_over(self) -> None:
-        """Looks after launched processes; Lightning, if one of them has failed, would kill this one without a word."""
+    def _adopt_children(self) -> None:
+        """Takes the launched processes from Lightning, which would kill this one silently if one of them failed."""
         for thread in threading.enumerate():
             if thread.name == "child-process-observer" and (launched := getattr(thread, "_child_processes", None)):
                 self._children = launched
                 thread._child_processes = []  # pyright: ignore[reportAttributeAccessIssue] - its way to end
 
-    def _trouble(self) -> tuple[str, bool] | None:
-        """What happened to another process, and whether it is in the run's status; None if all is well."""
+    def _failure(self) -> tuple[str, bool] | None:
+        """The failure of another rank, and whether it is in the run's status; None if there is none."""
         status = read_status(self._run)
         if status != self._before and status.get("state") == "failed" and status.get("rank", rank()) != rank():
             return f"rank {status['rank']} has failed: {status.get('reason')}", True
@@ -145,7 +145,7 @@ class _Lookout:
                 return f"rank {number} {how}", False
         return None
 
-    def _leave(self, reason: str, is_noted: bool) -> None:
+    def _terminate(self, reason: str, is_noted: bool) -> None:
         """Ends this process, whatever it is waiting for, and those that it launched."""
         with contextlib.suppress(OSError):
             if not is_noted:
@@ -160,15 +160,15 @@ class _Lookout:
 
 
 def _parent() -> int | None:
-    """The process that launched this one as another of the same run; None if it was not launched by one of them."""
+    """The id of rank zero's process, if it launched this one; else None."""
     if "TORCHELASTIC_RUN_ID" in os.environ or "LOCAL_RANK" not in os.environ:
         return None
-    parent = os.environ.get(_FIRST_PROCESS)
+    parent = os.environ.get(_RANK_ZERO_PID)
     return int(parent) if parent and parent != str(os.getpid()) else None
 
 
 def _is_of_the_connection(error: Exception) -> bool:
-    """Whether an error tells of nothing but the connection to the other processes."""
+    """Whether an error is about the connection to the other processes."""
     import torch.distributed as dist
 
     return isinstance(error, dist.DistError) or (

@@ -31,7 +31,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def curve(self, progress: float) -> float:
-        """The factor at a share of the run after the warm-up, 0 (its start) to 1 (its end)."""
+        """The factor at a fraction of the run after the warm-up, 0 (its start) to 1 (its end)."""
 
     def factor(self, step: int, total_steps: int, steps_per_epoch: float) -> float:
         """The factor on the learning rate at an optimizer step.

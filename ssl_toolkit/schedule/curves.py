@@ -19,7 +19,7 @@ class Constant(Schedule):
 class Cosine(Schedule):
     """Half a period of a cosine (Loshchilov and Hutter 2017, arXiv 1608.03983, equation 5).
 
-    With restarts the rate jumps back to its start, or to a share of it, and falls again, each time over as long or
+    With restarts the rate jumps back to its start, or to a fraction of it, and falls again, each time over as long or
     longer.
 
     Args:
@@ -53,9 +53,9 @@ class Cosine(Schedule):
         """Falls from 1 to ``final_factor``, in each cycle."""
         cycle = next((number for number, end in enumerate(self._ends) if progress < end), len(self._ends) - 1)
         start = self._ends[cycle - 1] if cycle else 0.0
-        share = min(1.0, (progress - start) / (self._ends[cycle] - start))
+        fraction = min(1.0, (progress - start) / (self._ends[cycle] - start))
         top = max(self.restart_factor**cycle, self.final_factor)
-        return self.final_factor + (top - self.final_factor) * 0.5 * (1 + math.cos(math.pi * share))
+        return self.final_factor + (top - self.final_factor) * 0.5 * (1 + math.cos(math.pi * fraction))
 
 
 class Linear(Schedule):
@@ -99,7 +99,7 @@ class Polynomial(Schedule):
 
 
 class Exponential(Schedule):
-    """Falls by the same share in each step.
+    """Falls by the same fraction in each step.
 
     Args:
         final_factor: The factor at the end, above 0 and at most 1.
@@ -122,7 +122,7 @@ class Step(Schedule):
     """Multiplies the rate by a factor again and again.
 
     Args:
-        every: Share of the run after the warm-up from one step to the next, above 0 and at most 1.
+        every: Fraction of the run after the warm-up from one step to the next, above 0 and at most 1.
         gamma: The factor of each step, 0 to 1.
         **warmup: See `Schedule`.
     """
@@ -137,15 +137,15 @@ class Step(Schedule):
 
     def curve(self, progress: float) -> float:
         """``gamma`` to the number of steps passed."""
-        # the small number is for shares such as 0.3 / 0.1, which are a little less than they should be
+        # the small number is for fractions such as 0.3 / 0.1, which are a little less than they should be
         return self.gamma ** math.floor(progress / self.every + 1e-9)
 
 
 class MultiStep(Schedule):
-    """Multiplies the rate by a factor at chosen shares of the run.
+    """Multiplies the rate by a factor at chosen fractions of the run.
 
     Args:
-        milestones: Shares of the run after the warm-up, rising, each between 0 and 1.
+        milestones: Fractions of the run after the warm-up, rising, each between 0 and 1.
         gamma: The factor at each milestone, 0 to 1.
         **warmup: See `Schedule`.
     """
@@ -153,22 +153,23 @@ class MultiStep(Schedule):
     def __init__(self, milestones: tuple[float, ...] = (0.6, 0.8), gamma: float = 0.1, **warmup: Any) -> None:
         super().__init__(**warmup)
         check_factor(gamma=gamma)
-        if list(milestones) != sorted(milestones) or not all(0 < share < 1 for share in milestones):
+        if list(milestones) != sorted(milestones) or not all(0 < fraction < 1 for fraction in milestones):
             raise ValueError(f"schedule.milestones is {milestones}, expected rising shares between 0 and 1")
         self.milestones = milestones
         self.gamma = gamma
 
     def curve(self, progress: float) -> float:
         """``gamma`` to the number of milestones passed."""
-        return self.gamma ** sum(progress >= share for share in self.milestones)
+        return self.gamma ** sum(progress >= fraction for fraction in self.milestones)
 
 
 class InverseSqrt(Schedule):
     """One over the root of the time, which needs no end of the run (Zhai et al. 2022, arXiv 2106.04560, section 3.5).
 
     Args:
-        timescale: The share of the run after the warm-up at which the rate has fallen to 0.71, above 0. With a warm-up
-            of a share w of the run, w / (1 - w) is the schedule of Vaswani et al. 2017 (arXiv 1706.03762, equation 3).
+        timescale: The fraction of the run after the warm-up at which the rate has fallen to 0.71, above 0. With a
+            warm-up of a fraction w of the run, w / (1 - w) is the schedule of Vaswani et al. 2017 (arXiv 1706.03762,
+            equation 3).
         **warmup: See `Schedule`.
     """
 
@@ -189,7 +190,7 @@ class OneCycle(Schedule):
     It is its own warm-up. The momentum stays as it is.
 
     Args:
-        peak: The share of the run at which the rate is reached, above 0 and below 1.
+        peak: The fraction of the run at which the rate is reached, above 0 and below 1.
         initial_factor: The factor at the start, 0 to 1.
         final_factor: The factor at the end, 0 to 1.
     """
@@ -206,7 +207,7 @@ class OneCycle(Schedule):
     def curve(self, progress: float) -> float:
         """Rises from ``initial_factor`` to 1, and falls to ``final_factor``."""
         if progress < self.peak:
-            low, share = self.initial_factor, 1 - progress / self.peak
+            low, fraction = self.initial_factor, 1 - progress / self.peak
         else:
-            low, share = self.final_factor, (progress - self.peak) / (1 - self.peak)
-        return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * share))
+            low, fraction = self.final_factor, (progress - self.peak) / (1 - self.peak)
+        return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * fraction))

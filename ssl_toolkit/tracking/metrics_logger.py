@@ -39,7 +39,7 @@ class MetricsLogger(CSVLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> MetricsFile:  # pyright: ignore[reportIncompatibleMethodOverride] - another class of writer
-        """The file; it is opened when first asked for, by the first process."""
+        """The file; it is opened when first asked for, by rank zero."""
         if self._metrics_file is None:
             self._metrics_file = MetricsFile(self.run_dir / FILE)
         return self._metrics_file

@@ -20,7 +20,7 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 
 from ssl_toolkit.data.cache import default_cache_dir
-from ssl_toolkit.distributed.ranks import from_first_process, num_cores, threads_are_chosen
+from ssl_toolkit.distributed.ranks import from_rank_zero, num_cores, threads_are_chosen
 from ssl_toolkit.evaluation.features import has_native_bf16
 from ssl_toolkit.io.atomic import write_atomically
 from ssl_toolkit.task import Task
@@ -138,7 +138,7 @@ def measure_batch(task: Task, data: LightningDataModule, arguments: dict[str, An
     finally:
         if batch_size is not None:
             vars(data)["batch_size"] = batch_size
-    return from_first_process(stopwatch.training)
+    return from_rank_zero(stopwatch.training)
 
 
 class KeptChoices:

@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from numpy.typing import ArrayLike, NDArray
 
-from ssl_toolkit.distributed.ranks import from_first_process
+from ssl_toolkit.distributed.ranks import from_rank_zero
 from ssl_toolkit.optim import scaled_lr
 from ssl_toolkit.schedule import Schedule
 from ssl_toolkit.task import Task
@@ -246,7 +246,7 @@ class _Record(Callback):
         # the first is slower: memory is taken from the system, kernels are chosen
         step = float(np.median(np.diff(self._times)))
         fitting = int(min(_MOST_STEPS, max(_FEWEST_STEPS, self.seconds / step)))
-        self.schedule.num_steps = from_first_process(self.steps or fitting)
+        self.schedule.num_steps = from_rank_zero(self.steps or fitting)
 
     def _factor(self, step: int) -> float:
         return self.schedule.factor(_STEPS_BEFORE + step, 0, 0.0)

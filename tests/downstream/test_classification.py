@@ -171,9 +171,9 @@ def test_accuracies_against_sorting():
     torch.manual_seed(0)
     logits, targets = torch.randn(50, 8), torch.randint(0, 8, (50,))
     ranks = [sorted(range(8), key=lambda c, row=row: -row[c]).index(t) for row, t in zip(logits, targets, strict=True)]
-    shares = accuracies(logits, targets)
-    assert shares["top1"].item() == pytest.approx(np.mean([rank < 1 for rank in ranks]))
-    assert shares["top5"].item() == pytest.approx(np.mean([rank < 5 for rank in ranks]))
+    values = accuracies(logits, targets)
+    assert values["top1"].item() == pytest.approx(np.mean([rank < 1 for rank in ranks]))
+    assert values["top5"].item() == pytest.approx(np.mean([rank < 5 for rank in ranks]))
     assert set(accuracies(logits[:1, :5], targets[:1] % 5)) == {"top1"}
     assert set(accuracies(logits[:, :2], targets % 2)) == {"top1"}
 

@@ -37,12 +37,12 @@ class Kill(NamedTuple):
         step: In this optimizer step (counted from 0) or, if it saves only later, soon after.
         moment: Before the step; when its loss, its gradient, or the weights after it are known; amid the next saving;
             or whenever a thread says so.
-        share: In [0, 1): where in a saving, or after which part of about two steps' time.
+        fraction: In [0, 1): where in a saving, or after which part of about two steps' time.
     """
 
     step: int
     moment: str
-    share: float
+    fraction: float
 
 
 def kill_oneself() -> None:
@@ -80,7 +80,7 @@ def _prepare(kill: Kill) -> None:
         if kill.moment == "before":
             kill_oneself()
         if kill.moment == "any":
-            threading.Timer(kill.share * _SECONDS, kill_oneself).start()
+            threading.Timer(kill.fraction * _SECONDS, kill_oneself).start()
 
     original, Task.on_train_batch_start = Task.on_train_batch_start, on_train_batch_start
     for moment, name in (
@@ -98,7 +98,7 @@ def _prepare(kill: Kill) -> None:
 
     def is_due() -> bool:
         now.events += now.is_time
-        return now.events > int(kill.share * _EVENTS_OF_A_SAVE)
+        return now.events > int(kill.fraction * _EVENTS_OF_A_SAVE)
 
     if kill.moment == "saving":
         os.fsync = _die_or(os.fsync, is_due)

@@ -10,10 +10,10 @@ from ssl_toolkit.cli.train import train
 from ssl_toolkit.distributed.ranks import rank, world_size
 
 
-def train_together(verb: str, arguments: list[str]) -> Any:
+def train_together(command: str, arguments: list[str]) -> Any:
     """Trains; alone in one process, with all of them in several."""
     if world_size() == 1:
-        return train(verb, arguments, quietly=True)
+        return train(command, arguments, quietly=True)
     told = {
         "RANK": str(rank()), "LOCAL_RANK": str(rank()), "WORLD_SIZE": str(world_size()),
         "LOCAL_WORLD_SIZE": str(world_size()), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "tests",
@@ -22,4 +22,4 @@ def train_together(verb: str, arguments: list[str]) -> Any:
     }  # fmt: skip
     with patch.dict(os.environ, told):
         together = ["--trainer.devices", str(world_size()), "--trainer.strategy", "ddp"]
-        return train(verb, [*arguments, *together], quietly=True)
+        return train(command, [*arguments, *together], quietly=True)

@@ -1,4 +1,4 @@
-"""A method's loss and gradients on this process's share of a global batch, and how they compare with one process's.
+"""A method's loss and gradients on this process's part of a global batch, and how they compare with one process's.
 
 The batch comes from the task's own data class, the views from the samples' keys, and the step is the task's own, so a
 new task is covered without a line here.
@@ -152,7 +152,7 @@ class _Step(nn.Module):
 
 
 def _build(recipe: str, case: Case) -> tuple[Task, Any]:
-    """The task of a recipe as a run sets it up, with this process's share of the data."""
+    """The task of a recipe as a run sets it up, with this process's part of the data."""
     arguments = ["-c", recipe, *case.options, f"--data.batch_size={GLOBAL_BATCH // world_size()}"]
     line = CommandLine(methods.command(case.method), arguments)
     parser = training_parser(line)

@@ -18,7 +18,7 @@ STEP = 3
 
 
 class Signalling(Callback):
-    """The first process sends the signal, once.
+    """Rank zero sends the signal, once.
 
     Args:
         number: The signal.

@@ -148,29 +148,29 @@ def test_least_loss_is_reached_and_not_passed():
 SIZES = [3, 5, 2]
 
 
-def gradients_of_a_share(first, second):
+def gradients_of_a_part(first, second):
     leaves = [view.split(SIZES)[rank()].clone().requires_grad_() for view in (first, second)]
     values = barlow_twins(*leaves)
     values[0].backward()
     return [value.item() for value in values], torch.cat([leaf.grad for leaf in leaves], dim=1)
 
 
-def test_three_processes_with_unequal_shares_equal_one(run_processes):
+def test_three_processes_with_unequal_parts_equal_one(run_processes):
     views = [view.requires_grad_() for view in embeddings(sum(SIZES), 6)]
     values = barlow_twins(*views)
     values[0].backward()
     gradient = torch.cat([view.grad for view in views], dim=1)
-    shares = run_processes(gradients_of_a_share, 3, *(view.detach() for view in views))
-    for found, _ in shares:
+    slices = run_processes(gradients_of_a_part, 3, *(view.detach() for view in views))
+    for found, _ in slices:
         assert found == pytest.approx([value.item() for value in values], rel=1e-10)
     # every process computes the whole loss, so each gradient is three times that of one; DDP averages over the three
-    averaged = torch.cat([share for _, share in shares]) / 3
+    averaged = torch.cat([part for _, part in slices]) / 3
     error = ((averaged - gradient).norm() / gradient.norm()).item()
     assert error < 1e-10
 
-    # and this tells right from wrong: the mean of the losses of the shares has another gradient
+    # and this tells right from wrong: the mean of the losses of the parts has another gradient
     leaves = [view.detach().clone().requires_grad_() for view in views]
-    shares = zip(*(leaf.split(SIZES) for leaf in leaves), strict=True)
-    sum(barlow_twins(*share)[0] for share in shares).div(3).backward()
+    slices = zip(*(leaf.split(SIZES) for leaf in leaves), strict=True)
+    sum(barlow_twins(*part)[0] for part in slices).div(3).backward()
     local = torch.cat([leaf.grad for leaf in leaves], dim=1)
     assert (local - gradient).norm() > 0.3 * gradient.norm()

@@ -21,7 +21,7 @@ from ssl_toolkit.cli.training_parser import training_parser
 from ssl_toolkit.losses import barlow_twins, info_nce, negative_cosine, nt_xent
 from ssl_toolkit.modules import Backbone
 from ssl_toolkit.optim import SGD
-from ssl_toolkit.random import fold, sample_keys
+from ssl_toolkit.random import fold_in, sample_keys
 from ssl_toolkit.regularization import CutMix, MixUp
 from ssl_toolkit.run_folder import read_config
 from ssl_toolkit.schedule import Constant
@@ -58,7 +58,7 @@ def test_the_short_form_is_one_distribution_drawn_twice():
     long = make_task(views={"any": Views(count=2, size=24)}).make_views(batch.images, keys)
     assert len(short) == len(long) == 2
     assert all(torch.equal(one, other) for one, other in zip(short, long, strict=True))
-    expected = [RandomView(24)(batch.images, fold(keys, number)) for number in range(2)]
+    expected = [RandomView(24)(batch.images, fold_in(keys, number)) for number in range(2)]
     torch.testing.assert_close(list(short), expected)
 
 
@@ -165,18 +165,18 @@ def test_mixing_changes_the_first_view_alone_and_its_shares_are_its_own(mixer):
     task.loss = lambda views, context: (loss(views, context), known.append(context.mixing))[0]
     task._log = lambda *_: None
     task.training_step(make_batch(), 0)
-    (partners, shares) = known[0]
+    (partners, weights) = known[0]
     assert torch.equal(before[0][NUM:], after[0][NUM:])
     assert torch.equal(before[1], after[1])
     first, mixed = before[0][:NUM], after[0][:NUM]
     for sample in range(NUM):
         own, other = first[sample], first[partners[sample]]
         if isinstance(mixer, MixUp):
-            torch.testing.assert_close(mixed[sample], shares[sample] * own + (1 - shares[sample]) * other)
+            torch.testing.assert_close(mixed[sample], weights[sample] * own + (1 - weights[sample]) * other)
         else:
             # of 24 x 24 pixels, not of the 16 x 16 of the smaller views
             kept = (mixed[sample] == own).all(dim=0).float().mean()
-            assert kept.item() == pytest.approx(shares[sample].item(), abs=1e-6)
+            assert kept.item() == pytest.approx(weights[sample].item(), abs=1e-6)
 
 
 def test_pictures_frame_the_smaller_views():

@@ -97,8 +97,8 @@ def test_the_loss_weighs_the_eight_positions_equally():
             hits[direction].append(float(logits.argmax() == direction))
     mean = [sum(of_class) / len(of_class) for of_class in losses]
     assert output.loss.item() == pytest.approx(sum(mean) / 8, rel=1e-4)
-    shares = [sum(of_class) / len(of_class) for of_class in hits]
-    assert output.metrics["position_top1"].item() == pytest.approx(sum(shares) / 8, rel=1e-4)
+    fractions = [sum(of_class) / len(of_class) for of_class in hits]
+    assert output.metrics["position_top1"].item() == pytest.approx(sum(fractions) / 8, rel=1e-4)
 
 
 def test_a_constant_answer_has_the_loss_of_chance():

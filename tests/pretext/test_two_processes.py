@@ -64,8 +64,8 @@ class MixedLoss(torch.nn.Module):
 
 
 def mixed_loss_and_gradients(passes):
-    """i-Mix on this process's share of the views, with its mixing."""
-    share = slice(rank() * BATCH // world_size(), (rank() + 1) * BATCH // world_size())
+    """i-Mix on this process's part of the views, with its mixing."""
+    part = slice(rank() * BATCH // world_size(), (rank() + 1) * BATCH // world_size())
     task = make_task()
     task.forward_passes = passes
     task.regularizers = [MixUp(1.0, probability=0.6), CutMix(probability=0.4), LabelSmoothing(0.1)]
@@ -75,7 +75,7 @@ def mixed_loss_and_gradients(passes):
     task.backbone.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0]))
     inner = MixedLoss(task)
     module = DistributedDataParallel(convert_sync_batchnorm(inner))
-    loss = module(tuple(view[share] for view in make_views()), torch.arange(BATCH)[share])
+    loss = module(tuple(view[part] for view in make_views()), torch.arange(BATCH)[part])
     loss.backward()
     return loss.item(), {name: p.grad for name, p in module.named_parameters()}, inner.mixing, torch.cat(kept)
 
@@ -86,7 +86,7 @@ def test_i_mix_in_two_processes_equals_the_whole_batch_with_the_same_mixing(pass
     losses, gradients, mixings, seen = zip(*outcomes, strict=True)
     half = BATCH // 2
     partners = torch.cat([mixings[0].partners, mixings[1].partners + half])
-    shares = torch.cat([each.shares for each in mixings])
+    weights = torch.cat([each.weights for each in mixings])
     assert (partners != torch.arange(BATCH)).any()
     first, second = make_views()
     mixed = torch.cat([each[:half] for each in seen])
@@ -97,7 +97,7 @@ def test_i_mix_in_two_processes_equals_the_whole_batch_with_the_same_mixing(pass
 
     task = make_task()
     task.forward_passes = passes
-    loss = task.loss((mixed, second), StepContext(mixing=Mixing(partners, shares), smoothing=0.1)).loss
+    loss = task.loss((mixed, second), StepContext(mixing=Mixing(partners, weights), smoothing=0.1)).loss
     loss.backward()
     assert sum(losses) / 2 == pytest.approx(loss.item(), rel=1e-12)
     for key, parameter in task.named_parameters():

@@ -14,7 +14,7 @@ import methods
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.health import collapse, layers
 from ssl_toolkit.health.collapse import DIMENSIONAL, POINT, extent, judge
-from ssl_toolkit.health.watch import Watch
+from ssl_toolkit.health.monitor import HealthMonitor
 from ssl_toolkit.task import Task
 from ssl_toolkit.tracking.metrics_csv import read_metrics
 
@@ -63,8 +63,8 @@ def naive_spread(vectors):
 
 def naive_rank(vectors):
     singular = np.linalg.svd(vectors.double().numpy(), compute_uv=False)
-    shares = [float(value / singular.sum()) for value in singular]
-    return math.exp(-sum(share * math.log(share) for share in shares if share > 0))
+    fractions = [float(value / singular.sum()) for value in singular]
+    return math.exp(-sum(fraction * math.log(fraction) for fraction in fractions if fraction > 0))
 
 
 @pytest.mark.guarantee("R12")
@@ -166,15 +166,15 @@ class Meter:
     def __init__(self, monkeypatch):
         self.inside, self.seconds, self.whole, self.start = False, 0.0, 0.0, 0.0
         for owner, name in (
-            (Watch, "on_train_batch_start"),
-            (Watch, "on_before_backward"),
-            (Watch, "on_before_optimizer_step"),
-            (Watch, "on_train_batch_end"),
+            (HealthMonitor, "on_train_batch_start"),
+            (HealthMonitor, "on_before_backward"),
+            (HealthMonitor, "on_before_optimizer_step"),
+            (HealthMonitor, "on_train_batch_end"),
             (layers, "_alive"),
             (collapse, "extent"),
         ):
             monkeypatch.setattr(owner, name, self.timed(getattr(owner, name)))
-        begin, end = Watch.on_train_start, Watch.on_train_end
+        begin, end = HealthMonitor.on_train_start, HealthMonitor.on_train_end
 
         def on_train_start(watch, trainer, module):
             self.start = time.thread_time()
@@ -184,8 +184,8 @@ class Meter:
             self.whole += time.thread_time() - self.start
             end(watch, trainer, module)
 
-        monkeypatch.setattr(Watch, "on_train_start", on_train_start)
-        monkeypatch.setattr(Watch, "on_train_end", on_train_end)
+        monkeypatch.setattr(HealthMonitor, "on_train_start", on_train_start)
+        monkeypatch.setattr(HealthMonitor, "on_train_end", on_train_end)
 
     def timed(self, function):
         def call(*args, **kwargs):
@@ -238,7 +238,7 @@ def test_a_watched_step_costs_less_than_a_hundredth_more(name, tmp_path, monkeyp
     options = ["--data.max_images", "2000", "--data.batch_size", "128", "--trainer.log_every_n_steps", "10"]
     arguments = write_recipe(name, tmp_path, every_n_steps=steps)
     train("pretrain", [*arguments, *options, "--trainer.max_steps", str(steps)], quietly=True)
-    share = meter.seconds / (meter.whole - meter.seconds)
+    fraction = meter.seconds / (meter.whole - meter.seconds)
     step = 1000 * meter.whole / steps
-    reached(f"{name}: {100 * share:.2g} % of the processor's time of a step of {step:.0f} ms")
-    assert 0 < share < 0.01
+    reached(f"{name}: {100 * fraction:.2g} % of the processor's time of a step of {step:.0f} ms")
+    assert 0 < fraction < 0.01

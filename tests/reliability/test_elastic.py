@@ -1,6 +1,6 @@
 """Another number of processes on the way: the batch of all of them together, the order of the samples and the weights.
 
-What a network draws itself (dropout, stochastic depth) is drawn by each process for its share, with a key that holds
+What a network draws itself (dropout, stochastic depth) is drawn by each process for its part, with a key that holds
 its rank, and so differs; the networks here draw nothing.
 """
 

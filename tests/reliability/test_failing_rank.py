@@ -13,14 +13,14 @@ import pytest
 
 from failing import TIMEOUT
 from launched import train_together
-from parity import write_recipes
+from parity import write_recipe
 from processes import run_processes
 from ssl_toolkit.distributed.ranks import place
 from ssl_toolkit.errors import RunFailed
 from ssl_toolkit.run_folder import read_status, write_status
 from ssl_toolkit.runtime import rank_failure
 from ssl_toolkit.runtime.preemption import Preemption
-from ssl_toolkit.runtime.rank_failure import stand_together
+from ssl_toolkit.runtime.rank_failure import end_on_rank_failure
 
 HERE = Path(__file__).parent
 SECONDS = 15
@@ -45,7 +45,7 @@ CASES = {
 
 @pytest.fixture
 def recipe(tmp_path):
-    return write_recipes(tmp_path)["SimCLR"]
+    return write_recipe("SimCLR", tmp_path)
 
 
 def command(recipe, run, how, who, note):
@@ -80,7 +80,7 @@ def test_one_fails_and_all_are_gone(how, launcher, recipe, tmp_path, reached):
     assert words in said
     status = read_status(run)
     assert status["state"] == "failed", status
-    # the first error, not the other process's loss of its companion
+    # the first error, not the other rank's broken connection
     if how not in ("sudden exit", "killed", "skipped collective"):
         assert status["rank"] == who
         assert said.count(words) == 1
@@ -108,7 +108,7 @@ def test_the_other_process_says_who_was_first(how, who, recipe, tmp_path):
     kind, text, _, _ = found[who]
     assert kind == ("KeyError" if how == "bug" else "ValueError")
     kind, other, where, _ = found[1 - who]
-    assert kind == "LostCompanion"
+    assert kind == "RankFailed"
     assert other == f"rank {who} has failed: {text}"
     assert where == f"rank {1 - who} of 2"
     status = read_status(tmp_path / "run")
@@ -123,7 +123,7 @@ def test_nobody_waits_for_one_that_is_gone_or_stuck(how, recipe, tmp_path, reach
     arguments = recipe, str(run), how, who, str(note)
     if how == "skipped collective":
         found = run_processes(one_fails, 2, *arguments, timeout=200)
-        assert {kind for kind, *_ in found} == {"LostCompanion"}
+        assert {kind for kind, *_ in found} == {"RankFailed"}
         assert any("another process does not answer" in text for _, text, *_ in found)
     else:
         # the second process did not come to say anything, the first one did and told no surprise
@@ -163,7 +163,7 @@ def wait_for(what, seconds=20):
 def test_a_process_that_does_not_notice_is_ended(left, tmp_path, capsys):
     # of an earlier start of the run, which is none of our business
     write_status(tmp_path, "failed", rank=1, reason="the first time")
-    with stand_together(tmp_path, TWO, Preemption()):
+    with end_on_rank_failure(tmp_path, TWO, Preemption()):
         time.sleep(0.5)
         assert not left
         write_status(tmp_path, "running")
@@ -174,7 +174,7 @@ def test_a_process_that_does_not_notice_is_ended(left, tmp_path, capsys):
 
 
 def test_a_process_that_ends_by_itself_is_left_alone(left, tmp_path):
-    with stand_together(tmp_path, TWO, Preemption()):
+    with end_on_rank_failure(tmp_path, TWO, Preemption()):
         write_status(tmp_path, "failed", rank=1, reason="no more images")
         time.sleep(0.1)
     time.sleep(0.5)
@@ -183,8 +183,8 @@ def test_a_process_that_ends_by_itself_is_left_alone(left, tmp_path):
 
 def test_a_process_without_its_first_one_is_ended(left, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setenv("SSL_TOOLKIT_FIRST_PROCESS", "1")
-    with stand_together(tmp_path, TWO, Preemption()):
+    monkeypatch.setenv("SSL_TOOLKIT_RANK_ZERO_PID", "1")
+    with end_on_rank_failure(tmp_path, TWO, Preemption()):
         wait_for(lambda: left)
     assert "rank 0 is gone" in capsys.readouterr().err
 
@@ -196,12 +196,12 @@ def test_errors_of_the_connection_are_explained_and_others_are_not_touched(left,
         ("[gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 8000ms", "another process does not answer"),
         ("Application timeout caused pair closure", "another process does not answer"),
     ]:
-        with pytest.raises(RunFailed, match=expected), stand_together(tmp_path, TWO, Preemption()):
+        with pytest.raises(RunFailed, match=expected), end_on_rank_failure(tmp_path, TWO, Preemption()):
             raise RuntimeError(text)
-    with pytest.raises(RuntimeError, match="of size 3"), stand_together(tmp_path, TWO, Preemption()):
+    with pytest.raises(RuntimeError, match="of size 3"), end_on_rank_failure(tmp_path, TWO, Preemption()):
         raise RuntimeError("tensors of size 3 and 4 do not match")
-    with pytest.raises(RunFailed, match="called exit"), stand_together(tmp_path, TWO, Preemption()):
+    with pytest.raises(RunFailed, match="called exit"), end_on_rank_failure(tmp_path, TWO, Preemption()):
         sys.exit()
-    with pytest.raises(SystemExit), stand_together(tmp_path, SimpleNamespace(world_size=1), Preemption()):
+    with pytest.raises(SystemExit), end_on_rank_failure(tmp_path, SimpleNamespace(world_size=1), Preemption()):
         sys.exit()
     assert not left

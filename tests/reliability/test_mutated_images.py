@@ -164,17 +164,17 @@ def test_a_thousand_mutated_images_in_six_formats(tmp_path, reached):
 
 @pytest.mark.guarantee("D1")
 def test_a_share_that_is_tolerated_does_not_stop_a_run_by_chance(reached):
-    """Without a cache the first batches are a sample of all images, and may hold more than their share of bad ones."""
+    """Without a cache the first batches are a sample of all images, and may hold more than their part of bad ones."""
     from ssl_toolkit.data import BadImage
     from ssl_toolkit.data.bad_files import BadFiles
 
     stopped = {}
-    for share in (0.08, 0.3):
-        stopped[share] = 0
+    for fraction in (0.08, 0.3):
+        stopped[fraction] = 0
         for seed in range(60):
             draw = np.random.default_rng(seed)
             bad = BadFiles(5000, max_bad=0.1, announce=False)
-            is_bad = draw.permutation(5000) < share * 5000
+            is_bad = draw.permutation(5000) < fraction * 5000
             try:
                 for number, index in enumerate(draw.permutation(5000), 1):
                     bad.saw(int(index), BadImage(str(index), "bad") if is_bad[index] else None)
@@ -182,7 +182,7 @@ def test_a_share_that_is_tolerated_does_not_stop_a_run_by_chance(reached):
                         bad.check()
                 bad.check()
             except ValueError:
-                stopped[share] += 1
+                stopped[fraction] += 1
     assert stopped == {0.08: 0, 0.3: 60}
     reached(f"8 % bad where 10 % are tolerated: {stopped[0.08]} of 60 runs stopped; 30 %: {stopped[0.3]} of 60")
 

@@ -44,8 +44,8 @@ def grey(values: np.ndarray) -> np.ndarray:
 
 
 def on_white(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    share = alpha / 255
-    return colour * share + 255 * (1 - share)
+    fraction = alpha / 255
+    return colour * fraction + 255 * (1 - fraction)
 
 
 def srgb_of_lab(lab: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import methods
 from run_comparison import arguments_for, batches_noted, checkpoint, copy_until, differences
 from ssl_toolkit.cli.train import train
 
-# an odd number of batches, so that the last one of an epoch is a step of its own where two add up to one
+# an odd number of batches, so that the last one of an epoch is a whole step where a step has two micro-batches
 IMAGES = {"max_images": 50}
 
 

@@ -30,8 +30,8 @@ STEPS = {"max_steps": 6, "max_epochs": -1}
 PLAIN = {"name": "resnet10t", "kwargs": {"stem_width": 8, "channels": [8, 8, 16, 16]}}
 
 
-def train(verb, *arguments):
-    cli.train(verb, [str(each) for each in arguments], quietly=True)
+def train(command, *arguments):
+    cli.train(command, [str(each) for each in arguments], quietly=True)
 
 
 def train_together(jobs):
@@ -41,13 +41,13 @@ def train_together(jobs):
         MASTER_ADDR="127.0.0.1", MASTER_PORT="1",
     )  # fmt: skip
     torch.set_num_threads(1)
-    for verb, *arguments in jobs:
-        if verb == "interrupt":
+    for command, *arguments in jobs:
+        if command == "interrupt":
             if rank() == 0:
                 interrupt(*arguments)
             torch.distributed.barrier()
         else:
-            train(verb, *arguments, "--trainer.devices", world_size())
+            train(command, *arguments, "--trainer.devices", world_size())
 
 
 def interrupt(run, copy):
@@ -69,7 +69,7 @@ def largest_difference(first, second):
     assert mine.keys() == others.keys()
     pairs += [(each, others[number][name]) for number, values in mine.items() for name, each in values.items()]
     assert all(one.shape == other.shape for one, other in pairs)
-    # of numbers above 1, such as some running variances, by the share
+    # relative for numbers above 1, such as some running variances
     apart = [(one.double() - other.double()).abs() / other.double().abs().clamp(min=1) for one, other in pairs]
     return max(float(each.max()) for each in apart)
 

@@ -68,7 +68,7 @@ def test_training_has_as_many_batches_in_every_process_and_no_sample_twice(reach
                     assert {len(found) for found in batches} == {len(loader) for loader in each} == {num // whole}
                     assert all(len(batch) == batch_size for found in batches for batch in found)
                     # in the order of the epoch, one global batch after the other
-                    order = [index for step in zip(*batches, strict=True) for share in step for index in share]
+                    order = [index for step in zip(*batches, strict=True) for part in step for index in part]
                     assert order == sample_order(3, epoch, num)[: len(order)].tolist()
                     assert len(set(order)) == len(order)
                     left = num - len(order)
@@ -173,12 +173,12 @@ def uneven_step(recipe):
 
 @pytest.mark.guarantee("P4")
 def test_a_step_with_uneven_batches_is_refused_in_all_processes(tmp_path):
-    recipe = parity.write_recipes(tmp_path)["SimCLR"]
+    recipe = parity.write_recipe("SimCLR", tmp_path)
     assert max(run_processes(uneven_step, 2, recipe)) < 5
 
 
 def test_what_is_left_out_is_said_once(tmp_path, capsys):
-    recipe = parity.write_recipes(tmp_path)["SimCLR"]
+    recipe = parity.write_recipe("SimCLR", tmp_path)
     command = ["-c", recipe, "--trainer.max_epochs=2", "--data.max_images=30"]
     train("pretrain", [*command, "--data.batch_size=8", "--out", str(tmp_path / "run")], quietly=True)
     said = capsys.readouterr().out

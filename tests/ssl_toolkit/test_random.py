@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ssl_toolkit.random import (
-    fold,
+    fold_in,
     integers,
     normal,
     number,
@@ -68,21 +68,21 @@ def test_fold_equals_plain_python_integers(label: int | str):
     keys = torch.tensor([0, 1, -1, 2**63 - 1, -(2**63), 987654321])
     as_number = zlib.crc32(label.encode()) if isinstance(label, str) else label
     expected = [fold_reference(key & MASK, as_number) for key in keys.tolist()]
-    assert unsigned(fold(keys, label)) == expected
-    assert unsigned(fold(keys, torch.tensor(as_number))) == expected
+    assert unsigned(fold_in(keys, label)) == expected
+    assert unsigned(fold_in(keys, torch.tensor(as_number))) == expected
 
 
 def test_fold_broadcasts_a_tensor_of_labels():
-    keys = fold(KEYS[:5, None], torch.arange(3))
+    keys = fold_in(KEYS[:5, None], torch.arange(3))
     assert keys.shape == (5, 3)
     for label in range(3):
-        assert torch.equal(keys[:, label], fold(KEYS[:5], label))
+        assert torch.equal(keys[:, label], fold_in(KEYS[:5], label))
 
 
 def test_streams_are_the_keys_of_their_names():
     names = ("hflip", "apply", "")
     keys = KEYS[:6].view(2, 3)
-    expected = torch.stack([fold(keys, name) for name in names], dim=-1)
+    expected = torch.stack([fold_in(keys, name) for name in names], dim=-1)
     for _ in range(2):  # the second time with the numbers that were kept
         assert torch.equal(streams(keys, *names), expected)
 
@@ -99,21 +99,21 @@ def test_sample_keys_equal_plain_python_integers_and_known_bits():
 def test_a_number_is_the_key_folded_from_zero_without_its_last_bit(labels):
     key = torch.zeros((), dtype=torch.int64)
     for label in labels:
-        key = fold(key, label)
+        key = fold_in(key, label)
     assert number(*labels) == (int(key) & MASK) >> 1
 
 
 def test_no_two_samples_epochs_seeds_or_streams_share_a_key():
     indices = torch.arange(20_000)
     keys = [sample_keys(seed, epoch, indices) for seed in (0, 1, 2) for epoch in range(4)]
-    streams = [fold(keys[0], label) for label in ("crop", "flip", "hue", 0, 1, 2)]
-    views = [fold(fold(keys[0], view), "crop") for view in (0, 1)]
+    streams = [fold_in(keys[0], label) for label in ("crop", "flip", "hue", 0, 1, 2)]
+    views = [fold_in(fold_in(keys[0], view), "crop") for view in (0, 1)]
     together = torch.cat(keys + streams + views)
     assert together.unique().numel() == together.numel()
 
 
 def test_the_order_of_folding_matters():
-    assert not torch.equal(fold(fold(KEYS, 1), 2), fold(fold(KEYS, 2), 1))
+    assert not torch.equal(fold_in(fold_in(KEYS, 1), 2), fold_in(fold_in(KEYS, 2), 1))
 
 
 def test_a_sample_draws_the_same_bits_in_any_batch():
@@ -123,7 +123,7 @@ def test_a_sample_draws_the_same_bits_in_any_batch():
         lambda keys: normal(keys, 3),
         lambda keys: integers(keys, -2, 9, 3),
         lambda keys: permutations(keys, 5),
-        lambda keys: fold(keys, "crop"),
+        lambda keys: fold_in(keys, "crop"),
     ):
         whole = draw(KEYS)
         assert torch.equal(draw(KEYS[order]), whole[order])
@@ -160,8 +160,8 @@ def test_uniform_is_uniform_and_its_numbers_are_independent():
         lambda: sample_keys(3, 1, torch.arange(1, 20_001)),
         lambda: sample_keys(3, 2, torch.arange(20_000)),
         lambda: sample_keys(4, 1, torch.arange(20_000)),
-        lambda: fold(KEYS, "crop"),
-        lambda: fold(KEYS, 0),
+        lambda: fold_in(KEYS, "crop"),
+        lambda: fold_in(KEYS, 0),
     ],
     ids=["next index", "next epoch", "next seed", "stream", "view"],
 )
@@ -173,16 +173,16 @@ def test_neighbouring_keys_draw_independent_numbers(other):
 def test_every_bit_is_fair():
     bits = random_bits(KEYS, 1)
     for place in range(64):
-        share = ((bits >> place) & 1).double().mean().item()
-        assert abs(share - 0.5) < 5 * 0.5 / math.sqrt(len(KEYS))
+        fraction = ((bits >> place) & 1).double().mean().item()
+        assert abs(fraction - 0.5) < 5 * 0.5 / math.sqrt(len(KEYS))
 
 
 def test_one_changed_bit_of_a_key_changes_half_of_the_bits():
     bits = random_bits(KEYS[:500], 1)
     for place in range(0, 64, 7):
         changed = bits ^ random_bits(KEYS[:500] ^ (1 << place), 1)
-        shares = torch.stack([(changed >> other) & 1 for other in range(64)]).double().mean()
-        assert abs(shares.item() - 0.5) < 0.02
+        fractions = torch.stack([(changed >> other) & 1 for other in range(64)]).double().mean()
+        assert abs(fractions.item() - 0.5) < 0.02
 
 
 def test_uniform_between_bounds():
@@ -198,8 +198,8 @@ def test_normal_has_the_moments_and_the_distribution_function_of_a_normal():
     assert numbers.isfinite().all()
     for power, moment, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
         assert abs((numbers**power).mean().item() - moment) < 5 * math.sqrt(variance / num)
-    shares = torch.special.ndtr(numbers)
-    assert_uniform(torch.histc(shares, 64, 0, 1))
+    fractions = torch.special.ndtr(numbers)
+    assert_uniform(torch.histc(fractions, 64, 0, 1))
     assert abs(correlation(numbers[:, 0], numbers[:, 1])) < 0.03
     assert abs(correlation(numbers[:, 0] ** 2, numbers[:, 1] ** 2)) < 0.03
 

@@ -34,10 +34,10 @@ def recipe(name: str) -> str:
 
 
 def quickstart(arguments: Sequence[str]) -> None:
-    """Runs the verb.
+    """Runs the quickstart.
 
     Args:
-        arguments: The command line after the verb.
+        arguments: What follows the command.
 
     Raises:
         ValueError: If the folder holds an earlier quickstart.

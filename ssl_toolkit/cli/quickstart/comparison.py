@@ -73,7 +73,7 @@ def supervised(options: list[str], out: Path, num_draws: int, seed: int) -> tupl
     """Trains everything from random weights, once for each labelled set.
 
     Args:
-        options: Those of the verb ``transfer``.
+        options: Those of ``transfer``.
         out: Folder of the runs.
         num_draws: How many labelled sets.
         seed: Of the first run; the others count up.

@@ -112,8 +112,8 @@ def _neighbours(data: ImageData, features: Features, name: str) -> Figure:
     pictures = pixels.reshape(*wanted.shape, *pixels.shape[1:])
     titles = [data.class_names[int(label)] for label in features.labels[queries]]
     drawn = neighbours(pictures[:, 0], pictures[:, 1:], same.numpy(), row_titles=titles)
-    share = 100 * float(same.float().mean())
-    return Figure([drawn], f"{name.replace('_', ' ')}: {share:.0f} % of these neighbours are of the query's class")
+    percent = 100 * float(same.float().mean())
+    return Figure([drawn], f"{name.replace('_', ' ')}: {percent:.0f} % of these neighbours are of the query's class")
 
 
 def _pixels(data: ImageData, indices: torch.Tensor) -> np.ndarray:

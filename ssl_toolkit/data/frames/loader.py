@@ -17,7 +17,7 @@ from ssl_toolkit.data.decode import BadImage
 from ssl_toolkit.data.frames.source import SequenceSource
 from ssl_toolkit.data.loader import BatchLoader
 from ssl_toolkit.data.store import Store
-from ssl_toolkit.random import fold, sample_keys, uniform
+from ssl_toolkit.random import fold_in, sample_keys, uniform
 
 
 class SequenceBatch(NamedTuple):
@@ -105,7 +105,7 @@ class SequenceSet(ImageSet):
     Args:
         source: Where they come from.
         options: How frames are decoded and kept.
-        first_process: Whether this process shows progress and names bad frames for all.
+        is_rank_zero: Whether this process shows progress and names bad frames for all.
         clip_frames: As for `SequenceStore`.
     """
 
@@ -140,7 +140,7 @@ class SequenceLoader(BatchLoader):
         while True:
             indices = self._indices[places]
             chosen = torch.from_numpy(indices)
-            keys = fold(sample_keys(self._seed, epoch, chosen), "clip")
+            keys = fold_in(sample_keys(self._seed, epoch, chosen), "clip")
             shifts = uniform(keys).numpy() if self._shuffle else None
             frames, lengths = self._store.gather_sequences(indices, shifts)
             if lengths.all():

@@ -10,7 +10,7 @@ from ssl_toolkit.data.frames.loader import SequenceLoader, SequenceSet
 from ssl_toolkit.data.frames.source import SequenceSource
 from ssl_toolkit.data.loader import BatchLoader
 from ssl_toolkit.data.module import ImageData
-from ssl_toolkit.distributed.ranks import is_first_process
+from ssl_toolkit.distributed.ranks import is_rank_zero
 
 Sampling = Literal["uniform", "clip"]
 
@@ -73,5 +73,5 @@ class FrameData(ImageData):
                     path, origin.labels, options.image_size, options.channels, evenly, class_names or None
                 )
                 class_names = class_names or source.class_names
-                sets[split] = SequenceSet(source, options, is_first_process(), clip_frames=clip)
+                sets[split] = SequenceSet(source, options, is_rank_zero(), clip_frames=clip)
         return sets

@@ -18,7 +18,7 @@ from ssl_toolkit.data.decode import BadImage
 from ssl_toolkit.data.procedural.objects import OBJECTS
 from ssl_toolkit.data.procedural.scene import draw_scene
 from ssl_toolkit.data.sources import Source
-from ssl_toolkit.random import fold, sample_keys
+from ssl_toolkit.random import fold_in, sample_keys
 
 _CHUNK = 32  # images drawn at once: their float32 planes stay in the processor's second-level cache
 
@@ -61,7 +61,7 @@ class ProceduralSource(Source):
         """
         numbers = torch.as_tensor(np.asarray(indices, dtype=np.int64))
         assert numbers.numel() == 0 or (int(numbers.min()) >= 0 and int(numbers.max()) < self.num_images)
-        keys = fold(sample_keys(self.seed, 0, numbers), "procedural")
+        keys = fold_in(sample_keys(self.seed, 0, numbers), "procedural")
         images = np.empty((len(numbers), self.image_size, self.image_size, 3), np.uint8)
         objects = list(OBJECTS.values())
         for label in (numbers % len(objects)).unique().tolist():

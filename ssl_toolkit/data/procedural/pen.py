@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ssl_toolkit.data.procedural.colours import Colour, columns
-from ssl_toolkit.random import fold
+from ssl_toolkit.random import fold_in
 
 # one for all images, or an array of shape [num, 1, 1]
 Number = float | np.ndarray
@@ -29,9 +29,9 @@ class Pen:
         self._canvas = canvas
         self.mask = np.zeros_like(canvas[0])  # what the object covers so far
         self.main, self.second, self.accent, self.outline = colours
-        self._numbers = iter(columns(fold(keys, "proportions"), 24))
+        self._numbers = iter(columns(fold_in(keys, "proportions"), 24))
         size = canvas[0].shape[-1]
-        scale, x, y, angle, stretch, width = columns(fold(keys, "pose"), 6)
+        scale, x, y, angle, stretch, width = columns(fold_in(keys, "pose"), 6)
         self._pixels = size * (0.31 + 0.14 * scale)  # in a unit: half of the object's side
         room = 0.5 * size / self._pixels - 0.9  # the object's corners, mostly empty, may leave the image a little
         angle = np.float32(0.4) * (angle - 0.5)

@@ -9,21 +9,21 @@ import torch
 
 from ssl_toolkit.data.procedural.colours import Colour, colour, columns, object_colours
 from ssl_toolkit.data.procedural.pen import Pen
-from ssl_toolkit.random import fold, random_bits, uniform
+from ssl_toolkit.random import fold_in, random_bits, uniform
 
-# The share of images whose light and dark are exchanged. It keeps dark outlines in usual places from giving the class
-# away to a linear classifier of the pixels: 0.38 top-1 without, 0.27 with it.
+# The fraction of images whose light and dark are exchanged. It keeps dark outlines in usual places from giving the
+# class away to a linear classifier of the pixels: 0.38 top-1 without, 0.27 with it.
 _NEGATIVES = 0.2
 
 
 def background(keys: torch.Tensor, size: int) -> tuple[Colour, np.ndarray]:
     """Two blended colours and a few shapes without outline in front of them; also the lightness in [0, 1]."""
     num = len(keys)
-    level, hue, change, other, strength, depth = columns(fold(keys, "ground"), 6)
+    level, hue, change, other, strength, depth = columns(fold_in(keys, "ground"), 6)
     first = colour(0.5 + 0.4 * level, hue, 0.4 * strength)
     last = colour(0.5 + 0.4 * level + 0.25 * (change - 0.5), other, 0.4 * strength)
     # smooth noise: a random 6 x 6 grid, bilinearly enlarged
-    grid = uniform(fold(keys, "cloud"), 36).numpy().reshape(num, 6, 6)
+    grid = uniform(fold_in(keys, "cloud"), 36).numpy().reshape(num, 6, 6)
     place = np.linspace(0, 5, size, dtype=np.float32)[:, None]
     enlarge = np.maximum(0, 1 - np.abs(place - np.arange(6, dtype=np.float32)))
     cloud = np.clip(0.5 + (0.5 + 2 * depth) * (enlarge @ grid @ enlarge.T - 0.5), 0, 1)
@@ -32,7 +32,7 @@ def background(keys: torch.Tensor, size: int) -> tuple[Colour, np.ndarray]:
     across = np.linspace(-1, 1, size, dtype=np.float32)
     down = across[:, None]
     for shape in range(3):
-        x, y, width, height, turn, kind, shift, hue, strength = columns(fold(fold(keys, "clutter"), shape), 9)
+        x, y, width, height, turn, kind, shift, hue, strength = columns(fold_in(fold_in(keys, "clutter"), shape), 9)
         u, v = across - (2.4 * x - 1.2), down - (2.4 * y - 1.2)
         cosine, sine = np.cos(np.pi * turn), np.sin(np.pi * turn)
         u, v = (cosine * u + sine * v) / (0.12 + 0.5 * width), (cosine * v - sine * u) / (0.12 + 0.5 * height)
@@ -49,20 +49,20 @@ def background(keys: torch.Tensor, size: int) -> tuple[Colour, np.ndarray]:
 def draw_scene(draw_object: Callable[[Pen], None], keys: torch.Tensor, size: int) -> np.ndarray:
     """Images of one class: uint8 array of shape ``[keys, size, size, 3]``."""
     planes, ground = background(keys, size)
-    pen = Pen(planes, keys, object_colours(fold(keys, "colours"), ground))
+    pen = Pen(planes, keys, object_colours(fold_in(keys, "colours"), ground))
     draw_object(pen)
 
     # one texture over the object, one light over everything, grain
-    stripes, turn, phase, depth, light, aim, negative = columns(fold(keys, "surface"), 7)
+    stripes, turn, phase, depth, light, aim, negative = columns(fold_in(keys, "surface"), 7)
     angle, frequency = np.pi * turn, 5 + 13 * stripes
     wave = np.sin(frequency * (np.cos(angle) * pen.u + np.sin(angle) * pen.v) + 2 * np.pi * phase)
     texture = pen.mask * wave * (0.1 * depth)
     ramp = np.linspace(-1, 1, size, dtype=np.float32)
     shade = 1 + 0.3 * (light - 0.5) + 0.18 * (np.cos(2 * np.pi * aim) * ramp + np.sin(2 * np.pi * aim) * ramp[:, None])
     count = 3 * size * size
-    grain = random_bits(fold(keys, "grain"), -(-count // 8)).numpy().view(np.uint8)[:, :count]
+    grain = random_bits(fold_in(keys, "grain"), -(-count // 8)).numpy().view(np.uint8)[:, :count]
     grain = grain.reshape(len(keys), 3, size, size)
-    noise = columns(fold(keys, "noise"), 1)[0] * np.float32(0.08 / 255)
+    noise = columns(fold_in(keys, "noise"), 1)[0] * np.float32(0.08 / 255)
 
     image = np.empty((len(keys), size, size, 3), np.uint8)
     for channel, plane in enumerate(planes):

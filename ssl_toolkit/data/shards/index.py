@@ -15,7 +15,7 @@ from filelock import FileLock
 from ssl_toolkit.data.console import say, show_progress
 from ssl_toolkit.data.shards.index_file import Index, read_index, write_index
 from ssl_toolkit.data.shards.remote import Found, plain
-from ssl_toolkit.data.shards.shard import Part, read_part
+from ssl_toolkit.data.shards.shard import ShardContents, read_shard
 from ssl_toolkit.data.shards.tar import TarError
 
 _SAVE_SECONDS = 60.0
@@ -81,16 +81,16 @@ def _make(
     progress: bool,
 ) -> Index:
     kept = {shard: number for number, shard in enumerate(_shards(old))} if old else {}
-    parts: dict[int, Part] = {
-        number: old.part(kept[shard]) for number, shard in enumerate(shards) if old and shard in kept
+    contents: dict[int, ShardContents] = {
+        number: old.contents(kept[shard]) for number, shard in enumerate(shards) if old and shard in kept
     }
-    missing = [number for number in range(len(shards)) if number not in parts]
-    if parts and progress:
+    missing = [number for number in range(len(shards)) if number not in contents]
+    if contents and progress:
         say(f"{len(missing):,} of {len(shards):,} shards are new or have changed; reading them")
 
     def save() -> None:
-        numbers = sorted(parts)
-        write_index(path, [shards[number] for number in numbers], [parts[number] for number in numbers])
+        numbers = sorted(contents)
+        write_index(path, [shards[number] for number in numbers], [contents[number] for number in numbers])
 
     saved = time.monotonic()
     seconds = 0.0
@@ -98,7 +98,7 @@ def _make(
         waiting = {number: pool.submit(_read, fetch, number, shards[number]) for number in missing}
         try:
             for number in show_progress(missing, len(missing), "reading what is in the shards", progress):
-                parts[number] = waiting.pop(number).result()
+                contents[number] = waiting.pop(number).result()
                 # a run that is stopped now goes on from here; saving must not take most of the time
                 if time.monotonic() - saved > max(_SAVE_SECONDS, 20 * seconds):
                     start = time.monotonic()
@@ -117,12 +117,12 @@ def _make(
     return index
 
 
-def _read(fetch: Callable[[int], Path], number: int, shard: tuple[str, Found]) -> Part:
+def _read(fetch: Callable[[int], Path], number: int, shard: tuple[str, Found]) -> ShardContents:
     name, found = shard
     path = fetch(number)
     try:
         with path.open("rb") as file:
-            return read_part(file, found.size)
+            return read_shard(file, found.size)
     except TarError as error:
         raise ValueError(
             f"the shard '{name}' cannot be used: {error}; make or copy it again, or leave it out of data.path"

@@ -2,9 +2,9 @@
 
 It is not mapped into memory, because a map ends the process if somebody cuts the file.
 
-The file is: the columns of `Part`, each for all shards in their order and filled up to whole numbers of eight bytes; a
-JSON text with the shards and the tables of texts; the BLAKE2 sum of all that; the length of the JSON text as int64;
-eight bytes that name the format.
+The file is: the columns of `ShardContents`, each for all shards in their order and filled up to whole numbers of eight
+bytes; a JSON text with the shards and the tables of texts; the BLAKE2 sum of all that; the length of the JSON text as
+int64; eight bytes that name the format.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ssl_toolkit.data.shards.open_file import OpenFile
 from ssl_toolkit.data.shards.remote import Found
-from ssl_toolkit.data.shards.shard import Part
+from ssl_toolkit.data.shards.shard import ShardContents
 from ssl_toolkit.io.atomic import atomic_file
 
 MAGIC = b"SSLTKSH1"
@@ -72,8 +72,8 @@ class Entry(NamedTuple):
         found: Its state when it was read.
         num_images: How many images it holds.
         num_name_bytes: Bytes of their names.
-        unlabelled: As in `Part`.
-        others: As in `Part`.
+        unlabelled: As in `ShardContents`.
+        others: As in `ShardContents`.
     """
 
     name: str
@@ -91,7 +91,7 @@ class Index(NamedTuple):
         entries: The shards.
         starts: int64 array ``[num_shards + 1]``: shard ``i`` has the images ``starts[i]`` to ``starts[i + 1] - 1``.
         name_starts: int64 array ``[num_shards + 1]``: likewise, where its names are.
-        columns: Those of `Part` by name, for all images.
+        columns: Those of `ShardContents` by name, for all images.
         class_texts: What ``.cls`` files say; ``columns["classes"]`` are places in it.
         folder_texts: Names of folders; ``columns["folders"]`` are places in it.
     """
@@ -116,14 +116,14 @@ class Index(NamedTuple):
         """The shard that holds an image."""
         return int(np.searchsorted(self.starts, image, side="right")) - 1
 
-    def part(self, shard: int) -> Part:
+    def contents(self, shard: int) -> ShardContents:
         """The images of one shard."""
         images = slice(int(self.starts[shard]), int(self.starts[shard + 1]))
         entry = self.entries[shard]
-        parts = {name: column[images] for name, column in self.columns.items() if name != "names"}
+        contents = {name: column[images] for name, column in self.columns.items() if name != "names"}
         names = self.columns["names"][int(self.name_starts[shard]) : int(self.name_starts[shard + 1])]
         others = Counter(entry.others)
-        return Part(**parts, names=names, class_texts=self.class_texts, folder_texts=self.folder_texts,
+        return ShardContents(**contents, names=names, class_texts=self.class_texts, folder_texts=self.folder_texts,
                     unlabelled=entry.unlabelled, others=others)  # fmt: skip
 
 
@@ -131,13 +131,13 @@ def _ends(numbers: Sequence[int]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(numbers, dtype=np.int64)]).astype(np.int64)
 
 
-def write_index(path: Path, shards: Sequence[tuple[str, Found]], parts: Sequence[Part]) -> None:
+def write_index(path: Path, shards: Sequence[tuple[str, Found]], contents: Sequence[ShardContents]) -> None:
     """Writes an index, whole or not at all.
 
     Args:
         path: Where.
         shards: For each shard, its address without what follows a question mark, and its state.
-        parts: What it holds.
+        contents: What each shard holds.
 
     Raises:
         ValueError: There are too many different classes.
@@ -148,16 +148,16 @@ def write_index(path: Path, shards: Sequence[tuple[str, Found]], parts: Sequence
     with atomic_file(path) as file:
         for column, kind in COLUMNS.items():
             length = 0
-            for part in parts:
-                values = getattr(part, column)
+            for each in contents:
+                values = getattr(each, column)
                 if column in tables:
-                    texts = part.class_texts if column == "classes" else part.folder_texts
+                    texts = each.class_texts if column == "classes" else each.folder_texts
                     values = _renumbered(values, texts, tables[column])
                 length += _write(file, np.ascontiguousarray(values, dtype=kind).tobytes(), digest)
             _write(file, bytes(-length % 8), digest)
         entries = [
-            [name, found.size, found.stamp, len(part.offsets), len(part.names), part.unlabelled, part.others]
-            for (name, found), part in zip(shards, parts, strict=True)
+            [name, found.size, found.stamp, len(each.offsets), len(each.names), each.unlabelled, each.others]
+            for (name, found), each in zip(shards, contents, strict=True)
         ]
         about = {"shards": entries, **{name: list(table) for name, table in tables.items()}}
         text = json.dumps(about).encode()

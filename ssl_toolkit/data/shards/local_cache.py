@@ -1,4 +1,4 @@
-"""Copies of remote shards on this machine: whole files in a folder of bounded size, shared by all processes."""
+"""Local cache of remote shards: copies of whole files in a folder of bounded size, shared by all processes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ssl_toolkit.data.shards.remote import Found, plain
 _STALE_SECONDS = 24 * 3600
 
 
-class Copies:
-    """A folder with copies of remote shards; those that were not opened for the longest time make room for others.
+class LocalCache:
+    """Least-recently-used cache of remote shards in a folder.
 
     A copy is there whole or not at all, and made by one process while others wait for it. A copy that is removed while
     a process reads it stays readable for that process.
@@ -81,7 +81,7 @@ class Copies:
                 self._make_room(found.size)
                 partial.touch()
             remote.download(address, partial, found, stopped)
-            with FileLock(room):  # whoever counts must find it under one of its names
+            with FileLock(room):  # a process that counts must find it under one of its names
                 partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Fetching shards before their images are asked for."""
+"""Prefetching of shards, before their images are asked for."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ssl_toolkit.data.shards.remote import Stopped
 NUM_FETCHERS = 4
 
 
-def fetch_ahead(
+def prefetch(
     batches: Iterator[NDArray[np.int64]],
     most: int,
     fetch: Callable[[int, threading.Event], object],
     retire: Callable[[int], object],
 ) -> Generator[None, None, None]:
-    """Fetches shards in the order of their first use; each ``next()`` says that one more batch is begun.
+    """Prefetches shards in the order of their first use; each ``next()`` says that one more batch is begun.
 
-    What goes wrong here is not reported: whoever needs the shard tries again, and says so.
+    Errors are not reported here: the reader that needs the shard tries again, and reports them.
 
     Args:
         batches: For each batch, int64 array of the shards of its images.

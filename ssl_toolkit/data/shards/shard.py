@@ -18,8 +18,8 @@ _MOST_LABEL_BYTES = 256
 _IMAGES = frozenset(suffix[1:] for suffix in SUFFIXES)
 
 
-class Part(NamedTuple):
-    """The images of one shard, in their order.
+class ShardContents(NamedTuple):
+    """Index of the images of one shard, in their order.
 
     Attributes:
         offsets: int64 array ``[num]``: where each image file begins.
@@ -46,8 +46,8 @@ class Part(NamedTuple):
     others: Counter[str] = Counter()  # noqa: RUF012 (never changed)
 
 
-def read_part(file: IO[bytes], total: int) -> Part:
-    """Reads the headers of a shard, and its labels.
+def read_shard(file: IO[bytes], total: int) -> ShardContents:
+    """Reads the headers and the labels of a shard.
 
     A sample is the files with one name up to the first dot after the last slash: ``a/17.jpg``, ``a/17.cls``. Of these
     the first that is an image counts, and the text in ``.cls``. Hidden files (``._17.jpg``) are left out.
@@ -103,12 +103,12 @@ def _label(file: IO[bytes], member: Member) -> str:
     return text if text.isprintable() and text != "-1" else ""
 
 
-def _arrays(images: dict[str, tuple[str, Member]], labels: dict[str, str]) -> Part:
+def _arrays(images: dict[str, tuple[str, Member]], labels: dict[str, str]) -> ShardContents:
     names = [name.encode("utf-8", "surrogateescape") for name, _ in images.values()]
     found = [member for _, member in images.values()]
     classes, class_texts = _numbered([labels.get(key, "") for key in images])
     folders, folder_texts = _numbered([name.partition("/")[0] if "/" in name else "" for name, _ in images.values()])
-    return Part(
+    return ShardContents(
         np.array([member.offset for member in found], dtype=np.int64),
         np.array([min(member.size, 2**32 - 1) for member in found], dtype=np.uint32),
         classes,

@@ -22,9 +22,9 @@ from ssl_toolkit.data.order import Groups
 from ssl_toolkit.data.shards import remote
 from ssl_toolkit.data.shards.index import open_index
 from ssl_toolkit.data.shards.labels import Labels, number_labels
-from ssl_toolkit.data.shards.local_cache import Copies
+from ssl_toolkit.data.shards.local_cache import LocalCache
 from ssl_toolkit.data.shards.open_file import OpenFile
-from ssl_toolkit.data.shards.prefetch import fetch_ahead
+from ssl_toolkit.data.shards.prefetch import prefetch
 from ssl_toolkit.data.shards.remote import Found, plain
 from ssl_toolkit.data.shards.shard import MOST_IMAGE_BYTES
 from ssl_toolkit.data.shards.url_patterns import find_shards, short_names
@@ -97,7 +97,7 @@ class ShardSource(Source):
         self._found = _look(self._addresses)
         self._remote = any(remote.is_remote(address) for address in self._addresses)
         folder = cache_dir or default_cache_dir()
-        self._copies = Copies(folder / "shards", int(options.cache_gb * GB)) if self._remote else None
+        self._local_cache = LocalCache(folder / "shards", int(options.cache_gb * GB)) if self._remote else None
         self._open: OrderedDict[int, OpenFile] = OrderedDict()
         self._lock = threading.Lock()
         self._window = options.window or (REMOTE_WINDOW if self._remote else None)
@@ -111,10 +111,10 @@ class ShardSource(Source):
         digest = hashlib.blake2b(repr((labels, self._found)).encode(), digest_size=16)
         digest.update("\n".join(plain(address) for address in self._addresses).encode("utf-8", "replace"))
         self._fingerprint = f"shards {digest.hexdigest()}"
-        if self._copies and progress:
+        if self._local_cache and progress:
             total = sum(found.size for found in self._found)
             say(
-                f"{len(self._found):,} shards of {total / GB:.3g} GB are copied to '{self._copies.folder}' when "
+                f"{len(self._found):,} shards of {total / GB:.3g} GB are copied to '{self._local_cache.folder}' when "
                 f"they are needed; at most {options.cache_gb:g} GB (data.shard_cache) stay there"
             )
 
@@ -161,20 +161,20 @@ class ShardSource(Source):
         return Groups(np.repeat(np.arange(len(counts), dtype=np.int32), counts), self._window)
 
     def ahead(self, batches: Iterator[NDArray[np.int64]]) -> Generator[None, None, None]:
-        if self._copies is None:
+        if self._local_cache is None:
             yield from super().ahead(batches)
             return
         shards = (np.searchsorted(self._index.starts, batch, side="right") - 1 for batch in batches)
         with self._lock:
             self._open.clear()
-        yield from fetch_ahead(shards, 2 * (self._window or REMOTE_WINDOW), self._local, self._release)
+        yield from prefetch(shards, 2 * (self._window or REMOTE_WINDOW), self._local, self._release)
 
     def _local(self, shard: int, stopped: threading.Event | None = None) -> Path:
         """The file of a shard on this machine."""
         address = self._addresses[shard]
-        if self._copies is None or not remote.is_remote(address):
+        if self._local_cache is None or not remote.is_remote(address):
             return Path(address)
-        return self._copies.fetch(address, self._found[shard], stopped)
+        return self._local_cache.fetch(address, self._found[shard], stopped)
 
     def _handle(self, shard: int) -> OpenFile:
         with self._lock:
@@ -190,7 +190,7 @@ class ShardSource(Source):
             raise ValueError(f"cannot read the shard '{name}': {error.strerror or error}") from None
         state = handle.state()
         found = self._found[shard]
-        is_copy = self._copies is not None and remote.is_remote(self._addresses[shard])
+        is_copy = self._local_cache is not None and remote.is_remote(self._addresses[shard])
         if state.st_size != found.size or not (is_copy or str(state.st_mtime_ns) == found.stamp):
             raise ValueError(
                 f"the shard '{plain(self._addresses[shard])}' has changed since its index was made; start again, and "
@@ -207,17 +207,17 @@ class ShardSource(Source):
         """Lets go of a shard: as long as it is open, a copy that was removed still takes its room on the disk."""
         with self._lock:
             self._open.pop(shard, None)
-        if self._copies is not None and remote.is_remote(self._addresses[shard]):
-            self._copies.release(self._addresses[shard], self._found[shard])
+        if self._local_cache is not None and remote.is_remote(self._addresses[shard]):
+            self._local_cache.release(self._addresses[shard], self._found[shard])
 
     def _check_room(self, cache_gb: float) -> None:
         """That the shards of two windows, which are needed at one time, have room."""
-        if self._copies is None:
+        if self._local_cache is None:
             return
         window = self._window or REMOTE_WINDOW
         sizes = sorted((found.size for found in self._found), reverse=True)
         needed = sum(sizes[: 2 * window])
-        if needed > self._copies.limit:
+        if needed > self._local_cache.limit:
             raise ValueError(
                 f"data.shard_cache is {cache_gb:g} GB, but two windows of {window} shards (data.shard_window) take up "
                 f"to {needed / GB:.3g} GB; give more room or a smaller window"

@@ -1,4 +1,4 @@
-"""From what a user writes to a list of shards."""
+"""URL patterns: expands what a user writes to a list of shards."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_toolkit.losses.soft_targets import Mixing
-from ssl_toolkit.random import fold, random_bits, uniform
+from ssl_toolkit.random import fold_in, random_bits, uniform
 from ssl_toolkit.regularization.base import Regularizer, Result
 from ssl_toolkit.step import StepContext
 
@@ -35,7 +35,7 @@ class Mixer(Regularizer):
     """Mixes what the backbone sees of some samples in training, and tells the task.
 
     Args:
-        alpha: Of the distribution of the shares, above 0.
+        alpha: Parameter of the Beta distribution of the weights, above 0.
         probability: Of a sample to be mixed, above 0 and at most 1.
     """
 
@@ -62,10 +62,10 @@ class Mixer(Regularizer):
         Args:
             rows: Float tensor of shape ``[rows, ...]``.
             which: What they are.
-            keys: int64 tensor of shape ``[batch]``, from which each sample's share is drawn.
+            keys: int64 tensor of shape ``[batch]``, from which each sample's weight is drawn.
 
         Returns:
-            The mixed rows, and each sample's share of itself: float tensor of shape ``[batch]``.
+            The mixed rows, and each sample's own weight: float tensor of shape ``[batch]``.
         """
 
     def check(self, task: Any) -> None:
@@ -82,7 +82,7 @@ class Mixer(Regularizer):
         """Draws who is mixed with whom, and computes the loss of it."""
         before, self._context = context.mixing, context
         keys = task.keys(context.batch)
-        self._keys = fold(keys, type(self).__name__)
+        self._keys = fold_in(keys, type(self).__name__)
         self._mine = self._drawn(task, keys)
         self._partners = _cycle(self._mine, keys)
         self._rows, self._seen = Rows(*task.mixed_rows(context.batch, self._partners)), 0
@@ -100,7 +100,7 @@ class Mixer(Regularizer):
         mixers = [each for each in task.regularizers if isinstance(each, Mixer)]
         total = max(1.0, sum(each.probability for each in mixers))
         start = sum(each.probability for each in mixers[: mixers.index(self)]) / total
-        numbers = uniform(fold(keys, "which mixing"))
+        numbers = uniform(fold_in(keys, "which mixing"))
         return (numbers >= start) & (numbers < start + self.probability / total)
 
     def before_backbone(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
@@ -121,14 +121,14 @@ class Mixer(Regularizer):
     def mixed(self, rows: Tensor, which: Rows) -> Tensor:
         """The rows mixed, which the loss now knows of."""
         assert self._keys is not None
-        mixed, shares = self.mix(rows, which, self._keys)
-        places = torch.arange(len(rows), device=shares.device)
+        mixed, weights = self.mix(rows, which, self._keys)
+        places = torch.arange(len(rows), device=weights.device)
         # of several forward passes that one counts in which a sample is mixed: others may see views of another size
-        changes = (which.partners != places).to(shares.dtype)
-        here = torch.zeros_like(shares).index_add(0, which.samples, changes) > 0
-        others = self._context.mixing or Mixing(places[: len(shares)], torch.ones_like(shares))
+        changes = (which.partners != places).to(weights.dtype)
+        here = torch.zeros_like(weights).index_add(0, which.samples, changes) > 0
+        others = self._context.mixing or Mixing(places[: len(weights)], torch.ones_like(weights))
         self._context.mixing = Mixing(
-            torch.where(here, self._partners, others.partners), torch.where(here, shares, others.shares)
+            torch.where(here, self._partners, others.partners), torch.where(here, weights, others.weights)
         )
         return mixed
 
@@ -153,7 +153,7 @@ def _cycle(mine: Tensor, keys: Tensor) -> Tensor:
         int64 tensor of shape ``[batch]``, a permutation. No marked sample is its own partner, unless it is alone.
     """
     places = torch.arange(len(mine), device=mine.device)
-    bits = random_bits(fold(keys, "partner"), 1).squeeze(-1) >> 1
+    bits = random_bits(fold_in(keys, "partner"), 1).squeeze(-1) >> 1
     # the marked ones first; a count, so that nothing waits for a GPU
     order = torch.where(mine, bits, torch.iinfo(torch.int64).max).argsort()
     after = torch.where(places + 1 < mine.sum(), places + 1, 0)

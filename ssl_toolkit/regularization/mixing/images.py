@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ssl_toolkit.random import beta, fold, uniform
+from ssl_toolkit.random import beta, fold_in, uniform
 from ssl_toolkit.regularization.mixing.base import Mixer, Rows
 
 
@@ -16,7 +16,7 @@ class MixUp(Mixer):
     tasks become i-Mix (Lee et al. 2021, arXiv 2010.08887). Of training only: the loss in evaluation is the plain one.
 
     Args:
-        alpha: Each sample's share of itself is drawn from Beta(alpha, alpha), alpha above 0: the larger, the more
+        alpha: Each sample's own weight is drawn from Beta(alpha, alpha), alpha above 0: the larger, the more
             equal the two (the paper: 0.1 to 0.4 on ImageNet, 1 on CIFAR-10; i-Mix: 1).
         probability: Of a sample to be mixed, above 0 and at most 1. Several mixings share the samples among them.
     """
@@ -26,19 +26,20 @@ class MixUp(Mixer):
 
     def mix(self, rows: Tensor, which: Rows, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Weighted means."""
-        shares = beta(keys, self.alpha)
-        of_row = shares[which.samples].to(rows.dtype).view(-1, *[1] * (rows.ndim - 1))
-        return rows[which.partners].lerp(rows, of_row), shares
+        weights = beta(keys, self.alpha)
+        of_row = weights[which.samples].to(rows.dtype).view(-1, *[1] * (rows.ndim - 1))
+        return rows[which.partners].lerp(rows, of_row), weights
 
 
 class CutMix(Mixer):
     """A box of one image is replaced by that of another (Yun et al. 2019, arXiv 1905.04899, equations 1 and 2).
 
-    The share of the targets is exactly the area that is left. What is mixed, and in which tasks, is as for `MixUp`.
+    A sample's weight in the targets is exactly the area that is left of it. What is mixed, and in which tasks, is as
+    for `MixUp`.
 
     Args:
-        alpha: The share of the area that is kept is drawn from Beta(alpha, alpha), alpha above 0 (the paper: 1), before
-            the box is clipped to the image.
+        alpha: The fraction of the area that is kept is drawn from Beta(alpha, alpha), alpha above 0 (the paper: 1),
+            before the box is clipped to the image.
         probability: Of a sample to be mixed, above 0 and at most 1. Several mixings share the samples among them.
     """
 
@@ -48,7 +49,7 @@ class CutMix(Mixer):
     def mix(self, rows: Tensor, which: Rows, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Pasted boxes."""
         side = (1 - beta(keys, self.alpha)).sqrt()
-        centres = uniform(fold(keys, "centre"), 2)
+        centres = uniform(fold_in(keys, "centre"), 2)
         inside = [
             _span(side, centre, length) for centre, length in zip(centres.unbind(1), rows.shape[-2:], strict=True)
         ]
@@ -61,7 +62,7 @@ def _span(side: Tensor, centre: Tensor, length: int) -> Tensor:
     """Which pixels of a row lie within a box: bool tensor of shape ``[batch, length]``.
 
     Args:
-        side: float32 tensor of shape ``[batch]``: the box's side as a share of the length.
+        side: float32 tensor of shape ``[batch]``: the box's side as a fraction of the length.
         centre: float32 tensor of shape ``[batch]``: its centre, likewise.
         length: Of the row, in pixels.
     """

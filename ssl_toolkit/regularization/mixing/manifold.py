@@ -23,7 +23,7 @@ class ManifoldMixUp(MixUp):
     Args:
         pattern: Regular expression, searched in the names of the task's modules; one of the backbone's modules that
             match is drawn at each step, and its output mixed (``^backbone.model.layer[12]$``, say).
-        alpha: Each sample's share of itself is drawn from Beta(alpha, alpha), alpha above 0 (the paper: 2).
+        alpha: Each sample's own weight is drawn from Beta(alpha, alpha), alpha above 0 (the paper: 2).
         probability: Of a sample to be mixed, above 0 and at most 1. Several mixings share the samples among them.
     """
 

@@ -11,12 +11,13 @@ from ssl_toolkit.step import StepContext
 
 
 class LabelSmoothing(Regularizer):
-    """Spreads a share of each target evenly over all classes (Szegedy et al. 2016, arXiv 1512.00567, section 7).
+    """Label smoothing: spreads a fraction of each target evenly over all classes (Szegedy et al. 2016, arXiv
+    1512.00567, section 7).
 
     Contrastive tasks spread it over all that a view is compared with. Of training only.
 
     Args:
-        share: What is spread, at least 0 and less than 1 (the paper: 0.1).
+        share: The fraction that is spread, at least 0 and less than 1 (the paper: 0.1).
     """
 
     shardable = True

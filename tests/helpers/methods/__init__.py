@@ -1,6 +1,6 @@
 """Every method: each pretext and each downstream task, and each head of sequences, found by looking.
 
-What is promised of all methods is tested through this module, so that a new one cannot be left out: it is found in
+What is guaranteed of all methods is tested through this module, so that a new one cannot be left out: it is found in
 its package, and a test fails until a module of its file's name in this folder says how it is small. What proves a
 method is parametrized by `each`; what proves the core by `on_representatives`.
 """

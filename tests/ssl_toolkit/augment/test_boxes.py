@@ -73,7 +73,7 @@ def test_the_fallback_is_that_of_torchvision(size):
 def test_erasing_boxes_cover_the_asked_share():
     sizes = torch.full((NUM, 2), 64)
     boxes = random_erasing_boxes(sizes, sample_keys(0, 0, torch.arange(NUM)), (0.1, 0.3))
-    shares = boxes[:, 2] * boxes[:, 3] / 64**2
-    assert shares.min() > 0.08
-    assert shares.max() < 0.32
-    assert abs(shares.mean() - 0.2) < 0.01
+    fractions = boxes[:, 2] * boxes[:, 3] / 64**2
+    assert fractions.min() > 0.08
+    assert fractions.max() < 0.32
+    assert abs(fractions.mean() - 0.2) < 0.01

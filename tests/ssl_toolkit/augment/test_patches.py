@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ssl_toolkit.augment import drop_channels, erase, project_colour, take_patches
-from ssl_toolkit.random import fold, sample_keys
+from ssl_toolkit.random import fold_in, sample_keys
 
 
 def test_patches_equal_slices():
@@ -31,7 +31,7 @@ def patches() -> torch.Tensor:
 
 @pytest.fixture
 def keys() -> torch.Tensor:
-    return fold(sample_keys(0, 0, torch.arange(300))[:, None], torch.arange(4))
+    return fold_in(sample_keys(0, 0, torch.arange(300))[:, None], torch.arange(4))
 
 
 def test_dropping_keeps_one_channel_and_fills_the_others_with_noise_about_the_mean(patches, keys):

@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as tv
 from ssl_toolkit.augment import AugMix, Policy, RandAugment, RandomView, TrivialAugment, View, operations
 from ssl_toolkit.augment.policies import Steps
 from ssl_toolkit.batch import Images
-from ssl_toolkit.random import fold, gamma, sample_keys
+from ssl_toolkit.random import fold_in, gamma, sample_keys
 
 NAMES = ["ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast", "Sharpness",
          "Posterize", "Solarize", "AutoContrast", "Equalize", "Identity"]  # fmt: skip
@@ -85,12 +85,12 @@ def test_weights_and_depths_of_augmix_are_distributed_as_the_paper_says():
         steps = AugMix(alpha=alpha).draw(KEYS, 32)
         assert steps.weights is not None
         torch.testing.assert_close(steps.weights.sum(1), torch.ones(len(KEYS)))
-        own, shares = steps.weights[:, 0], steps.weights[:, 1:] / (1 - steps.weights[:, :1])
+        own, fractions = steps.weights[:, 0], steps.weights[:, 1:] / (1 - steps.weights[:, :1])
         # Beta(a, a) has variance 1 / (4 (2a + 1)), a part of Dirichlet(a, a, a) 2 / (9 (3a + 1))
         assert abs(own.mean() - 0.5) < 0.02
         assert abs(own.var() * 4 * (2 * alpha + 1) - 1) < 0.08
-        assert (shares.mean(0) - 1 / 3).abs().max() < 0.02
-        assert (shares.var(0) * 9 * (3 * alpha + 1) / 2 - 1).abs().max() < 0.15
+        assert (fractions.mean(0) - 1 / 3).abs().max() < 0.02
+        assert (fractions.var(0) * 9 * (3 * alpha + 1) / 2 - 1).abs().max() < 0.15
     depths = (steps.operations != operations.IDENTITY).sum(-1)
     counts = torch.bincount(depths.flatten(), minlength=4)[1:] / depths.numel()
     assert (counts - 1 / 3).abs().max() < 0.03
@@ -139,7 +139,7 @@ def test_a_sample_is_changed_alike_in_any_batch(policy, images):
         torch.testing.assert_close(policy(pixels[part], policy.draw(keys[part], 24)), whole[part], atol=1e-5, rtol=0)
     # by the view, in parts, at once with another, and with none
     view = RandomView(24, policy=policy, **PLAIN)  # pyright: ignore[reportArgumentType]
-    torch.testing.assert_close(view(images, keys), policy(pixels, policy.draw(fold(keys, "policy"), 24)))
+    torch.testing.assert_close(view(images, keys), policy(pixels, policy.draw(fold_in(keys, "policy"), 24)))
     both = view(images, torch.stack([keys, keys]))
     assert torch.equal(both[0], both[1])
     assert view(Images(images.pixels[:0], images.sizes[:0]), keys[:0]).shape == (0, 3, 24, 24)

@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from ssl_toolkit.augment import CenterView, RandomView, View, draw_jitter, random_resized_crop_boxes
 from ssl_toolkit.batch import Images
-from ssl_toolkit.random import fold, sample_keys, uniform
+from ssl_toolkit.random import fold_in, sample_keys, uniform
 
 NUM = 40
 FULL: dict[str, Any] = {"vflip": 0.5, "solarize": 0.3, "erase": 0.3}
@@ -37,15 +37,15 @@ def take(images: Images, places: torch.Tensor) -> Images:
 
 def test_the_whole_chain_equals_torchvision_step_by_step(images, keys):
     view = RandomView(24, blur=0.7, blur_sigma=(0.5, 2.0), blur_kernel=5, solarize=0.4, vflip=0.3)
-    boxes = random_resized_crop_boxes(images.sizes, fold(keys, "crop"), view.scale, view.ratio).int().tolist()
-    jitter = draw_jitter(fold(keys, "jitter"), 0.8, 0.8, 0.8, 0.2, 0.8)
+    boxes = random_resized_crop_boxes(images.sizes, fold_in(keys, "crop"), view.scale, view.ratio).int().tolist()
+    jitter = draw_jitter(fold_in(keys, "jitter"), 0.8, 0.8, 0.8, 0.2, 0.8)
 
     def chosen(name: str, prob: float) -> list[bool]:
-        return (uniform(fold(keys, name)) < prob).tolist()
+        return (uniform(fold_in(keys, name)) < prob).tolist()
 
     hflip, vflip, gray = chosen("hflip", 0.5), chosen("vflip", 0.3), chosen("grayscale", 0.2)
     blur, solarize = chosen("blur", 0.7), chosen("solarize", 0.4)
-    sigmas = uniform(fold(keys, "blur sigma"), None, 0.5, 2.0).tolist()
+    sigmas = uniform(fold_in(keys, "blur sigma"), None, 0.5, 2.0).tolist()
     steps = [tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue]
     result = view(images, keys)
     for i in range(NUM):
@@ -68,7 +68,7 @@ def test_the_whole_chain_equals_torchvision_step_by_step(images, keys):
 
 @pytest.mark.parametrize("form", ["exact", "fused"])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_views_have_the_shape_type_and_range_they_promise(images, keys, form, interpolation):
+def test_views_have_the_shape_type_and_range_they_guarantee(images, keys, form, interpolation):
     for view in (RandomView(20, form=form, interpolation=interpolation, **FULL), CenterView(20)):
         result = view(images, keys)
         assert result.shape == (NUM, 3, 20, 20)
@@ -120,7 +120,7 @@ def test_large_batches_are_made_in_pieces_without_a_trace(keys, monkeypatch):
 def test_several_views_at_once_are_those_made_one_after_the_other(images, keys, values_at_once, monkeypatch):
     monkeypatch.setattr("ssl_toolkit.augment.base._VALUES_AT_ONCE", values_at_once)
     view = RandomView(24, **FULL)
-    keys = fold(keys, torch.arange(3)[:, None])
+    keys = fold_in(keys, torch.arange(3)[:, None])
     expected = torch.stack([view(images, each) for each in keys])
     # products of batches of another size are rounded otherwise
     torch.testing.assert_close(view(images, keys), expected, rtol=0, atol=2e-6)
@@ -135,7 +135,7 @@ def test_a_batch_of_none_and_of_one(images, keys):
 def test_views_of_other_numbers_epochs_and_seeds_differ(images, keys):
     view = RandomView(16)
     next_epoch, next_seed = sample_keys(0, 1, torch.arange(NUM)), sample_keys(1, 0, torch.arange(NUM))
-    results = [view(images, each) for each in (fold(keys, 0), fold(keys, 1), next_epoch, next_seed)]
+    results = [view(images, each) for each in (fold_in(keys, 0), fold_in(keys, 1), next_epoch, next_seed)]
     for i, one in enumerate(results):
         for other in results[:i]:
             assert ((one - other).abs().amax((1, 2, 3)) > 1e-3).all()
@@ -166,8 +166,8 @@ def test_probabilities_of_zero_and_one_change_none_and_all(name):
     options = {"blur_sigma": (1.0, 2.0)}
     for prob, low, high in ((1.0, 1, 1), (0.3, 0.18, 0.42)):
         changed = RandomView(16, **{**off, **options, name: prob})(images, keys)
-        share = ((changed - plain).abs().amax((1, 2, 3)) > 1e-3).float().mean()
-        assert low <= share <= high
+        fraction = ((changed - plain).abs().amax((1, 2, 3)) > 1e-3).float().mean()
+        assert low <= fraction <= high
 
 
 @pytest.mark.parametrize("channels", [1, 4])

@@ -119,10 +119,10 @@ def test_a_run_is_never_overwritten(capsys, recipe, tmp_path):
     assert (run / "config.yaml").read_text() == "kept"
 
 
-def test_unknown_verb(capsys):
+def test_unknown_command(capsys):
     assert answer(capsys, "pertrain") == (
         2,
-        "unknown verb 'pertrain'; did you mean 'pretrain'? (ssl-toolkit --help lists them)",
+        "unknown command 'pertrain'; did you mean 'pretrain'? (ssl-toolkit --help lists them)",
     )
 
 
@@ -178,7 +178,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path, capsys, monkeypatch):
     assert said == f"Not a directory: '{tmp_path / 'file' / 'below'}'"
 
 
-def test_a_verb_imports_what_it_needs():
+def test_a_command_imports_what_it_needs():
     code = """
 import sys
 from ssl_toolkit.cli import main

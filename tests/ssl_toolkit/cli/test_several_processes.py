@@ -36,7 +36,7 @@ def test_two_processes_equal_one(launcher, recipe, tmp_path):
     pretrain(LAUNCHERS["lightning"], *options, "--out", str(alone))
     two = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--data.batch_size", "8"]
     said = pretrain(LAUNCHERS[launcher], *options, *two, "--out", str(together))
-    assert said.count("report:") == 1  # the first process speaks for all
+    assert said.count("report:") == 1  # rank zero speaks for all
 
     weights = [safetensors.torch.load_file(run / "backbone.safetensors") for run in (alone, together)]
     assert weights[0].keys() == weights[1].keys()

@@ -1,4 +1,4 @@
-"""What a training verb does beyond the training itself."""
+"""What a training command does beyond the training itself."""
 
 import csv
 import os

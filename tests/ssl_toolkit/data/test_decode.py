@@ -217,10 +217,10 @@ def test_draft_mode_of_jpeg_stays_close_to_the_full_decoding():
 def test_truncated_files_are_bad(suffix, options):
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     data = encoded(Image.fromarray(noise), suffix, **options).getvalue()
-    for share in (0.0, 0.05, 0.3, 0.6, 0.9, 0.98):
+    for fraction in (0.0, 0.05, 0.3, 0.6, 0.9, 0.98):
         for image_size in (None, 8):
             with pytest.raises(BadImage):
-                decode_file(io.BytesIO(data[: int(len(data) * share)]), "cut", image_size)
+                decode_file(io.BytesIO(data[: int(len(data) * fraction)]), "cut", image_size)
 
 
 def test_truncated_files_name_themselves(tmp_path):

@@ -14,7 +14,7 @@ from ssl_toolkit.data.procedural.pen import Pen
 from ssl_toolkit.random import sample_keys
 
 
-def test_images_have_the_promised_shape_type_and_labels():
+def test_images_have_the_guaranteed_shape_type_and_labels():
     source = ProceduralSource(num_images=30, image_size=64)
     images = source.render(range(30))
     assert images.shape == (30, 64, 64, 3)

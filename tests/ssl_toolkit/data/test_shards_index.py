@@ -39,13 +39,13 @@ def shards(tmp_path):
 def reads(monkeypatch):
     """The shards whose headers are read."""
     found = []
-    original = index_module.read_part
+    original = index_module.read_shard
 
-    def read_part(file, total):
+    def read_shard(file, total):
         found.append(Path(file.name).name)
         return original(file, total)
 
-    monkeypatch.setattr(index_module, "read_part", read_part)
+    monkeypatch.setattr(index_module, "read_shard", read_shard)
     return found
 
 

@@ -16,8 +16,8 @@ import pytest
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.data.shards import ShardOptions, ShardSource, remote
 from ssl_toolkit.data.shards import source as source_module
-from ssl_toolkit.data.shards.local_cache import Copies
-from ssl_toolkit.data.shards.prefetch import fetch_ahead
+from ssl_toolkit.data.shards.local_cache import LocalCache
+from ssl_toolkit.data.shards.prefetch import prefetch
 from tar_shards import number_of, web_server, write_shards, write_tar
 
 ALL = "train-{000000..000005}.tar"
@@ -186,13 +186,13 @@ def test_training_fetches_ahead_and_keeps_few_copies(tmp_path, monkeypatch, reac
     size = max(file.stat().st_size for file in shards.glob("*.tar"))
     limit = 7 * size  # two windows, and one shard more
     taken = []
-    original = Copies._make
+    original = LocalCache._make
 
     def make(self, *arguments):
         original(self, *arguments)
         taken.append(removed_but_open() + sum(file.stat().st_size for file in self.folder.iterdir()))
 
-    monkeypatch.setattr(Copies, "_make", make)
+    monkeypatch.setattr(LocalCache, "_make", make)
     with web_server(shards) as server:
         arguments = {"shard_window": 3, "shard_cache": limit / 1e9, "num_threads": 2}
         data = image_data(f"{server.address}/train-{{000000..000023}}.tar", tmp_path, **arguments)
@@ -249,7 +249,7 @@ def test_fetching_ahead_is_bounded():
 
     batches = [[0, 1], [0, 1], [1, 2], [2, 3], [4, 5], [4, 6], [7, 7], [8]]
     retired = []
-    ahead = fetch_ahead(iter([np.array(batch) for batch in batches]), 4, fetch, retired.append)
+    ahead = prefetch(iter([np.array(batch) for batch in batches]), 4, fetch, retired.append)
     for begun, batch in enumerate(batches):
         next(ahead)
         deadline = time.monotonic() + 20
@@ -286,12 +286,12 @@ def test_copies_that_are_used_outlive_others_and_parts_of_killed_processes_go(se
     folder = tmp_path / "copies"
     found = {name: remote.look(f"{server.address}/{name}") for name in (f"train-00000{n}.tar" for n in range(5))}
     size = max(each.size for each in found.values())
-    copies = Copies(folder, 3 * size)
+    cache = LocalCache(folder, 3 * size)
     (folder / "dead.1000.partial").write_bytes(b"x")
     os.utime(folder / "dead.1000.partial", (0, 0))
     paths = {}
     for name in ("train-000000.tar", "train-000001.tar", "train-000002.tar", "train-000000.tar", "train-000003.tar"):
-        paths[name] = copies.fetch(f"{server.address}/{name}", found[name])
+        paths[name] = cache.fetch(f"{server.address}/{name}", found[name])
         time.sleep(0.02)
     there = {name for name, path in paths.items() if path.exists()}
     assert there == {"train-000000.tar", "train-000002.tar", "train-000003.tar"}

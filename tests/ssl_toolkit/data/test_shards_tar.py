@@ -10,7 +10,7 @@ import tarfile
 
 import pytest
 
-from ssl_toolkit.data.shards.shard import read_part
+from ssl_toolkit.data.shards.shard import read_shard
 from ssl_toolkit.data.shards.tar import TarError, members
 from tar_shards import write_tar
 
@@ -171,8 +171,8 @@ def test_hostile_names_are_only_names(tmp_path, reached):
             tar.addfile(member)
     before = sorted(tmp_path.rglob("*"))
     with file.open("rb") as opened:
-        part = read_part(opened, file.stat().st_size)
+        contents = read_shard(opened, file.stat().st_size)
     assert sorted(tmp_path.rglob("*")) == before
-    assert len(part.offsets) == len(names)  # no link and no device is an image
-    assert part.others == {"links and folders": 4}
+    assert len(contents.offsets) == len(names)  # no link and no device is an image
+    assert contents.others == {"links and folders": 4}
     reached(f"{len(names) + 4} hostile members, {len(sorted(tmp_path.rglob('*'))) - len(before)} files written")

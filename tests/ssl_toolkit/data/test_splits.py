@@ -6,7 +6,7 @@ import torch
 from sklearn.model_selection import StratifiedShuffleSplit
 
 from ssl_toolkit.data.splits import few_labels, split_indices, stratified_choice
-from ssl_toolkit.random import fold, sample_keys, uniform
+from ssl_toolkit.random import fold_in, sample_keys, uniform
 
 LABELS = np.repeat([0, 1, 2, 3], [500, 300, 150, 7])
 
@@ -16,9 +16,9 @@ def test_splits_are_disjoint_complete_and_stratified(labels):
     parts = split_indices(labels, 0.1, 0.2, seed=3)
     assert [len(parts[name]) for name in ("train", "val", "test")] == [670, 96, 191]
     assert sorted(np.concatenate(list(parts.values()))) == list(range(957))
-    for name, share in (("val", 96 / 957), ("test", 191 / 957)):
+    for name, fraction in (("val", 96 / 957), ("test", 191 / 957)):
         for label in np.unique(labels):
-            expected = (labels == label).sum() * share
+            expected = (labels == label).sum() * fraction
             assert abs((labels[parts[name]] == label).sum() - expected) < 1.5
     assert all((np.diff(part) > 0).all() for part in parts.values())
 
@@ -32,7 +32,7 @@ def test_class_counts_agree_with_scikit_learn():
 def test_validation_never_moves_the_test_split():
     tests = [split_indices(LABELS, fraction, 0.2, seed=1)["test"].tolist() for fraction in (0.0, 0.05, 0.1, 0.5)]
     assert all(test == tests[0] for test in tests)
-    small, large = (set(split_indices(LABELS, 0.0, share, seed=1)["test"]) for share in (0.1, 0.3))
+    small, large = (set(split_indices(LABELS, 0.0, fraction, seed=1)["test"]) for fraction in (0.1, 0.3))
     assert small < large
 
 
@@ -64,7 +64,7 @@ def test_every_leading_part_is_balanced():
 
 def naive_order(labels, seed, purpose):
     """All images one by one: by their place within their class, ties by a second draw, then by number."""
-    draws = uniform(fold(sample_keys(seed, 0, torch.arange(len(labels))), purpose), 2).tolist()
+    draws = uniform(fold_in(sample_keys(seed, 0, torch.arange(len(labels))), purpose), 2).tolist()
     scores = {}
     for label in set(labels.tolist()):
         members = sorted((draws[image][0], image) for image in np.flatnonzero(labels == label).tolist())

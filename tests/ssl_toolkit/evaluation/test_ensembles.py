@@ -103,7 +103,7 @@ def test_a_step_of_samme_by_hand():
     # the next errs on the last: err = 1/9, weight = ln 8 + ln 2
     weight, counts = samme_step(counts, torch.arange(5) == 4, 3)
     assert weight == pytest.approx(math.log(16))
-    assert counts.tolist() == pytest.approx([share / 24 for share in (3, 1, 3, 1, 16)])
+    assert counts.tolist() == pytest.approx([fraction / 24 for fraction in (3, 1, 3, 1, 16)])
     assert samme_step(counts, torch.zeros(5, dtype=torch.bool), 3)[0] == math.inf
     # two of three wrong is chance
     chance = torch.full((3,), 1 / 3, dtype=torch.float64)
@@ -186,7 +186,7 @@ def test_the_bootstrap_covers_the_truth_at_about_its_level():
             lambda x, y: float(x.mean()), values, torch.zeros(60), num_draws=200, level=0.9, seed=trial
         )
         hits += interval.low <= 1 / 3 <= interval.high
-    # standard deviation of the share: 0.02
+    # standard deviation of the fraction: 0.02
     assert 0.83 <= hits / 200 <= 0.96
 
 

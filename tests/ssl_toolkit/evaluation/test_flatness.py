@@ -117,7 +117,7 @@ SIDES = {
 def runs(tmp_path_factory):
     """A run of each side."""
     folder = tmp_path_factory.mktemp("runs")
-    for verb, (class_path, arguments) in SIDES.items():
+    for command, (class_path, arguments) in SIDES.items():
         recipe = {
             "model": {
                 "class_path": class_path,
@@ -133,13 +133,13 @@ def runs(tmp_path_factory):
             "trainer": {"max_steps": 3, "max_epochs": -1, "accelerator": "cpu"},
             "tracker": "none",
         }
-        (folder / f"{verb}.yaml").write_text(yaml.safe_dump(recipe))
-        assert main([verb, "-c", str(folder / f"{verb}.yaml"), "--out", str(folder / verb)]) == 0
+        (folder / f"{command}.yaml").write_text(yaml.safe_dump(recipe))
+        assert main([command, "-c", str(folder / f"{command}.yaml"), "--out", str(folder / command)]) == 0
     return folder
 
 
 def test_runs_of_both_sides_side_by_side(runs, tmp_path, capsys):
-    folders = [str(runs / verb) for verb in SIDES]
+    folders = [str(runs / command) for command in SIDES]
     before = {file: file.stat().st_mtime_ns for run in folders for file in (runs / run).rglob("*")}
     out = tmp_path / "new" / "flatness.png"
     options = ["--out", str(out), "--directions", "2", "--points", "5", "--radius", "0.3"]

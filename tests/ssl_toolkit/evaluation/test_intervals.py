@@ -1,4 +1,4 @@
-"""Intervals against hand values, a brute-force bootstrap, and their promise to cover the truth in 95 % of cases."""
+"""Intervals against hand values, a brute-force bootstrap, and their guarantee to cover the truth in 95 % of cases."""
 
 import numpy as np
 import pytest

@@ -8,7 +8,7 @@ import torch
 from ssl_toolkit.evaluation import knn as module
 from ssl_toolkit.evaluation import knn_accuracy, knn_predict
 from ssl_toolkit.evaluation.knn import _largest
-from ssl_toolkit.perf.matmul import onednn_products
+from ssl_toolkit.perf.matmul import onednn_matmul
 
 
 def clusters(num, num_classes=4, width=8, noise=1.0, seed=0):
@@ -103,9 +103,9 @@ def test_the_largest_by_way_of_groups_are_the_largest(columns):
 def test_products_are_left_as_they_were_set():
     settings = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
     before = settings.fp32_precision
-    with onednn_products(may_round=True):
+    with onednn_matmul(may_round=True):
         assert settings.fp32_precision == "bf16"
     assert settings.fp32_precision == before
     a, b = torch.rand(300, 200), torch.rand(200, 400)
-    with onednn_products():
+    with onednn_matmul():
         torch.testing.assert_close((a @ b).double(), a.double() @ b.double(), rtol=1e-5, atol=0)

@@ -17,7 +17,7 @@ from pretext.simclr import SimCLR
 from ssl_toolkit import init
 from ssl_toolkit.augment import RandomView
 from ssl_toolkit.cli import main
-from ssl_toolkit.cli.diagnose import diagnose as verb
+from ssl_toolkit.cli.diagnose import diagnose as command
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.health.diagnose import diagnose
@@ -89,7 +89,7 @@ def test_a_rate_1000_times_too_large_or_too_small_is_found(optimizer, lr):
 def test_zeros_everywhere_are_found():
     zeros = [init.Keep(""), init.Zeros(r"conv\d*(\.\d)?\.weight|downsample.*1\.weight|head.*weight")]
     found = kinds(examined(classification(init=zeros)))
-    assert {"no gradient", "symmetry", "overfitting a few samples"} <= found
+    assert {"no gradient", "symmetry", "overfitting one batch"} <= found
 
 
 def test_a_head_of_zeros_is_no_fault():
@@ -203,7 +203,7 @@ class Shuffled(Classification):
 
 
 def test_labels_that_mean_nothing_are_found():
-    assert "overfitting a few samples" in kinds(examined(classification(Shuffled)))
+    assert "overfitting one batch" in kinds(examined(classification(Shuffled)))
 
 
 def test_the_least_loss_of_simclr_is_reached_by_a_simplex():
@@ -218,11 +218,11 @@ def test_the_least_loss_of_simclr_is_reached_by_a_simplex():
     assert classification(num_classes=4).initial_loss(1) == pytest.approx(math.log(4))
 
 
-def test_the_verb_prints_writes_and_changes_nothing(tmp_path, capsys):
+def test_the_command_prints_writes_and_changes_nothing(tmp_path, capsys):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE)
     before = torch.get_rng_state()
-    diagnosis = verb(["pretrain", "-c", str(recipe), "--out", str(tmp_path / "out")])
+    diagnosis = command(["pretrain", "-c", str(recipe), "--out", str(tmp_path / "out")])
     assert torch.equal(before, torch.get_rng_state())
     assert "nothing found" in capsys.readouterr().out
     written = json.loads((tmp_path / "out" / "diagnosis.json").read_text())
@@ -246,7 +246,7 @@ def teacher_task(kind=BYOL, **arguments):
 
 def test_a_loss_that_falls_because_the_embeddings_collapse_is_not_called_well():
     found = {finding.kind: str(finding) for finding in examined(teacher_task(Together)).findings}
-    assert "but by a collapse: the spread of their embeddings falls from 0." in found["overfitting a few samples"]
+    assert "but by a collapse: the spread of their embeddings falls from 0." in found["overfitting one batch"]
 
 
 @pytest.mark.parametrize("kind", [BYOL, MoCoV2])

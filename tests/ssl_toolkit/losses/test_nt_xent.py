@@ -78,12 +78,12 @@ def naive_i_mix(mixing, first, second, temperature, smoothing):
     first, second = ([v / v.norm() for v in views.double()] for views in (first, second))
     num, losses, hits = len(first), [], []
     for i, anchor in enumerate(first):
-        share, partner = float(mixing.shares[i]), int(mixing.partners[i])
+        weight, partner = float(mixing.weights[i]), int(mixing.partners[i])
         exponentials = [math.exp(float(anchor @ other) / temperature) for other in second]
         for k, exponential in enumerate(exponentials):
-            target = (1 - smoothing) * (share * (k == i) + (1 - share) * (k == partner)) + smoothing / num
+            target = (1 - smoothing) * (weight * (k == i) + (1 - weight) * (k == partner)) + smoothing / num
             losses.append(-target * math.log(exponential / sum(exponentials)))
-        hits.append(exponentials.index(max(exponentials)) == (i if share >= 0.5 else partner))
+        hits.append(exponentials.index(max(exponentials)) == (i if weight >= 0.5 else partner))
     return sum(losses) / num, sum(hits) / num
 
 
@@ -93,8 +93,8 @@ def i_mix(mixing, first, second, temperature, smoothing=0.0):
 
 def make_mixing(num, generator):
     """Some are not mixed, and the first is its own partner."""
-    shares = torch.rand(num, generator=generator).where(torch.rand(num, generator=generator) < 0.7, 1.0)
-    return Mixing(torch.cat([torch.zeros(1, dtype=torch.long), torch.arange(1, num).roll(1)]), shares)
+    weights = torch.rand(num, generator=generator).where(torch.rand(num, generator=generator) < 0.7, 1.0)
+    return Mixing(torch.cat([torch.zeros(1, dtype=torch.long), torch.arange(1, num).roll(1)]), weights)
 
 
 @pytest.mark.parametrize(("num", "smoothing", "temperature"), [(2, 0.0, 0.5), (7, 0.0, 0.1), (7, 0.3, 0.1)])

@@ -72,17 +72,17 @@ def plain_images(num, size=16):
 
 @pytest.mark.parametrize("alpha", [0.05, 0.2, 1.0, 2.0, 32.0])
 def test_the_shares_are_those_of_beta(alpha):
-    shares = beta(sample_keys(0, 0, torch.arange(40_000)), alpha)
-    assert 0 <= shares.min() <= shares.max() <= 1
-    assert shares.mean().item() == pytest.approx(0.5, abs=0.01)
-    assert shares.var().item() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.03)
+    weights = beta(sample_keys(0, 0, torch.arange(40_000)), alpha)
+    assert 0 <= weights.min() <= weights.max() <= 1
+    assert weights.mean().item() == pytest.approx(0.5, abs=0.01)
+    assert weights.var().item() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.03)
     torch.manual_seed(0)
     others = torch.distributions.Beta(alpha, alpha).sample((40_000,))
     levels = torch.linspace(0.02, 0.98, 25)
     quantiles = others.quantile(levels)
     # nearer to the ends float32 has too few numbers
     for level in quantiles[(quantiles > 1e-5) & (quantiles < 1 - 1e-5)]:
-        below = [(each <= level).float().mean().item() for each in (shares, others)]
+        below = [(each <= level).float().mean().item() for each in (weights, others)]
         assert below[0] == pytest.approx(below[1], abs=0.012)
 
 
@@ -90,11 +90,11 @@ def test_mixup_by_a_loop():
     torch.manual_seed(0)
     images = torch.rand(9, 3, 8, 8)
     task = Bare(MixUp(alpha=1.0))
-    mixed, (partners, shares) = task.run(images)
+    mixed, (partners, weights) = task.run(images)
     for i in range(9):
-        expected = shares[i] * images[i] + (1 - shares[i]) * images[partners[i]]
+        expected = weights[i] * images[i] + (1 - weights[i]) * images[partners[i]]
         torch.testing.assert_close(mixed[i], expected)
-    assert shares.std() > 0.1, "each sample has a share of its own"
+    assert weights.std() > 0.1, "each sample has its own weight"
     assert sorted(partners.tolist()) == list(range(9))
     assert all(partner != i for i, partner in enumerate(partners.tolist()))
     again, other = task.run(images)[0], task.run(images, epoch=1)[0]
@@ -104,29 +104,29 @@ def test_mixup_by_a_loop():
 
 def test_cutmix_shares_are_the_pixels_left():
     images = plain_images(200, 12)
-    mixed, (partners, shares) = Bare(CutMix()).run(images)
+    mixed, (partners, weights) = Bare(CutMix()).run(images)
     for i, partner in enumerate(partners.tolist()):
         own, pasted = (mixed[i] == i), (mixed[i] == partner)
         assert torch.all(own ^ pasted)
-        assert own.float().mean().item() == pytest.approx(shares[i].item())
+        assert own.float().mean().item() == pytest.approx(weights[i].item())
         rows, columns = pasted[0].any(1).nonzero(), pasted[0].any(0).nonzero()
         if len(rows):
             box = pasted[:, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
             assert box.all(), "a box, the same of all channels"
-    # of a box as large as its share of Beta(1, 1), three quarters are left within the image on average, or more
-    assert 0.5 < shares.mean() < 0.75
-    dense = soften(torch.arange(200), Mixing(partners, shares)).dense(200)
-    assert dense[torch.arange(200), partners].numpy() == pytest.approx(1 - shares.numpy())
+    # of a box as large as its draw from Beta(1, 1), three quarters are left within the image on average, or more
+    assert 0.5 < weights.mean() < 0.75
+    dense = soften(torch.arange(200), Mixing(partners, weights)).dense(200)
+    assert dense[torch.arange(200), partners].numpy() == pytest.approx(1 - weights.numpy())
 
 
 @every_mixer
 def test_no_mixing_is_mixed_again(mixers):
-    """Each image is made of two whole ones, by the shares that the targets have, whatever mixings there are."""
+    """Each image is made of two whole ones, by the weights that the targets have, whatever mixings there are."""
     images = plain_images(64)
     task = Bare(*MIXERS[mixers]())
-    mixed, (partners, shares) = task.run(images)
+    mixed, (partners, weights) = task.run(images)
     numbers = torch.arange(64.0)
-    torch.testing.assert_close(mixed.mean(dim=(1, 2, 3)), shares * numbers + (1 - shares) * partners)
+    torch.testing.assert_close(mixed.mean(dim=(1, 2, 3)), weights * numbers + (1 - weights) * partners)
     assert task.context.mixing is None
 
 
@@ -156,11 +156,11 @@ def test_manifold_mixup_mixes_the_output_of_one_layer():
     found = set()
     for step in range(12):
         torch.manual_seed(step)
-        mixed, (partners, shares) = task.run(images)
-        weights = shares.view(-1, 1, 1, 1)
+        mixed, (partners, weights) = task.run(images)
+        of_row = weights.view(-1, 1, 1, 1)
         for place in (0, 1, 2):
             hidden = nn.Sequential(*layers[: place + 1])(images)
-            hidden = weights * hidden + (1 - weights) * hidden[partners]
+            hidden = of_row * hidden + (1 - of_row) * hidden[partners]
             if torch.allclose(nn.Sequential(*layers[place + 1 :])(hidden), mixed, atol=1e-6):
                 found.add(place)
                 break
@@ -250,13 +250,13 @@ def test_each_task_mixes_what_it_should(kind):
     batch = make_batch(kind)
     loss = task.training_step(batch, 0)
     loss.backward()
-    (partners, shares), _ = task.known[0]
+    (partners, weights), _ = task.known[0]
     before, after = torch.cat(task.before), torch.cat(task.after)
     pairs = row_pairs(kind, batch, partners.tolist())
     assert len(task.after) == (2 if passes else 1)
     assert len(pairs) == len(after)
     for row, (sample, other) in enumerate(pairs):
-        expected = shares[sample] * before[row] + (1 - shares[sample]) * before[other]
+        expected = weights[sample] * before[row] + (1 - weights[sample]) * before[other]
         torch.testing.assert_close(after[row], expected)
     assert task.context.mixing is None
 
@@ -269,15 +269,15 @@ def test_the_targets_are_mixed_as_the_images_are(kind, mixers):
     scores = []
     task.logits = lambda features, logits=task.logits: scores.append(logits(features)) or scores[-1]
     loss = task.training_step(batch, 0)
-    (partners, shares), smoothing = task.known[0]
+    (partners, weights), smoothing = task.known[0]
     assert smoothing == pytest.approx(0.2)
     labels, total, hits = batch.labels.tolist(), 0.0, 0
     for i, row in enumerate(scores[0].double()):
         target = [0.2 / 5] * 5
-        target[labels[i]] += 0.8 * shares[i].item()
-        target[labels[partners[i]]] += 0.8 * (1 - shares[i].item())
-        total -= sum(share * math.log(p) for share, p in zip(target, row.softmax(0).tolist(), strict=True))
-        hits += int(row.argmax()) == labels[i if shares[i] >= 0.5 else partners[i]]
+        target[labels[i]] += 0.8 * weights[i].item()
+        target[labels[partners[i]]] += 0.8 * (1 - weights[i].item())
+        total -= sum(fraction * math.log(p) for fraction, p in zip(target, row.softmax(0).tolist(), strict=True))
+        hits += int(row.argmax()) == labels[i if weights[i] >= 0.5 else partners[i]]
     assert loss.item() == pytest.approx(total / len(labels), rel=1e-5)
     assert task.logged["top1"].item() == pytest.approx(hits / len(labels))
 
@@ -313,7 +313,7 @@ def test_sam_sees_the_same_mixing_twice(kind, sam_first):
     assert torch.equal(*task.after)
     (first, smoothing), (second, again) = task.known
     assert torch.equal(first.partners, second.partners)
-    assert torch.equal(first.shares, second.shares)
+    assert torch.equal(first.weights, second.weights)
     assert smoothing == again == pytest.approx(0.1)
     assert (task.context.mixing, task.context.smoothing) == (None, 0.0)
 
@@ -416,8 +416,8 @@ def test_patch_position_smooths_its_eight_classes():
 @pytest.mark.parametrize("kind", ["images", "simclr"])
 def test_smoothing_raises_the_entropy_of_what_is_predicted(kind):
     entropies = []
-    for share in (0.0, 0.4):
-        task = make_task(kind, [LabelSmoothing(share)], **({"temperature": 0.2} if kind == "simclr" else {}))
+    for fraction in (0.0, 0.4):
+        task = make_task(kind, [LabelSmoothing(fraction)], **({"temperature": 0.2} if kind == "simclr" else {}))
         seen = []
         if kind == "images":
             task.logits = lambda features, inner=task.logits, seen=seen: seen.append(inner(features)) or seen[-1]

@@ -177,9 +177,9 @@ def test_what_is_dropped_together(drop, same):
     if same:
         assert torch.equal(dropped.any(dim=same), dropped.all(dim=same))
     else:
-        shares = dropped.float()
+        fractions = dropped.float()
         for dimensions in ((2, 3), 1):
-            assert shares.mean(dim=dimensions).std() < 0.15, "neither channels nor places are dropped as a whole"
+            assert fractions.mean(dim=dimensions).std() < 0.15, "neither channels nor places are dropped as a whole"
     assert task.backbone(maps).mean().item() == pytest.approx(1, abs=0.05)
     task.eval()
     assert torch.equal(task.backbone(maps), maps)

@@ -64,8 +64,8 @@ def test_inverse_sqrt_is_that_of_the_transformer():
     warmup, total = 20, 100
     steps = range(1, total)
     expected = [min(step**-0.5, step * warmup**-1.5) * warmup**0.5 for step in steps]
-    share = warmup / total
-    assert factors(InverseSqrt(share / (1 - share), warmup_percent=20), steps) == pytest.approx(expected)
+    fraction = warmup / total
+    assert factors(InverseSqrt(fraction / (1 - fraction), warmup_percent=20), steps) == pytest.approx(expected)
 
 
 def torchs(make, num_steps):

@@ -12,7 +12,7 @@ from ssl_toolkit.cli import main
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.optim import SGD
-from ssl_toolkit.random import fold, normal
+from ssl_toolkit.random import fold_in, normal
 from ssl_toolkit.schedule import Cosine
 from ssl_toolkit.task import StepOutput, Task
 from ssl_toolkit.tuning.lr_range_test import RateCurve, range_test, running_mean
@@ -33,14 +33,14 @@ class Bowl(Task):
 
     def step(self, batch, keys, context):
         # as far as the sample and not the epoch goes, so that the whole set is one bowl
-        inputs = normal(fold(batch.indices, "x"), 8) * self.scales
-        targets = inputs.sum(dim=1) + self.noise * normal(fold(batch.indices, "y"))
+        inputs = normal(fold_in(batch.indices, "x"), 8) * self.scales
+        targets = inputs.sum(dim=1) + self.noise * normal(fold_in(batch.indices, "y"))
         loss = 0.5 * (inputs @ self.weight - targets).square().mean()
         self.seen.append(float(loss.detach()))
         return StepOutput(loss, inputs, {})
 
     def hessian(self, indices):
-        inputs = normal(fold(indices, "x"), 8) * self.scales
+        inputs = normal(fold_in(indices, "x"), 8) * self.scales
         return inputs.T @ inputs / len(inputs)
 
 
@@ -181,7 +181,7 @@ def test_the_line_can_be_pasted_and_trains(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "lr-find needs to know for which verb"),
+        ([], "lr-find needs to know for which command"),
         (["pretrian"], "did you mean 'pretrain'?"),
         (["transfer", "-c", "RECIPE", "--budget", "60min"], "lr-find takes no --budget"),
         (["transfer", "-c", "RECIPE", "--highest", "1e-9"], "expected 0 < lowest < highest"),

@@ -1,4 +1,4 @@
-"""The watch of a run: silent when all is well, heard when it is not, and never felt by the run."""
+"""The health monitor of a run: silent when all is well, heard when it is not, and without effect on the run."""
 
 import json
 import math

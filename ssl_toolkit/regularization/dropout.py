@@ -1,4 +1,4 @@
-"""Dropping units, channels or blocks of a network's activations in training."""
+"""Dropout of units, channels or blocks of activations, in training."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from ssl_toolkit.regularization.base import Regularizer, check_probability, modu
 
 
 class _Drop(Regularizer):
-    """Drops something of the outputs of modules in training, and scales up the rest.
+    """Dropout in the outputs of modules, in training; the rest is scaled up.
 
-    Stochastic depth, which drops whole residual blocks, is the backbone's own: ``kwargs: {drop_path_rate: 0.1}``.
+    Stochastic depth, which drops whole residual blocks, is an argument of the backbone: ``kwargs: {drop_path_rate:
+    0.1}``.
     """
 
     shardable = True
@@ -39,7 +40,7 @@ class _Drop(Regularizer):
 
 
 class Dropout(_Drop):
-    """Drops single values (Srivastava et al. 2014, JMLR 15, section 4).
+    """Dropout of single values (Srivastava et al. 2014, JMLR 15, section 4).
 
     Args:
         probability: Of dropping a value, at least 0 and less than 1.
@@ -53,7 +54,7 @@ class Dropout(_Drop):
 
 
 class SpatialDropout(_Drop):
-    """Drops whole channels of feature maps (Tompson et al. 2015, arXiv 1411.4280, section 3.2).
+    """Dropout of whole channels of feature maps (Tompson et al. 2015, arXiv 1411.4280, section 3.2).
 
     Args:
         probability: Of dropping a channel, at least 0 and less than 1.
@@ -67,10 +68,11 @@ class SpatialDropout(_Drop):
 
 
 class DropBlock(_Drop):
-    """Drops squares of feature maps, the same of all channels (Ghiasi, Lin, Le 2018, arXiv 1810.12890, algorithm 1).
+    """DropBlock: dropout of squares of feature maps, the same in all channels (Ghiasi, Lin, Le 2018, arXiv 1810.12890,
+    algorithm 1).
 
     Args:
-        probability: The share of a map that is dropped, at least 0 and less than 1.
+        probability: The fraction of a map that is dropped, at least 0 and less than 1.
         pattern: Regular expression, searched in the names of the task's modules; their outputs, of shape
             ``[batch, channels, height, width]``, are dropped.
         block_size: Side of a square, at least 1; a smaller map's own side.
