@@ -71,7 +71,7 @@ class DownstreamTask(Task):
             raise ValueError(f"image_size is {image_size}, expected at least 1 pixel")
         if freeze_backbone and layer_decay != 1:
             raise ValueError(
-                f"layer_decay is {layer_decay}, but freeze_backbone leaves no stage to train; use one of them"
+                f"layer_decay is {layer_decay}, but freeze_backbone leaves no stage to train; set layer_decay to 1"
             )
         if freeze_backbone and kwargs.get("gradient_checkpointing"):
             raise ValueError(
