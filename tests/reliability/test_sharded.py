@@ -14,7 +14,7 @@ import torch
 
 import methods
 from components import ARGUMENTS
-from launching import state, write_recipe
+from launch import state, write_recipe
 from ssl_toolkit import optim, regularization
 from ssl_toolkit.checkpoint import sharded
 from ssl_toolkit.checkpoint.io import read_checkpoint

@@ -19,7 +19,7 @@ import torch
 import yaml
 from PIL import Image
 
-from mutated import ROOT
+from damaged_files import ROOT
 from ssl_toolkit.data import BadImage, DecodingStore, FolderSource, ImageData, Source, decode_file
 from ssl_toolkit.data.bad_files import BadFiles
 from ssl_toolkit.data.decode_pool import ReadingThreads

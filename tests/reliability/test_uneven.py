@@ -9,7 +9,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 import parity
-from processes import run_processes
+from gloo_processes import run_processes
 from ssl_toolkit.cli.train import left_out, train
 from ssl_toolkit.data import BatchLoader, DecodingStore, ImageData, Source
 from ssl_toolkit.data.bad_files import BadFiles

@@ -24,7 +24,7 @@ def in_child(function: Callable[..., Any], *arguments: Any, timeout: float = 240
 
     Whatever the function does to its process, even its end by a signal, is an error of the test and not of pytest.
     """
-    # the server that `processes.run_processes` uses, too: it has imported what takes long, once
+    # the server that `gloo_processes.run_processes` uses, too: it has imported what takes long, once
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "timm", "lightning"])
     with tempfile.TemporaryDirectory() as folder:

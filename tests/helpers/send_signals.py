@@ -17,7 +17,7 @@ from ssl_toolkit.distributed.ranks import rank, world_size
 STEP = 3
 
 
-class Signalling(Callback):
+class SendSignal(Callback):
     """Rank zero sends the signal, once.
 
     Args:
