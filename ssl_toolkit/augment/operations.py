@@ -1,4 +1,4 @@
-"""The operations of the automatic policies by number, and a whole batch with an operation of its own for each image.
+"""Operations of the automatic policies, by number; each image of a batch has its own.
 
 The images that drew the same operation are taken together, changed, and put back: no operation is computed on an image
 that did not draw it. On a GPU the number of images of each operation is read back, once a call.
@@ -34,7 +34,7 @@ _OPERATIONS: dict[int, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def apply(images: Tensor, operations: Tensor, amounts: Tensor) -> Tensor:
-    """Changes each image by its operations, one after the other.
+    """Applies each image's operations, one after the other.
 
     Args:
         images: float ``[batch, channels, height, width]`` in [0, 1].

@@ -1,4 +1,4 @@
-"""Patches cut from images, and what keeps a network from solving a puzzle of patches by their colours alone."""
+"""Patch extraction, and colour dropping and projection against solving patch tasks by colour alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
 
 def take_patches(images: Tensor, tops: Tensor, lefts: Tensor, size: int) -> Tensor:
-    """Cuts square patches out of each image, at places of its own.
+    """Square patches of each image, at its own places.
 
     Args:
         images: ``[batch, channels, height, width]``.

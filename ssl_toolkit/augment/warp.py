@@ -1,4 +1,4 @@
-"""Rotation, shear and translation, each image by amounts of its own: one affine map of the places, one bilinear sample.
+"""Affine warps: rotation, shear and translation of each image by its own amount, sampled bilinearly.
 
 What comes from outside of an image is mid-grey.
 """
@@ -17,12 +17,12 @@ FILL = 0.5
 
 
 def rotate(images: Tensor, degrees: Tensor) -> Tensor:
-    """Turns each image about its centre, counter-clockwise, by its angle (``[batch]``, in degrees)."""
+    """Rotation: turns each image about its centre, counter-clockwise, by its angle (``[batch]``, in degrees)."""
     return warp(images, rotations(degrees))
 
 
 def shear(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Shears each image, its top left corner in place: ``x`` moves a row left by so much for each row above it.
+    """Shear of each image, its top left corner in place: ``x`` moves a row left by so much for each row above it.
 
     Args:
         images: float ``[batch, channels, height, width]``.
@@ -36,7 +36,7 @@ def shear(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def translate(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Moves each image to the right by ``x`` and down by ``y`` pixels (both ``[batch]``)."""
+    """Translation: moves each image to the right by ``x`` and down by ``y`` pixels (both ``[batch]``)."""
     return warp(images, translations(x, y))
 
 
@@ -64,7 +64,7 @@ def _matrices(*values: Tensor) -> Tensor:
 
 
 def warp(images: Tensor, matrices: Tensor, fill: float = FILL) -> Tensor:
-    """Reads each pixel from another place, bilinearly.
+    """Affine warp: reads each pixel from another place, bilinearly.
 
     Args:
         images: float ``[batch, channels, height, width]``.

@@ -1,4 +1,4 @@
-"""Weights in parts (FSDP2): what DDP and one process compute, and checkpoints that any number of processes can load."""
+"""Sharded weights (FSDP2): equal to DDP and to one process, and checkpoints that any number of processes can load."""
 
 import contextlib
 import json

@@ -71,7 +71,7 @@ def failures(caught):
 
 @pytest.fixture
 def fresh_wandb(monkeypatch):
-    """W&B with a process of its own, of which nothing is left afterwards."""
+    """W&B with a separate process, of which nothing is left afterwards."""
     for name in [name for name in os.environ if name.startswith("WANDB")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", "/nonexistent")
@@ -171,7 +171,7 @@ def test_the_command_ends_well_and_soon(name, plain, tmp_path, no_network, reach
 
 
 def left_behind(parent):
-    """The processes that W&B started for a command, which begin sessions of their own."""
+    """The processes that W&B started for a command, which begin their own sessions."""
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             words = file.read_bytes().split(b"\0")
