@@ -4,10 +4,10 @@
 
 Two views of each image, from images in memory: 32 px from 32 px with SimCLR's recipe for small images (colour strength
 0.5, no blur), 224 px from 256 px with that for large ones (strength 1, blur). lightly works with Pillow images in two
-worker processes; kornia on batches of tensors with parameters of its own for each sample (its resize is not
+worker processes; kornia on batches of tensors with separate parameters for each sample (its resize is not
 antialiased); torchvision v2 on tensors, image by image. All processes live at the same time and take turns; a turn in
 which other programs took more than a tenth of a core is repeated. Speeds are medians over the rounds; ratios are taken
-within a round, with their range. lightly and kornia live in an environment of their own.
+within a round, with their range. lightly and kornia have a separate environment.
 """
 
 from __future__ import annotations

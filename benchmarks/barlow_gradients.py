@@ -7,7 +7,7 @@ one process and in W gloo processes on the CPU, each with its slice of the batch
 error is the length of the difference of the two gradients of all parameters over the length of that of one process: 0
 but for rounding if W processes train as one does. NT-Xent is the control: there all of them are right.
 
-Peers live in environments of their own, which are made on first use. solo-learn asks for torch 1.9.1, so that the file
+Peers have separate environments, which are made on first use. solo-learn asks for torch 1.9.1, so that the file
 of its loss is run with our torch.
 """
 

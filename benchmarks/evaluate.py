@@ -5,7 +5,7 @@
 
 The features are those of a pretrained backbone (``backbone.safetensors`` of a run, such as
 `configs/pretrain/simclr_cifar10.yaml`); without images they are made up, which shows less.
-Each measurement is a process of its own; they alternate, and one that other programs disturbed is repeated. Both linear
+Each measurement is a separate process; they alternate, and one that other programs disturbed is repeated. Both linear
 probes minimise the same objective (see `ssl_toolkit.evaluation.linear_probe`) to the same tolerance of the gradient;
 what they reach is computed in float64.
 """

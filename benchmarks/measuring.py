@@ -30,7 +30,7 @@ class Window(NamedTuple):
     Attributes:
         figures: What its process printed last, as JSON; empty if that is none.
         seconds: How long the process took.
-        others: How many cores other programs took meanwhile.
+        others: How many cores other programs took in that time.
     """
 
     figures: dict[str, Any]
@@ -43,7 +43,7 @@ class Turn(NamedTuple):
 
     Attributes:
         steps_per_second: Its speed.
-        others: How many cores other programs took meanwhile.
+        others: How many cores other programs took in that time.
     """
 
     steps_per_second: float
@@ -51,7 +51,7 @@ class Turn(NamedTuple):
 
 
 def peer_python(name: str, *packages: str) -> Path | None:
-    """The interpreter of an environment of its own, which is made on first use; None where it cannot be.
+    """The interpreter of a separate environment, which is made on first use; None where it cannot be.
 
     Args:
         name: Of the peer's package, as pip knows it.
@@ -207,7 +207,7 @@ def in_turns(
     """Measures processes that train against each other.
 
     All live at the same time, but only one of them runs at any moment, for some seconds: so a neighbour on the machine
-    who is busy for minutes meets them all alike. A turn in which other programs worked is made again.
+    who is busy for minutes meets all of them equally. A turn in which other programs worked is made again.
 
     Args:
         commands: What is measured, by name.

@@ -5,9 +5,9 @@
 
 A narrow ResNet-10 is trained from random weights by `ssl-toolkit transfer` itself: with none, with one at a time, and
 with all of the recommended set - weight decay, dropout, label smoothing, flips and crops, early stopping. Training and
-validation images are measured alike, without augmentation and dropout, with the weights that the run ends with. As
-many images as have labels are for validation; without --test as many again are for the test. A run that the JSON file
-holds already is not repeated, so that it can be made in parts.
+validation images are measured in the same way, without augmentation and dropout, with the weights that the run ends
+with. As many images as have labels are for validation; without --test as many again are for the test. A run that the
+JSON file holds already is not repeated, so that it can be made in parts.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     python benchmarks/scaling.py --only index --index_counts 1000000 10000000
 
 Built-in images, decoded beforehand; ResNet-18 with standard stem and bf16 where the processor has it. Each figure is a
-process of its own, repeated if other programs disturbed it. Memory is the largest that the process ever had. The
+separate process, repeated if other programs disturbed it. Memory is the largest that the process ever had. The
 folders hold one small image under many names. An index of shards is generated, with a thousand images and labels in
 each; the shards themselves are holes of the right size, because only their headers would be looked at.
 """
@@ -123,7 +123,7 @@ def make_index(folder: Path, count: int) -> None:
 def open_index(args: argparse.Namespace) -> dict[str, float]:
     """Opens an index of many images, then divides them and shuffles an epoch."""
     with tempfile.TemporaryDirectory() as name:
-        # in a process of its own, whose memory does not count
+        # in a separate process, whose memory does not count
         make = [sys.executable, str(Path(__file__).resolve()), "--worker", "--make_index", name]
         subprocess.run([*make, "--index", str(args.index)], check=True)
 

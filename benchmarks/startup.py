@@ -4,7 +4,7 @@
 
 The images are 1,000 built-in ones as JPEG files of 32 px; a ResNet-18 with small stem, batch 64, float32. Everything
 runs once before it is measured, so that bytecode is compiled and our images are in the cache. The processes alternate,
-and one that other programs disturbed is repeated. Both packages live in environments of their own, with what they
+and one that other programs disturbed is repeated. Both packages have separate environments, with what they
 require and nothing else (that of a developer holds libraries that others import if they find them).
 """
 

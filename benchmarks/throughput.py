@@ -18,8 +18,8 @@ The peers are measured beside SimCLR, with ResNet-18, the same batch and precisi
 and take turns, so that a neighbour on the machine slows all of them; a turn in which other programs took more than a
 tenth of a core is repeated. Speeds are medians over the rounds; ratios are taken within a round: their median, with its
 quartiles, and by the time that a step takes in all of them. "others" is how many cores other programs took in the worst
-turn. On a machine that is shared, many short turns tell more than a few long ones. `--repeats` starts all of them anew.
-Peers live in environments of their own, made on first use.
+turn. On a machine that is shared, many short turns tell more than a few long ones. `--repeats` starts all of them
+again. Peers have separate environments, made on first use.
 """
 
 from __future__ import annotations

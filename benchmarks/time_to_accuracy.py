@@ -4,14 +4,15 @@
         --run lightly,32,60 --run lightly,bf16,60 --run ours,20 --run ours,40
 
 One run after the other on the same machine. lightly's example (ResNet-18 with 3x3 stem, batch 256, plain SGD with a
-constant rate, which is why it can be looked at any time) is saved `--every` ten minutes; ours is a run of its own for
+constant rate, which is why it can be looked at any time) is saved `--every` ten minutes; ours is a separate run for
 each number of minutes, by `--budget`, because its schedule ends with it. What follows the number of minutes are further
 options of `ssl-toolkit pretrain`: `--run "ours,20,--progressive.start 0.5"`.
 
-All backbones are judged alike: pooled features, the labelled training images as the bank, k = 20. A run that the JSON
-file holds already is not repeated, so a comparison can be made in parts. Runs do not alternate: keep the machine quiet;
-`others` is how many cores other programs took. On a machine that has other work, too, `--rate` makes lightly's run as
-many images long as its minutes hold at that rate: what it has learned then does not depend on how long it took.
+All backbones are judged in the same way: pooled features, the labelled training images as the bank, k = 20. A run that
+the JSON file holds already is not repeated, so a comparison can be made in parts. Runs do not alternate: keep the
+machine quiet; `others` is how many cores other programs took. On a machine that has other work, too, `--rate` makes
+lightly's run as many images long as its minutes hold at that rate: what it has learned then does not depend on how long
+it took.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ FILE = "accuracies.json"
 
 
 class Accuracies(Callback):
-    """Measures training and validation images alike: without augmentation, noise and dropout.
+    """Measures training and validation images in the same way: without augmentation, noise and dropout.
 
     The run's folder gets a file: the curves, and the accuracies of the weights that the run ends with.
     """

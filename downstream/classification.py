@@ -1,4 +1,4 @@
-"""Classifies images: linear probe, probe with hidden layer, or fine-tuning.
+"""Image classification: linear probe, probe with a hidden layer, or fine-tuning.
 
 Classification(weights="runs/birds/backbone.safetensors", freeze_backbone=True, ...)       # linear probe
 Classification(weights="runs/birds/backbone.safetensors", layer_decay=0.7, ...)            # fine-tuning
@@ -16,7 +16,7 @@ from ssl_toolkit.modules.mlp import mlp
 
 
 class Classification(Classifier):
-    """Classifies images by the pooled features of the backbone.
+    """Image classification by the pooled features of the backbone.
 
     Args:
         head: "linear", or "mlp": one hidden layer with BatchNorm and ReLU.

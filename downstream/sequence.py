@@ -1,4 +1,4 @@
-"""Classifies sequences of frames: the backbone sees each frame, a head reads the features in order.
+"""Sequence classification: the backbone sees each frame, a head reads the features in order.
 
 The padding that brings the sequences of a batch to one length never reaches a result: recurrent heads run on packed
 sequences, the Transformer head masks it, so each sequence gets the answer that it would get alone.
@@ -39,12 +39,12 @@ class FrameFeatures(NamedTuple):
 
 
 def padding_mask(lengths: Int64[Tensor, " batch"], longest: int) -> Bool[Tensor, "batch longest"]:
-    """Bool tensor of shape ``[batch, longest]``: True where a sequence of the given length has ended."""
+    """Padding mask: bool tensor of shape ``[batch, longest]``, True where a sequence of the given length has ended."""
     return torch.arange(longest, device=lengths.device) >= lengths.unsqueeze(1)
 
 
 class SequenceHead(nn.Module, ABC):
-    """Turns the features of frames into the scores of classes. A kind of head is a subclass."""
+    """Base class of sequence heads: from the features of frames to the scores of classes."""
 
     @abstractmethod
     def build(self, num_features: int, num_classes: int) -> None:
@@ -67,7 +67,7 @@ class SequenceHead(nn.Module, ABC):
 
 
 class RecurrentHead(SequenceHead):
-    """Reads the frames one by one; the final state of the last layer gives the class.
+    """Recurrent head: reads the frames one by one; the final state of the last layer gives the class.
 
     LSTM: Hochreiter and Schmidhuber, "Long short-term memory", 1997. GRU: Cho et al. 2014, arXiv 1406.1078.
 
@@ -123,7 +123,7 @@ class RecurrentHead(SequenceHead):
 
 
 class TransformerHead(SequenceHead):
-    """A Transformer encoder over the frames (Vaswani et al. 2017, arXiv 1706.03762), layer norm before each block.
+    """Transformer head: a pre-norm encoder over the frames (Vaswani et al. 2017, arXiv 1706.03762).
 
     Args:
         dim: Width of the tokens; a multiple of ``num_heads``, and even.
@@ -202,7 +202,7 @@ class TransformerHead(SequenceHead):
 
 
 def sinusoidal_positions(num: int, dim: int) -> Float[Tensor, "num dim"]:
-    """Codes of places as sines and cosines of geometric wavelengths (Vaswani et al. 2017, section 3.5).
+    """Sinusoidal position encodings: sines and cosines of geometric wavelengths (Vaswani et al. 2017, section 3.5).
 
     Args:
         num: Places, counted from 0.
@@ -218,7 +218,7 @@ def sinusoidal_positions(num: int, dim: int) -> Float[Tensor, "num dim"]:
 
 
 class SequenceClassification(Classifier):
-    """Classifies sequences of frames by what the backbone sees in them, in order.
+    """Sequence classification by the features of the frames, in order.
 
     Args:
         head: What reads the features of the frames: `RecurrentHead` or `TransformerHead`.

@@ -1,4 +1,4 @@
-"""Barlow Twins: across two views of the images, each dimension of the embedding agrees with itself and no other.
+"""Barlow Twins: the cross-correlation of two views' embeddings is pushed towards the identity.
 
 Zbontar, Jing, Misra, LeCun, Deny: "Barlow Twins: self-supervised learning via redundancy reduction", ICML 2021,
 arXiv 2103.03230.
@@ -17,7 +17,7 @@ from ssl_toolkit.step import StepContext, StepOutput
 
 
 class BarlowTwins(JointEmbeddingTask):
-    """Redundancy reduction between views (Zbontar et al. 2021, arXiv 2103.03230, algorithm 1).
+    """Barlow Twins: redundancy reduction between views (Zbontar et al. 2021, arXiv 2103.03230, algorithm 1).
 
     The paper's two views differ: ``views: {first: {preset: byol_first}, second: {preset: byol_second}}``.
 

@@ -1,4 +1,4 @@
-"""BYOL: a student predicts what its teacher makes of another view; no view is pushed away.
+"""BYOL: a student predicts its teacher's embedding of another view; there are no negatives.
 
 Grill et al.: "Bootstrap your own latent: a new approach to self-supervised learning", NeurIPS 2020, arXiv 2006.07733.
 """
@@ -17,7 +17,7 @@ from ssl_toolkit.step import StepContext, StepOutput
 
 
 class BYOL(TeacherTask):
-    """Regression of a teacher's embeddings (Grill et al. 2020, arXiv 2006.07733, section 3.1).
+    """BYOL: regression of a teacher's embeddings (Grill et al. 2020, arXiv 2006.07733, section 3.1).
 
     Each view is predicted from every other one. What keeps the embeddings apart is the predictor together with the
     teacher, which moves slowly: without one of them they collapse.

@@ -1,4 +1,4 @@
-"""Jigsaw: say in which order the patches of an image have been laid out.
+"""Jigsaw: classify the permutation of an image's patches.
 
 Noroozi, Favaro: "Unsupervised learning of visual representations by solving jigsaw puzzles", ECCV 2016, arXiv
 1603.09246.
@@ -25,7 +25,7 @@ from ssl_toolkit.step import StepContext, StepOutput
 
 
 class Puzzle(NamedTuple):
-    """Puzzles of a batch.
+    """Jigsaw puzzles of a batch.
 
     Attributes:
         patches: In the order in which they have been laid out: ``[batch, 9, channels, patch_size, patch_size]``.
@@ -37,7 +37,7 @@ class Puzzle(NamedTuple):
 
 
 class Jigsaw(GridTask):
-    """Predicts which of some permutations the patches of a 3x3 grid have been put through (Noroozi and Favaro 2016).
+    """Jigsaw: classifies the permutation of the patches of a 3x3 grid (Noroozi and Favaro 2016).
 
     Each patch passes through the backbone once, by itself (the context-free network of section 3.2); the features of
     all nine are classified together.
@@ -90,7 +90,7 @@ class Jigsaw(GridTask):
 
 @functools.cache
 def far_permutations(num: int, size: int = GRID**2) -> Tensor:
-    """Permutations that are far from each other, always the same (Noroozi and Favaro 2016, algorithm 1).
+    """Permutations of large Hamming distance, always the same (Noroozi and Favaro 2016, algorithm 1).
 
     Beginning with the identity, each next one is the first of those with the greatest mean Hamming distance to the ones
     before it.

@@ -1,4 +1,4 @@
-"""MoCo v2: a view is told from a queue of other images by what a teacher makes of another view of its image.
+"""MoCo v2: InfoNCE with a momentum encoder and a queue of negatives.
 
 Chen, Fan, Girshick, He: "Improved baselines with momentum contrastive learning", 2020, arXiv 2003.04297. The queue and
 the momentum encoder: He, Fan, Wu, Xie, Girshick, CVPR 2020, arXiv 1911.05722.
@@ -20,7 +20,8 @@ from ssl_toolkit.step import StepContext, StepOutput
 
 
 class MoCoV2(TeacherTask):
-    """Contrastive embedding with a queue (Chen et al. 2020, arXiv 2003.04297; He et al. 2020, arXiv 1911.05722).
+    """MoCo v2: InfoNCE with a queue of negatives (He et al. 2020, arXiv 1911.05722; Chen et al. 2020, arXiv
+    2003.04297).
 
     The negatives are the teacher's embeddings of former batches, so that their number has nothing to do with the batch.
 

@@ -1,4 +1,4 @@
-"""Patch position: say where one patch of an image lies relative to another.
+"""Patch position: classify where one patch of an image lies relative to another.
 
 Doersch, Gupta, Efros: "Unsupervised visual representation learning by context prediction", ICCV 2015, arXiv 1505.05192.
 """
@@ -23,7 +23,7 @@ DIRECTIONS = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 
 
 
 class PatchPosition(GridTask):
-    """Predicts which of the eight neighbours of one patch another patch is (Doersch et al. 2015, section 3).
+    """Patch position: classifies which of its eight neighbours a patch is (Doersch et al. 2015, section 3).
 
     An image is cut into a 3x3 grid of cells with one patch in each. Each patch passes through the backbone once; all 40
     ordered pairs of neighbouring patches are then classified. Pairs side by side are more frequent (6 of 40 each) than
@@ -61,7 +61,7 @@ class PatchPosition(GridTask):
         couples = torch.cat([of_patch[:, from_patch], of_patch[:, to_patch]], dim=-1).flatten(0, 1)
         logits = full_precision(self.classifier(couples))
         targets = direction.repeat(len(views))
-        # mixing changes no target: of both images the patches lie alike
+        # mixing changes no target: the patches of both images have the same places
         loss = soft_cross_entropy(logits, soften(targets, smoothing=context.smoothing), self.class_weights)
         weights = self.class_weights[targets]
         top1 = (weights * (logits.detach().argmax(dim=1) == targets)).sum() / weights.sum()

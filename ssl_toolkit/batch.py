@@ -1,4 +1,4 @@
-"""What travels from the data to the tasks: images as bytes, with the indices that key all randomness."""
+"""Batches, from the data to the tasks: images as bytes, with the indices that key all randomness."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ CANNOT_WRITE = 74
 
 
 class RunFailed(ValueError):
-    """What goes wrong while a run trains, and not before it."""
+    """Failure of a run while it trains, not before."""
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Names of a package whose modules are imported when they are first asked for."""
+"""Lazy imports: a package's modules are imported when one of their names is first used."""
 
 from __future__ import annotations
 

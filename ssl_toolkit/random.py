@@ -121,7 +121,7 @@ def uniform(keys: Tensor, num: int | None = None, low: float = 0.0, high: float 
 
     Args:
         keys: int64 tensor of any shape.
-        num: How many numbers for each key; None for one, without an axis of its own.
+        num: How many numbers for each key; None for one, without an extra axis.
         low: Lower end, included.
         high: Upper end, excluded up to rounding.
 
@@ -198,7 +198,7 @@ def gamma(keys: Tensor, shape: float, num: int | None = None) -> Tensor:
     Args:
         keys: int64 tensor of any shape.
         shape: The distribution's shape, above 0.
-        num: How many numbers for each key; None for one, without an axis of its own.
+        num: How many numbers for each key; None for one, without an extra axis.
     """
     tries = fold_in(keys.unsqueeze(-1), torch.arange(1 if num is None else num, device=keys.device))
     third = (shape + 1 if shape < 1 else shape) - 1 / 3

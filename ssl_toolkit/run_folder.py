@@ -1,4 +1,4 @@
-"""A run is a folder: what it was told, what it measured, where it stands, and what came of it."""
+"""Run folders: configuration, metrics, status, checkpoints and results of a run."""
 
 from __future__ import annotations
 

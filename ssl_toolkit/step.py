@@ -1,4 +1,4 @@
-"""What goes into the loss of a step beside the views, and what comes out of it."""
+"""Step context and step output: what a loss gets beside the views, and what it returns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ssl_toolkit.schedule import Progress
 
 @dataclass
 class StepContext:
-    """What a loss depends on beside its views (or features) and the weights.
+    """Step context: what a loss depends on beside its views (or features) and the weights.
 
     Attributes:
         training: Whether it is a step of training; False for validation and test.
@@ -36,7 +36,7 @@ class StepContext:
 
 
 class StepOutput(NamedTuple):
-    """What a task computes from a batch.
+    """Step output: what a task computes from a batch.
 
     Attributes:
         loss: Scalar to minimise.

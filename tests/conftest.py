@@ -16,7 +16,7 @@ shapes.install()  # before anything is imported that is annotated
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from processes import run_processes as _run_processes  # noqa: E402
+from gloo_processes import run_processes as _run_processes  # noqa: E402
 
 # tests compute on tiny tensors, where a second thread is in the way; it is worse where the cores are shared
 torch.set_num_threads(1)
@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture
 def run_processes():
-    """`processes.run_processes`: runs a function of a test module in several gloo processes."""
+    """`gloo_processes.run_processes`: runs a function of a test module in several gloo processes."""
     return _run_processes
 
 

@@ -269,7 +269,7 @@ def circumstances() -> str:
 
 
 def write_stamp(collected: Collector, hashes: dict[str, str]) -> None:
-    """Writes the groups of which every test passed and no file changed meanwhile; the others have to be run again."""
+    """Writes the groups of which every test passed and no file changed during the tests; the others have to be run again."""
     groups = collected.groups()
     proven = {
         name: {"hash": hashed, "seconds": round(groups[name]["seconds"], 1)}

@@ -97,7 +97,7 @@ def test_a_changed_file_changes_the_hash_of_its_groups_only():
 
 
 def test_what_has_not_changed_is_left_out(tmp_path):
-    """In a process of its own, as the gate does it."""
+    """In a separate process, as the gate does it."""
     program = (
         "import sys, source_groups, pytest; source_groups.changed_groups = lambda: {'SimCLR'};"
         "sys.exit(pytest.main(['tests/every_method', '--changed', '--collect-only', '-q', '-n', '0', '-m', 'slow',"

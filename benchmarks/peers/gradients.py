@@ -108,7 +108,7 @@ def compare(loss: Loss, world: int, batch: int, width: int, dtype: torch.dtype) 
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(0)
     network = Network(loss, width).to(dtype)
-    # what two views share, and what each has of its own
+    # what two views share, and what each has alone
     shared, *own = torch.randn(3, batch, INPUTS)
     views = [(shared + 0.5 * each).to(dtype) for each in own]
     torch.set_default_dtype(dtype)  # of what a loss makes for itself

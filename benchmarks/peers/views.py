@@ -34,7 +34,7 @@ def lightly(size: int, pixels: torch.Tensor) -> Iterator[object]:
 
 
 def kornia(size: int, pixels: torch.Tensor) -> Iterator[object]:
-    """Batches of tensors, parameters of its own for each sample."""
+    """Batches of tensors, with separate parameters for each sample."""
     from kornia import augmentation
 
     strength = 0.5 if size == 32 else 1.0

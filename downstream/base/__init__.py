@@ -1,4 +1,4 @@
-"""What every downstream task shares: pretrained weights, a backbone that is frozen or fine-tuned, a head on top."""
+"""Base classes of downstream tasks: pretrained weights, a frozen or fine-tuned backbone, a head."""
 
 from downstream.base.classifier import Classifier
 from downstream.base.task import DownstreamTask

@@ -1,4 +1,4 @@
-"""`Classifier`: what tasks share whose answer is one of several classes."""
+"""`Classifier`: the base class of classification tasks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ssl_toolkit.step import StepContext, StepOutput
 
 
 class Classifier(DownstreamTask):
-    """A downstream task that tells classes apart. A new one defines `build_head` and `logits`.
+    """Base class of classification tasks. A new one defines `build_head` and `logits`.
 
     It logs ``top1`` and, where there are more than five classes, ``top5``; the test also logs the accuracy of each
     class, ``test/top1_of/CLASS``, and their mean, ``test/mean_class_top1``. Where images are mixed in training, they
@@ -124,7 +124,7 @@ class Classifier(DownstreamTask):
 
 
 def accuracies(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """Fractions of the samples whose class is the one with the highest score, and among the five highest.
+    """Top-1 and top-5 accuracy: the class has the highest score, or is among the five highest.
 
     Args:
         logits: Float tensor of shape ``[batch, num_classes]``.
@@ -142,7 +142,7 @@ def accuracies(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
 
 
 def count_by_class(right: Tensor, targets: Tensor, num_classes: int) -> Tensor:
-    """How many samples of each class are right, and how many there are.
+    """Counts by class: how many samples are right, and how many there are.
 
     Args:
         right: bool tensor of shape ``[batch]``.

@@ -1,4 +1,4 @@
-"""`Standardize`: features of any scale to features of mean 0 and variance 1."""
+"""`Standardize`: standardization of features to mean 0 and variance 1."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ssl_toolkit.distributed.ranks import world_size
 
 
 class Standardize(nn.Module):
-    """Standardizes each feature by its mean and variance over all training samples so far, of all processes.
+    """Standardization of each feature by its mean and variance over all training samples so far, of all processes.
 
     What a BatchNorm without scale and shift does for a linear probe (He et al. 2022, arXiv 2111.06377, appendix A.1),
     without the noise of small batches. Before the first training sample it changes nothing. It passes no gradient on to

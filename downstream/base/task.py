@@ -1,4 +1,4 @@
-"""`DownstreamTask`: weights from a file, a backbone that is frozen or fine-tuned, a head on top."""
+"""`DownstreamTask`: the base class of downstream tasks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ssl_toolkit.weights import LoadReport, load_backbone, load_into, read_heade
 
 
 class DownstreamTask(Task):
-    """A head on a backbone. A new kind of task defines `build_head` and `loss`.
+    """Base class of downstream tasks: a head on a backbone. A new task defines `build_head` and `loss`.
 
     Args:
         weights: A weights file (``backbone.safetensors``) to start from; None for the backbone's own start.
@@ -129,7 +129,7 @@ class DownstreamTask(Task):
         views = self.make_views(images, keys)
         if not self.freeze_backbone:
             return self.backbone(views)
-        # at each step, because whoever trains a module puts all of it into training mode
+        # at each step, because a training loop puts all of a module into training mode
         self.backbone.eval()
         with torch.no_grad():
             return self.backbone(views)

@@ -1,4 +1,4 @@
-"""What pretext tasks share: views, embeddings of several views, teachers, grids of patches."""
+"""Base classes of pretext tasks: views, joint embeddings, teachers, grids of patches."""
 
 from pretext.base.grid import GridTask
 from pretext.base.joint_embedding import JointEmbeddingTask

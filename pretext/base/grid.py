@@ -1,4 +1,4 @@
-"""`GridTask`: an image is cut into a grid of patches, whose features are compared."""
+"""`GridTask`: the base class of tasks on a grid of patches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GRID = 3
 
 
 class GridTask(PretextTask):
-    """A task over the patches of an image, one in each cell of a 3x3 grid. A new one defines `loss`.
+    """Base class of tasks on the patches of an image, one in each cell of a 3x3 grid. A new one defines `loss`.
 
     Each patch passes through the backbone once.
 

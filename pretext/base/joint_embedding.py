@@ -1,4 +1,4 @@
-"""`JointEmbeddingTask`: the embeddings of several views of an image are compared."""
+"""`JointEmbeddingTask`: the base class of tasks that compare embeddings of several views."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ssl_toolkit.random import fold_in
 
 
 class JointEmbeddingTask(PretextTask):
-    """A task that compares the embeddings of several views of each image. A new one defines `loss` and nothing else.
+    """Base class of joint-embedding tasks, which compare several views of each image. A new one defines `loss` only.
 
     Args:
         view: How a view is made; two are drawn of each image. The short form of ``views`` with one entry and a count of
@@ -128,7 +128,7 @@ class JointEmbeddingTask(PretextTask):
 
 
 def by_view(passes: list[list[int]], outputs: list[Tensor]) -> dict[int, Tensor]:
-    """What the passes have computed, by the number of the view."""
+    """Outputs of the forward passes, by the number of the view."""
     found = {}
     for group, output in zip(passes, outputs, strict=True):
         found |= dict(zip(group, output.chunk(len(group)), strict=True))

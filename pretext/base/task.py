@@ -1,4 +1,4 @@
-"""`PretextTask`: views are made from bytes, on the device, without gradient."""
+"""`PretextTask`: the base class of pretext tasks, whose views are made on the device, without gradient."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ssl_toolkit.task import Task
 
 
 class PretextTask(Task):
-    """A task that needs no labels. A new one defines `make_views` and `loss` and nothing else.
+    """Base class of pretext tasks, which need no labels. A new one defines `make_views` and `loss` only.
 
     Attributes:
         views_may_shrink: Whether the task can do with views smaller than their ``size`` (see

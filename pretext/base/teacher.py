@@ -1,4 +1,4 @@
-"""`TeacherTask`: a student learns what its own moving average makes of other views."""
+"""`TeacherTask`: the base class of self-distillation, in which a student learns from an EMA teacher."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ssl_toolkit.schedule import Progress, Scheduled, check_bounds, value_at
 
 
 class TeacherTask(JointEmbeddingTask):
-    """A joint embedding with an EMA teacher. A new task defines `loss` and nothing else.
+    """Base class of joint-embedding tasks with an EMA teacher. A new one defines `loss` only.
 
     Args:
         momentum: Of the teacher: what it keeps of itself in each step, 0 to 1. By default it rises to 1.

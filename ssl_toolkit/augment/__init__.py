@@ -1,4 +1,4 @@
-"""Augmentation of whole batches, on any device, with parameters of its own for each sample.
+"""Augmentation of whole batches, on any device, with separate parameters for each sample.
 
 Every operation is a pure function of images and parameters; what is random about the parameters is drawn by key
 (`ssl_toolkit.random`). `RandomView` and `CenterView` put the operations together; `RandAugment`, `TrivialAugment` and

@@ -1,4 +1,4 @@
-"""What every view shares."""
+"""`View`: the base class of views."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Drawn = TypeVar("Drawn")
 
 
 class View(ABC):
-    """Makes one view of each image of a batch. To write one, give `make`."""
+    """Base class of views: one view of each image of a batch. To write one, give `make`."""
 
     @torch.no_grad()
     def __call__(self, images: Images, keys: Int64[Tensor, "*batch"]) -> Float[Tensor, "*batch channels size size"]:
@@ -50,13 +50,13 @@ class View(ABC):
 
 
 def check_size(size: int) -> None:
-    """Raises a ValueError for a side that no view can have."""
+    """Checks the side of a view; raises a ValueError."""
     if size < 1:
         raise ValueError(f"size is the side of the views in pixels, from 1, got {size}")
 
 
 def in_parts(render: Callable[[Tensor, Drawn], Tensor], pixels: Tensor, drawn: Drawn) -> Tensor:
-    """``render(pixels, drawn)``, on a CPU made a part of the batch after the other, which then stays in its cache.
+    """Chunked rendering: ``render(pixels, drawn)``, on a CPU by parts of the batch that fit into its cache.
 
     Args:
         render: Makes views of images, each from its own pixels and what was drawn for it.

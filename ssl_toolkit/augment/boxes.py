@@ -1,4 +1,4 @@
-"""Which rectangle to cut out of, or to erase from, each image: boxes ``[batch, 4]`` (top, left, height, width)."""
+"""Boxes for cropping and erasing, one for each image: ``[batch, 4]`` (top, left, height, width)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def random_resized_crop_boxes(
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Tensor:
-    """A random box for each image, drawn as torchvision's ``RandomResizedCrop`` does (Szegedy et al. 2015).
+    """Random crop boxes, drawn as torchvision's ``RandomResizedCrop`` does (Szegedy et al. 2015).
 
     The area is uniform in ``scale``, the logarithm of width / height is uniform in the logarithm of ``ratio``, the
     corners are integers. Of ten draws the first one that fits is taken; if none fits, the largest centred box with an
@@ -59,7 +59,7 @@ def random_resized_crop_boxes(
 
 
 def centre_boxes(sizes: Num[Tensor, "batch 2"], fraction: float = 1.0) -> Float[Tensor, "batch 4"]:
-    """The centred square of each image.
+    """Centre crop boxes: the centred square of each image.
 
     Args:
         sizes: ``[batch, 2]``: heights and widths in pixels.
@@ -79,7 +79,7 @@ def random_erasing_boxes(
     scale: tuple[float, float] = (0.02, 0.33),
     ratio: tuple[float, float] = (0.3, 3.3),
 ) -> Tensor:
-    """A random box for each image, to be erased (Zhong et al. 2017, arXiv 1708.04896): as `random_resized_crop_boxes`.
+    """Random erasing boxes (Zhong et al. 2017, arXiv 1708.04896), drawn as `random_resized_crop_boxes`.
 
     Args:
         sizes: ``[batch, 2]``: heights and widths in pixels.

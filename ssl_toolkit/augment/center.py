@@ -1,4 +1,4 @@
-"""The view for evaluation."""
+"""Centre crop: the view for evaluation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class CenterView(View):
-    """The view for evaluation: the centred square of an image, resized with antialiasing. Nothing in it is random.
+    """Centre crop for evaluation: the centred square of an image, resized with antialiasing. Nothing is random.
 
     An image whose short side is the size already is cut and not resampled.
 

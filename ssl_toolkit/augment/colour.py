@@ -1,4 +1,4 @@
-"""Colour operations with a factor of its own for each image, equal to torchvision's on float images.
+"""Colour operations with a separate factor for each image, equal to torchvision's on float images.
 
 All take float images ``[batch, channels, height, width]`` in [0, 1] and return such images.
 """
@@ -19,14 +19,14 @@ GRAY_WEIGHTS = (0.2989, 0.587, 0.114)
 def brightness(
     images: Float[Tensor, "batch channels height width"], factors: Float[Tensor, " batch"]
 ) -> Float[Tensor, "batch channels height width"]:
-    """Multiplies each image by its factor (``[batch]``, from 0: black; 1 changes nothing) and clamps."""
+    """Brightness: multiplies each image by its factor (``[batch]``, from 0: black; 1 changes nothing) and clamps."""
     return (images * _spread(factors)).clamp_(0, 1)
 
 
 def contrast(
     images: Float[Tensor, "batch channels height width"], factors: Float[Tensor, " batch"]
 ) -> Float[Tensor, "batch channels height width"]:
-    """Moves each image away from its mean grey, and clamps.
+    """Contrast: moves each image away from its mean grey, and clamps.
 
     Args:
         images: Float images with any number of channels; where it is not 3, the mean of all values is the grey.
@@ -42,7 +42,7 @@ def contrast(
 def saturation(
     images: Float[Tensor, "batch channels height width"], factors: Float[Tensor, " batch"]
 ) -> Float[Tensor, "batch channels height width"]:
-    """Moves each pixel away from its grey, and clamps.
+    """Saturation: moves each pixel away from its grey, and clamps.
 
     Args:
         images: Float images with 3 channels.
@@ -58,7 +58,7 @@ def saturation(
 def hue(
     images: Float[Tensor, "batch channels height width"], shifts: Float[Tensor, " batch"]
 ) -> Float[Tensor, "batch channels height width"]:
-    """Turns the hue of each image in the hue, saturation, value space.
+    """Hue: turns the hue of each image in HSV space.
 
     Args:
         images: Float images with 3 channels.
@@ -84,7 +84,7 @@ def hue(
 def grayscale(
     images: Float[Tensor, "batch channels height width"], apply: Bool[Tensor, " batch"]
 ) -> Float[Tensor, "batch channels height width"]:
-    """Replaces the channels of the chosen images (bool ``[batch]``) by their grey; needs 3 channels."""
+    """Greyscale: replaces the channels of the chosen images (bool ``[batch]``) by their grey; needs 3 channels."""
     check_colours(images, "grayscale")
     # three times as fast as torch.where, and as exact: lerp returns its ends as they are
     return torch.lerp(images, gray_level(images), _spread(apply.to(images.dtype)))
@@ -93,7 +93,7 @@ def grayscale(
 def solarize(
     images: Float[Tensor, "batch channels height width"], apply: Bool[Tensor, " batch"], threshold: float = 0.5
 ) -> Float[Tensor, "batch channels height width"]:
-    """Inverts the values at or above the threshold in the chosen images (bool ``[batch]``)."""
+    """Solarization: inverts the values at or above the threshold in the chosen images (bool ``[batch]``)."""
     return torch.where(apply[:, None, None, None] & (images >= threshold), 1 - images, images)
 
 

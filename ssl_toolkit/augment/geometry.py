@@ -1,7 +1,7 @@
-"""Crop, resize, flip and blur as products with one matrix a sample for the rows and one for the columns.
+"""Crop, resize, flip and blur as matrix products: one matrix a sample for the rows and one for the columns.
 
 A crop, an antialiased resize, a flip and a Gaussian blur are linear along each axis, so each of them, and each chain of
-them, is ``rows @ image @ columns^T``. A whole batch with parameters of its own for each sample is then two batched
+them, is ``rows @ image @ columns^T``. A whole batch, each sample with its own parameters, is then two batched
 matrix products, on any device. Of large images on a CPU they are the wrong tool: each output pixel is a sum over a
 whole row, and nearly all of its weights are zero. There each image is resized alone, with the same result.
 """
@@ -38,7 +38,7 @@ def crop_resize(
     blur_kernel: int = 3,
     interpolation: Interpolation = "bilinear",
 ) -> Tensor:
-    """Cuts a box out of each image, resizes it with antialiasing and mirrors some of them.
+    """Crop and resize: cuts a box out of each image, resizes it with antialiasing, and mirrors some of them.
 
     For boxes with integer corners the result is that of torchvision's ``resized_crop(..., antialias=True)`` on the
     float image. Of a pixel that a box covers in part, the covered fraction counts.
@@ -50,7 +50,7 @@ def crop_resize(
         flip: bool ``[batch]``: which samples to mirror left to right.
         vertical_flip: bool ``[batch]``: which samples to mirror upside down.
         blur: ``[batch]``: standard deviation in result pixels of a Gaussian blur of the result (see `gaussian_blur`)
-            that costs no product of its own; 0 for none.
+            that costs no extra product; 0 for none.
         blur_kernel: Width of the blur's kernel in pixels, odd.
         interpolation: "bilinear" or "bicubic".
 
@@ -101,7 +101,7 @@ def _resize_each(
 def gaussian_blur(
     images: Float[Tensor, "batch channels height width"], sigmas: Float[Tensor, " batch"], kernel_size: int
 ) -> Float[Tensor, "batch channels height width"]:
-    """Blurs each image with a Gaussian of its own, as torchvision's ``gaussian_blur`` (mirrored at the borders).
+    """Gaussian blur, each image with its own sigma, as torchvision's ``gaussian_blur`` (mirrored at the borders).
 
     Args:
         images: float ``[batch, channels, height, width]``.
@@ -182,7 +182,7 @@ def resize_matrices(
     interpolation: Interpolation = "bilinear",
     targets: Float[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, "batch outputs inputs"]:
-    """One axis of an antialiased crop and resize, as Pillow and torch do it: a filter as wide as the step, or a pixel.
+    """Resize matrices: one axis of an antialiased crop and resize, as in Pillow and torch (filter as wide as the step).
 
     Args:
         starts: float ``[batch]``: where each interval begins, in pixels.
@@ -228,7 +228,7 @@ _FILTERS = {"bilinear": _triangle, "bicubic": _cubic}
 def blur_matrices(
     sigmas: Float[Tensor, " batch"], kernel_size: int, length: int
 ) -> Float[Tensor, "batch length length"]:
-    """One axis of a Gaussian blur that mirrors the image at its borders (without repeating the border pixel).
+    """Blur matrices: one axis of a Gaussian blur, mirrored at the borders (the border pixel is not repeated).
 
     Args:
         sigmas: ``[batch]``: standard deviations in pixels; 0 gives the identity.

@@ -74,7 +74,7 @@ def draw_jitter(
 def colour_jitter(
     images: Float[Tensor, "batch channels height width"], jitter: Jitter, form: Form = "exact"
 ) -> Float[Tensor, "batch channels height width"]:
-    """Applies the four steps to each image in its own order.
+    """Colour jitter: applies the four steps to each image in its own order.
 
     Args:
         images: float ``[batch, channels, height, width]`` in [0, 1]. Saturation and hue need 3 channels.
@@ -161,7 +161,7 @@ def _step_matrices(images: Tensor, jitter: Jitter) -> Tensor:
 
 
 def hue_rotations(shifts: Float[Tensor, " batch"]) -> Float[Tensor, "batch 3 3"]:
-    """Turns of the hue as linear maps: rotations of the RGB cube about its grey diagonal.
+    """Hue rotations as linear maps: rotations of the RGB cube about its grey diagonal.
 
     At thirds of a turn they equal the turn in the hue, saturation, value space. In between they keep the mean of the
     channels, where that space keeps the highest and the lowest. (On photographs they come nearer to it than rotations

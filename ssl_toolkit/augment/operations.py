@@ -1,4 +1,4 @@
-"""The operations of the automatic policies by number, and a whole batch with an operation of its own for each image.
+"""Operations of the automatic policies, by number; each image of a batch has its own.
 
 The images that drew the same operation are taken together, changed, and put back: no operation is computed on an image
 that did not draw it. On a GPU the number of images of each operation is read back, once a call.
@@ -42,7 +42,7 @@ def apply(
     operations: Int64[Tensor, "batch steps"],
     amounts: Float[Tensor, "batch steps"],
 ) -> Float[Tensor, "batch channels height width"]:
-    """Changes each image by its operations, one after the other.
+    """Applies each image's operations, one after the other.
 
     Args:
         images: float ``[batch, channels, height, width]`` in [0, 1].

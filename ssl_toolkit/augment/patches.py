@@ -1,4 +1,4 @@
-"""Patches cut from images, and what keeps a network from solving a puzzle of patches by their colours alone."""
+"""Patch extraction, and colour dropping and projection against solving patch tasks by colour alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def take_patches(
     lefts: Int64[Tensor, "batch patches"],
     size: int,
 ) -> Num[Tensor, "batch patches channels size size"]:
-    """Cuts square patches out of each image, at places of its own.
+    """Square patches of each image, at its own places.
 
     Args:
         images: ``[batch, channels, height, width]``.

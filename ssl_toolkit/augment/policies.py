@@ -1,4 +1,4 @@
-"""Policies that choose operations at random: RandAugment, TrivialAugment and AugMix, for whole batches, by key."""
+"""Augmentation policies: RandAugment, TrivialAugment and AugMix, for whole batches, by key."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Steps(NamedTuple):
 
 
 class Policy(ABC):
-    """Operations drawn for each image. To write one, give `draw`."""
+    """Base class of policies: operations drawn for each image. To write one, give `draw`."""
 
     @abstractmethod
     def draw(self, keys: Int64[Tensor, " batch"], side: int) -> Steps:
@@ -124,7 +124,7 @@ def _signs(keys: Tensor, num: int) -> Tensor:
 
 
 class RandAugment(Policy):
-    """RandAugment: some operations, drawn anew for each image, all of one magnitude (Cubuk et al. 2020).
+    """RandAugment: some operations, drawn for each image, all of one magnitude (Cubuk et al. 2020).
 
     arXiv 1909.13719, section 3. Operations and ranges are those of torchvision's ``RandAugment``: identity, shears up
     to 0.3, translations up to 0.45 of the side, rotation up to 30 degrees, brightness, colour, contrast and sharpness

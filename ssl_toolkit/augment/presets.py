@@ -1,4 +1,4 @@
-"""Named settings of random views, as published."""
+"""Presets: named settings of random views, as published."""
 
 from __future__ import annotations
 

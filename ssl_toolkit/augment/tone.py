@@ -1,4 +1,4 @@
-"""What the automatic policies do to the tones of images, each by an amount of its own, equal to torchvision's.
+"""Tone operations of the automatic policies, with a separate amount for each image, equal to torchvision's.
 
 All take float images ``[batch, channels, height, width]`` in [0, 1] and return such images.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def sharpness(
     images: Float[Tensor, "batch channels height width"], factors: Float[Tensor, " batch"]
 ) -> Float[Tensor, "batch channels height width"]:
-    """Moves each image away from its smoothed self, all but its border, and clamps.
+    """Sharpness: moves each image, except its border, away from its smoothed self, and clamps.
 
     Args:
         images: Float images; those of less than three pixels a side stay as they are.
@@ -39,7 +39,7 @@ def sharpness(
 def posterize(
     images: Float[Tensor, "batch channels height width"], bits: Num[Tensor, " batch"]
 ) -> Float[Tensor, "batch channels height width"]:
-    """Keeps so many levels, 2 to the power of ``bits`` (``[batch]``, 1 to 8), each at its lower end."""
+    """Posterization: keeps so many levels, 2 to the power of ``bits`` (``[batch]``, 1 to 8), each at its lower end."""
     levels = torch.exp2(bits.to(images.dtype))[:, None, None, None]
     return torch.minimum((images * levels).floor_().clamp_(min=0), levels - 1) / levels
 
@@ -47,12 +47,12 @@ def posterize(
 def solarize_above(
     images: Float[Tensor, "batch channels height width"], thresholds: Float[Tensor, " batch"]
 ) -> Float[Tensor, "batch channels height width"]:
-    """Inverts the values at or above the image's threshold (``[batch]``)."""
+    """Solarization: inverts the values at or above the image's threshold (``[batch]``)."""
     return torch.where(images >= thresholds[:, None, None, None], 1 - images, images)
 
 
 def autocontrast(images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
-    """Stretches each channel of each image to [0, 1]; a channel of one value stays as it is."""
+    """Autocontrast: stretches each channel of each image to [0, 1]; a channel of one value stays as it is."""
     lowest, highest = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
     flat = highest == lowest
     scale = torch.where(flat, 1.0, 1 / torch.where(flat, 1.0, highest - lowest))
@@ -60,7 +60,7 @@ def autocontrast(images: Float[Tensor, "batch channels height width"]) -> Float[
 
 
 def equalize(images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
-    """Gives each of 256 levels of each channel as many pixels as every other, as far as whole levels allow (Pillow's).
+    """Histogram equalization of each channel over 256 levels, as Pillow does it.
 
     A channel with less than 255 pixels below its highest level stays as it is.
     """

@@ -1,4 +1,4 @@
-"""Views: what a network sees of a batch of images, drawn by key, with parameters of its own for each sample."""
+"""Random views of a batch of images, drawn by key, with separate parameters for each sample."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ class _Choices(NamedTuple):
 
 
 class RandomView(View):
-    """Random crop, flip, rotation, policy, colour jitter, greyscale, blur, solarization and erasing, in this order.
+    """Random view: crop, flip, rotation, policy, colour jitter, greyscale, blur, solarization and erasing, in this
+    order.
 
     Arguments that are not given are those of the preset (`ssl_toolkit.augment.presets.PRESETS`): ``simclr`` (Chen et
     al. 2020, arXiv 2002.05709, appendix A, strength 1), ``simclr_cifar`` (its appendix B.9: strength 0.5, no blur),

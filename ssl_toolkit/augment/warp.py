@@ -1,4 +1,4 @@
-"""Rotation, shear and translation, each image by amounts of its own: one affine map of the places, one bilinear sample.
+"""Affine warps: rotation, shear and translation of each image by its own amount, sampled bilinearly.
 
 What comes from outside of an image is mid-grey.
 """
@@ -23,14 +23,14 @@ FILL = 0.5
 def rotate(
     images: Float[Tensor, "batch channels height width"], degrees: Float[Tensor, " batch"]
 ) -> Float[Tensor, "batch channels height width"]:
-    """Turns each image about its centre, counter-clockwise, by its angle (``[batch]``, in degrees)."""
+    """Rotation: turns each image about its centre, counter-clockwise, by its angle (``[batch]``, in degrees)."""
     return warp(images, rotations(degrees))
 
 
 def shear(
     images: Float[Tensor, "batch channels height width"], x: Float[Tensor, " batch"], y: Float[Tensor, " batch"]
 ) -> Float[Tensor, "batch channels height width"]:
-    """Shears each image, its top left corner in place: ``x`` moves a row left by so much for each row above it.
+    """Shear of each image, its top left corner in place: ``x`` moves a row left by so much for each row above it.
 
     Args:
         images: float ``[batch, channels, height, width]``.
@@ -46,7 +46,7 @@ def shear(
 def translate(
     images: Float[Tensor, "batch channels height width"], x: Float[Tensor, " batch"], y: Float[Tensor, " batch"]
 ) -> Float[Tensor, "batch channels height width"]:
-    """Moves each image to the right by ``x`` and down by ``y`` pixels (both ``[batch]``)."""
+    """Translation: moves each image to the right by ``x`` and down by ``y`` pixels (both ``[batch]``)."""
     return warp(images, translations(x, y))
 
 
@@ -78,7 +78,7 @@ def _matrices(*values: Tensor) -> Tensor:
 def warp(
     images: Float[Tensor, "batch channels height width"], matrices: Float[Tensor, "batch 2 3"], fill: float = FILL
 ) -> Float[Tensor, "batch channels height width"]:
-    """Reads each pixel from another place, bilinearly.
+    """Affine warp: reads each pixel from another place, bilinearly.
 
     Args:
         images: float ``[batch, channels, height, width]``.

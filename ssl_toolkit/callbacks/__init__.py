@@ -1,4 +1,4 @@
-"""What watches a run: speed, pictures, the progress line, weights, kNN while pretraining, averages, the end."""
+"""Callbacks: checkpoints, progress line, throughput, online evaluation, weight averages, early stopping and others."""
 
 from ssl_toolkit.callbacks.checkpoint import Checkpoint
 from ssl_toolkit.callbacks.early_stopping import EarlyStopping

@@ -1,4 +1,4 @@
-"""When the state of a run is saved, and when it is left because the system asks for the machine."""
+"""Checkpoint callback: when the state of a run is saved, and when a signal ends the run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MOST_FAILURES = 3
 
 
 class Checkpoint(callbacks.Checkpoint):
-    """Saves the state of a run, so that it can be resumed where it was; the end of the run is always saved.
+    """Checkpointing: saves the state of a run, so that it can be resumed; the end of the run is always saved.
 
     It also ends the run, with its state saved, when the system asks for the machine (see `Preemption`).
 
@@ -56,7 +56,8 @@ class Checkpoint(callbacks.Checkpoint):
         """Mends what Lightning counts.
 
         In a run that was resumed at the end of an epoch it does not count the beginning of the next one. A checkpoint
-        amid that one would then say that it is over, and the place in it would be lost at the second resume.
+        in the middle of that one would then say that it is over, and the place in it would be lost at the second
+        resume.
         """
         progress: Any = trainer.fit_loop.epoch_progress
         if progress.current.ready == progress.current.processed:
@@ -102,7 +103,7 @@ class Checkpoint(callbacks.Checkpoint):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Leaves if a signal came; the resumed run validates anew."""
+        """Ends the run if a signal came; the resumed run validates again."""
         if not self.preemption.is_listening or not (number := self._agree(trainer)[1]):
             return
         if trainer.global_step >= trainer.estimated_stepping_batches and _may_stop_early(trainer):

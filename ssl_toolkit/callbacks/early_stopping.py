@@ -1,4 +1,4 @@
-"""No more steps when a validation metric has long been no better."""
+"""Early stopping, when a validation metric no longer improves."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _EVALUATED = "val/evaluation_seconds"
 
 
 class EarlyStopping(Callback):
-    """Ends a run whose validation metric no longer improves, and goes back to the best weights (Prechelt 1998).
+    """Early stopping: ends a run that no longer improves, and restores the best weights (Prechelt 1998).
 
-    The metric is looked at whenever it has been measured anew. The learning rate's schedule is over the planned length,
+    The metric is read whenever it has been measured. The learning rate's schedule is over the planned length,
     whenever the run ends.
 
     Args:

@@ -1,4 +1,4 @@
-"""The backbone's weights, ready for use while the run still goes on."""
+"""Export of the backbone's weights during the run."""
 
 from __future__ import annotations
 

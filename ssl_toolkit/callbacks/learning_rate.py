@@ -1,4 +1,4 @@
-"""The learning rate, logged under a name that does not depend on the optimizer."""
+"""Learning rate logging, under a name that does not depend on the optimizer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A loss or a gradient that is not finite never gets into the weights."""
+"""Non-finite losses and gradients: none of them gets into the weights."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class _Step(NamedTuple):
 
 
 class NonFinite(Callback):
-    """Stops a run at a loss or gradient that is NaN or infinite, in all processes, before the optimizer's step.
+    """Non-finite check: stops a run at a NaN or infinite loss or gradient, in all processes, before the optimizer step.
 
     The newest checkpoint is then as sound as the weights were. In float16 the gradient's scaling looks after infinite
     gradients itself, by leaving such steps out, so there is nothing to stop for.
 
-    On a GPU a fused optimizer is told to leave such a step out, and the run stops amid the next step, because to look
+    On a GPU a fused optimizer is told to leave such a step out, and the run stops during the next step, because to look
     at the gradient at once would have the GPU wait for the processor in each step.
 
     Args:

@@ -1,4 +1,4 @@
-"""How good the features are while the backbone is being pretrained."""
+"""Online evaluation: kNN and linear probe of the features during pretraining."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SHARE = 0.02
 
 
 class OnlineEvaluation(Callback):
-    """Measures the backbone's frozen features every few epochs, and after the last one.
+    """Online evaluation of the backbone's frozen features, every few epochs and after the last one.
 
     Logs ``val/spread`` and ``val/rank_me`` of the validation images' features; where the images have labels, also
     ``val/knn_top1``, the accuracy of kNN on the validation images with training images as the bank (in [0, 1]); and

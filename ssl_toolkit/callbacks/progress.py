@@ -1,4 +1,4 @@
-"""The line that tells how a run stands."""
+"""Progress line of a run."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ class ProgressBar(LightningProgressBar):
 
 
 def training_status(metrics: Mapping[str, Any], num_bad_files: int, seconds: float | None) -> list[str]:
-    """The numbers of the progress line, those that there are.
+    """Numbers of the progress line, as far as they are known.
 
     Args:
         metrics: The metrics logged last, by name.
@@ -195,7 +195,7 @@ def training_status(metrics: Mapping[str, Any], num_bad_files: int, seconds: flo
 def seconds_left(
     elapsed: float, steps_done: int, steps_left: float, callbacks: Sequence[Callback] = ()
 ) -> float | None:
-    """The time a run still takes, at its pace so far (evaluations included), or until its time is up (``max_time``).
+    """Remaining time of a run, at its pace so far (evaluations included), or until its time is up (``max_time``).
 
     Args:
         elapsed: Seconds since this process began to train.

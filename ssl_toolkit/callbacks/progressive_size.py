@@ -1,4 +1,4 @@
-"""Small views first: less arithmetic for the same number of images."""
+"""Progressive resizing: small views first, which take less arithmetic."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 
 
 class ProgressiveSize(Callback):
-    """Lets a task begin with small views, and grows them to their size as the run goes on.
+    """Progressive resizing: a task begins with small views, which grow to their size during the run.
 
     A convolutional network works on images of any size, and its arithmetic goes with the square of their side. The
     first part of a training gets along with a coarse picture (Tan and Le 2021, arXiv 2104.00298, section 4), but the

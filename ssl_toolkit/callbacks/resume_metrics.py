@@ -1,4 +1,4 @@
-"""No row twice in the metrics file of a resumed run."""
+"""Metrics file of a resumed run, without duplicate rows."""
 
 from __future__ import annotations
 

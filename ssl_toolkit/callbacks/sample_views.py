@@ -1,4 +1,4 @@
-"""What a pretext task gets to see, as a picture."""
+"""Sample views: a picture of what a pretext task sees."""
 
 from __future__ import annotations
 

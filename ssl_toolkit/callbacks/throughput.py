@@ -1,4 +1,4 @@
-"""How fast a run is, and whether it waits for its data."""
+"""Throughput of a run, and its time waiting for data."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def num_images(batch: Any) -> int:
 
 
 class Throughput(Callback):
-    """Logs ``train/images_per_second`` and ``train/data_wait`` over the last steps.
+    """Throughput: logs ``train/images_per_second`` and ``train/data_wait`` over the last steps.
 
     The rate counts the images of all processes. ``data_wait`` is the fraction of time, 0 to 1, in which the training
     loop stood still for the next batch: above 0.1 or so, faster data would make the run faster. What happens between
@@ -63,7 +63,7 @@ class Throughput(Callback):
         self._restart(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock after a validation amid an epoch."""
+        """Starts the clock after a validation within an epoch."""
         self._restart(trainer)
 
     def _restart(self, trainer: Trainer) -> None:

@@ -1,4 +1,4 @@
-"""Averages of the weights along the run, used wherever weights are: validation, evaluation, export, test."""
+"""Weight averaging (EMA, SWA), for validation, evaluation, export and test."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Kind = Literal["none", "ema", "swa"]
 
 
 class WeightAverage(Callback):
-    """Trains as ever, but validates, evaluates, exports and tests an average of the weights.
+    """Weight averaging: trains as usual, but validates, evaluates, exports and tests an average of the weights.
 
     ``ema``: after each optimizer step ``average = decay * average + (1 - decay) * weights`` (Polyak and Juditsky 1992;
     Tarvainen and Valpola 2017, arXiv 1703.01780, section 2), and BatchNorm's statistics likewise.
 
     ``swa``: the plain mean of the weights at intervals over the last part of the run (Izmailov et al. 2018, arXiv
     1803.05407, algorithm 1). It needs a learning rate that is still high in that part. BatchNorm's statistics are
-    computed anew from views as in training, but without dropout. Before that part the weights are the current ones.
+    computed again from views as in training, but without dropout. Before that part the weights are the current ones.
 
     What is averaged are the trainable parameters; other buffers are the current ones.
 
@@ -147,7 +147,7 @@ class WeightAverage(Callback):
 
     @contextlib.contextmanager
     def used(self, trainer: Trainer, task: LightningModule) -> Iterator[None]:
-        """Has the average in the task's place of the weights meanwhile."""
+        """Swaps the average into the task, within the context."""
         self._use(trainer, task)
         try:
             yield
@@ -156,7 +156,7 @@ class WeightAverage(Callback):
 
     @contextlib.contextmanager
     def set_aside(self, task: LightningModule) -> Iterator[None]:
-        """Has the weights themselves in the task meanwhile, amid a validation of the average, say."""
+        """Swaps the trained weights into the task, within the context: during a validation of the average, say."""
         is_there = bool(self._num and self._uses and not self._finished)
         if is_there:
             self._swap(task)
@@ -256,13 +256,13 @@ class WeightAverage(Callback):
 
 
 def averaged_weights(trainer: Trainer, task: LightningModule) -> contextlib.AbstractContextManager[None]:
-    """Has the averaged weights in the task meanwhile, if the trainer averages them."""
+    """Swaps the averaged weights into the task, within the context, if the trainer averages them."""
     average = _average(trainer)
     return contextlib.nullcontext() if average is None else average.used(trainer, task)
 
 
 def trained_weights(trainer: Trainer, task: LightningModule) -> contextlib.AbstractContextManager[None]:
-    """Has the weights themselves in the task meanwhile, also where the average is in their place."""
+    """Swaps the trained weights into the task, within the context, also where the average is in their place."""
     average = _average(trainer)
     return contextlib.nullcontext() if average is None else average.set_aside(task)
 

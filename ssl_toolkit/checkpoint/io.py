@@ -1,4 +1,4 @@
-"""Checkpoints as files, for resuming a run and nothing else: written whole or not at all, read as plain data."""
+"""Checkpoint files, for resuming a run and nothing else: written atomically, read as plain data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ssl_toolkit.io.atomic import flush_folder, remove_with_checksum, write_chec
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Writes a checkpoint and its checksum beside their targets and renames them there.
+    """Atomic checkpoint I/O: writes a checkpoint and its checksum beside their targets and renames them.
 
     A process killed at any moment leaves the old file or the new one, never a part: Lightning's own way goes through
     the system's temporary folder, and on another file system its last step is a copy over the old file. Where there is

@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         return fail(str(error))
     except BrokenPipeError:
-        # whoever read our output has had enough (| head); the interpreter would complain once more when it ends
+        # the reader of our output has had enough (| head); the interpreter would complain once more when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Short trials before a run: which settings are the fastest, and how many steps fit a budget."""
+"""Autotune trials before a run: the fastest settings, and the number of steps that fit a budget."""
 
 from __future__ import annotations
 

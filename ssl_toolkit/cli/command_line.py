@@ -19,7 +19,7 @@ _RECIPE = ("-c", "--config")
 
 
 class Statement(NamedTuple):
-    """One thing that a recipe or an option says.
+    """A statement of a recipe or an option.
 
     Attributes:
         key: Such as ``data.batch_size`` or ``model.optimizer.lr``; of a class the key of what is an object of it.

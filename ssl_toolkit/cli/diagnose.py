@@ -1,4 +1,4 @@
-"""The command ``diagnose``: is a recipe fit to be trained?"""
+"""The command ``diagnose``: checks of a recipe before its run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command that compares the minima of runs: ``flatness``."""
+"""The command ``flatness``: compares the minima of runs."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def check_run(path: str) -> Path:
 
 
 def of_run(run: Path, alphas: Sequence[float], num_directions: int, max_images: int, seed: int) -> Flatness:
-    """Measures around the newest checkpoint of a run, whose task and data are built again; the run stays as it is.
+    """Flatness at the newest checkpoint of a run, whose task and data are built again; the run stays as it is.
 
     Args:
         run: The run's folder.

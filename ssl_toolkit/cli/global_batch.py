@@ -1,4 +1,4 @@
-"""The batch of all processes together, which a run keeps when it is resumed with another number of them."""
+"""Global batch of all processes, which a run keeps when it is resumed with another number of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ssl_toolkit.run_folder import read_config, read_starts
 
 
 def batch_facts(data: Any, num_processes: int) -> dict[str, int]:
-    """What a start of a run leaves for the next one: the processes, and the samples in a batch of each."""
+    """Batch facts of a start, for the next one: the number of processes, and the batch size of each."""
     return {"processes": num_processes, "batch_size": data.batch_size}
 
 

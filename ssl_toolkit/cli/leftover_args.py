@@ -1,4 +1,4 @@
-"""Arguments that an optimizer or schedule keeps of the one whose place it takes, without the user asking for them."""
+"""Leftover arguments: those that an optimizer or schedule keeps from the one that it replaces, unasked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command that looks for a learning rate: ``lr-find``."""
+"""The command ``lr-find``: a learning rate range test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the parser has to say, in one line, with the nearest valid name."""
+"""Parser errors as messages of one line, with the nearest valid name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all parsers of the command line share."""
+"""Parser functions for all commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a configuration to the objects of a run: what cannot work is found before the folder becomes a run."""
+"""Preparation of a run from its configuration: errors are found before the folder becomes a run."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def build_task(parser: ArgumentParser, config: Namespace) -> Task:
 
 
 def set_log_interval(objects: Namespace) -> None:
-    """Has a short run log, too: a point in each epoch at least."""
+    """Sets the log interval of a short run: one point in each epoch at least."""
     arguments, batches = objects.trainer, len(objects.data.train_dataloader())
     steps = max(1, batches // arguments.accumulate_grad_batches)
     steps = min(steps, arguments.max_steps) if arguments.max_steps > 0 else steps

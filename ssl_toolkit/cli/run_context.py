@@ -1,4 +1,4 @@
-"""What surrounds a training: silence, errors of one line, and a record of how it began and ended."""
+"""Context managers around a training: log filters, one-line errors, and the record of its start and end."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ssl_toolkit.runtime.rank_failure import RankFailed
 
 
 class Record(Callback):
-    """Writes what a start of a run was told.
+    """Record of a start: its configuration, command and environment.
 
     Of a resumed one it does so once the checkpoint is loaded: a start that cannot work leaves the run as it was.
 
@@ -66,7 +66,7 @@ class Record(Callback):
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silences what Lightning says of its own business and the user cannot act on."""
+    """Silences messages of Lightning that the user cannot act on."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -80,7 +80,7 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Gives what Lightning says of a wrong setting the form of the project's own errors."""
+    """Turns Lightning's errors about wrong settings into one-line errors."""
     try:
         yield
     except MisconfigurationException as error:
@@ -94,7 +94,7 @@ def one_line_errors() -> Iterator[None]:
 
 
 def check_trainer(arguments: dict[str, Any]) -> None:
-    """Finds what Lightning's Trainer refuses before images are read.
+    """Checks the Trainer's arguments before images are read.
 
     Args:
         arguments: Of the Trainer; only plain data are looked at.

@@ -1,4 +1,4 @@
-"""Images: where they come from, how they are decoded and kept, how they are divided and delivered."""
+"""Image data: sources, decoding, caches, splits and loaders."""
 
 from ssl_toolkit.data.decode import BadImage, decode_file
 from ssl_toolkit.data.loader import BatchLoader

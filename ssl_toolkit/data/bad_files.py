@@ -1,4 +1,4 @@
-"""The images that cannot be decoded: counted, named, and too many of them refused."""
+"""Bad files: images that cannot be decoded are counted and named; too many stop the run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MAX_NAMED = 100  # messages about bad files on the screen
 
 
 class BadFiles:
-    """The images of a source that turned out to be unreadable, and the rules about them.
+    """Bad files of a source: the unreadable images, and the rules about them.
 
     Args:
         num_images: How many images the source holds.

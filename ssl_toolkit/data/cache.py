@@ -1,4 +1,4 @@
-"""The store of the decoded images: decides where they go, and has them decoded once."""
+"""Cache of decoded images: in memory, on disk or none; each image is decoded once."""
 
 from __future__ import annotations
 

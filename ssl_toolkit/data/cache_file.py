@@ -1,4 +1,4 @@
-"""The file of decoded images: made once, by one process, which another run goes on with if it was killed.
+"""Cache file of decoded images: made once, by one process; the next run continues a file that was not finished.
 
 The file is: the images, each ``[channels, height, width]`` as bytes; the sizes, int64 ``[num, 2]``; a JSON text with
 the bad images; the lengths of these three parts as int64; eight bytes that name the format.
@@ -55,7 +55,7 @@ def write_images(path: Path, decoded: Decoded, bad: BadFiles) -> None:
     try:
         if _lengths(path) is None:
             _make(path, decoded, bad)
-        # nobody who waits for it would begin anew now
+        # no process that waits for it would begin again now
         Path(lock.lock_file).unlink(missing_ok=True)
     finally:
         lock.release()

@@ -1,4 +1,4 @@
-"""Checks of the arguments of `ImageData` and of what several processes have, each with an error of one line."""
+"""Argument checks of `ImageData`, and agreement checks between processes, with errors of one line."""
 
 from __future__ import annotations
 

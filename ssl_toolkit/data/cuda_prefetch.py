@@ -1,4 +1,4 @@
-"""Batches on their way to a GPU while it is at work on others."""
+"""CUDA prefetch: copies batches to a GPU while it computes others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Sent(NamedTuple):
-    """A batch on its way.
+    """A batch whose copy is under way.
 
     Attributes:
         batch: Its tensors are those of the device, but may not have arrived yet.
@@ -22,7 +22,7 @@ class Sent(NamedTuple):
 
 
 class DeviceCopies:
-    """Copies batches to a device by way of pinned memory, on a stream of its own.
+    """CUDA prefetcher: copies batches to a device by way of pinned memory, on a separate stream.
 
     So a copy waits for nothing that the device is doing, and the device does not wait for the copy. `send` may run in
     another thread than `receive`.
@@ -49,7 +49,7 @@ class DeviceCopies:
         if self._is_gpu:
 
             def keep(tensor: Tensor) -> Tensor:
-                # its memory belongs to the other stream, which would use it anew while this one still reads it
+                # its memory belongs to the other stream, which would reuse it while this one still reads it
                 tensor.record_stream(stream)
                 return tensor
 

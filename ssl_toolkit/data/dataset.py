@@ -1,4 +1,4 @@
-"""A source together with the store of its decoded images, which is made when it is first needed."""
+"""`ImageSet`: a source with the store of its decoded images, which is made on first use."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ImageSet:
     def store(self) -> Store:
         """The decoded images; the first use may take as long as decoding them all."""
         options = self._options
-        # without a cache every process meets bad images of its own, which only it can name
+        # without a cache every process meets different bad images, which only it can name
         announce = self._is_rank_zero or options.cache == "none"
         key = hashlib.blake2b(self.source.fingerprint().encode(), digest_size=4).hexdigest()
         listing = (options.cache_dir or default_cache_dir()) / f"bad-files-{key}.txt"

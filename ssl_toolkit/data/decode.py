@@ -1,4 +1,4 @@
-"""From an image file to bytes: upright, 8 bits a channel, reduced to a bounded size.
+"""Image decoding: from a file to bytes, upright, 8 bits a channel, reduced to a bounded size.
 
 Pillow decodes, because torchvision's PNG decoder crashes the process on a corrupt file (one flipped byte is enough,
 torchvision 0.29.2), and only the formats below are tried. What a file is, its content says and not its name.

@@ -1,6 +1,6 @@
-"""Threads that read images, with a clock on what each of them reads: a read that never returns must not be waited for.
+"""Thread pool that reads and decodes images, with a timeout for each read.
 
-A disk of the network that has gone away does not fail: whoever reads from it waits, and no signal wakes him. Nothing
+A network disk that has gone away does not fail: a thread that reads from it waits, and no signal wakes it. Nothing
 can end such a thread, but the run can notice, say what it was reading, and end.
 """
 
@@ -52,14 +52,14 @@ _OWN = threading.local()
 
 
 def reading(source: Named, index: int) -> None:
-    """Starts the clock of this thread anew: now it begins to read this image."""
+    """Restarts the clock of this thread: it begins to read this image."""
     clock: _Clock | None = getattr(_OWN, "clock", None)
     if clock is not None:
         clock.read = _Read(source, index, time.monotonic())
 
 
 class ReadingThreads:
-    """A number of threads that work off what is submitted, in order.
+    """Thread pool that works off what is submitted, in order.
 
     Unlike those of ``concurrent.futures`` they do not keep a program from ending.
 

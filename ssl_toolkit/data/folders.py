@@ -1,4 +1,4 @@
-"""Finding the images of a folder, and their classes."""
+"""Image folders: finds the images of a folder, and their classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches of images, made ahead by a background thread, in an order that is a pure function of (seed, epoch).
+"""Batch loader: a background thread prefetches batches, in an order that is a pure function of (seed, epoch).
 
 No worker processes: Pillow decodes outside the interpreter lock, so threads are enough, and nothing has to be copied
 between processes. Two integers, the epoch and the batch, are the whole state.
@@ -25,7 +25,7 @@ from ssl_toolkit.data.store import Store
 
 
 class BatchLoader:
-    """Iterates over the `Batch`es of one epoch; each ``iter()`` begins a new epoch.
+    """Batch loader of one split; each ``iter()`` begins a new epoch.
 
     With ``drop_last`` (training) global batch ``k`` is ``order[k * G : (k + 1) * G]``, where ``G = batch_size *
     world_size``, and each process takes its own contiguous slice of it, so that the global batches do not depend on
@@ -159,8 +159,8 @@ class BatchLoader:
         self._resuming = False
         made: queue.Queue[Any] = queue.Queue(maxsize=self._ahead)
         stopped = threading.Event()
-        # the order is shuffled here: a parallel operation of torch in the thread would give the thread an OpenMP team
-        # of its own, and OpenMP, with more threads than cores, lets all of them sleep between any two operations
+        # the order is shuffled here: a parallel operation of torch in the thread would give the thread its own OpenMP
+        # team, and OpenMP, with more threads than cores, lets all of them sleep between any two operations
         places = self._places(self._epoch)[self._batch :]
         thread = threading.Thread(
             target=self._produce, args=(self._epoch, places, made, stopped), name="batches", daemon=True

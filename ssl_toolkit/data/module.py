@@ -51,7 +51,7 @@ class ImageData(LightningDataModule):
         batch_size: Images in a batch of each process.
         val_fraction: Fraction of the images for validation, from 0 to 1 (excluded), unless there is a `val_path`.
         test_fraction: Fraction of the images for testing, from 0 to 1 (excluded), unless there is a `test_path` or the
-            data set has a test split of its own.
+            data set comes with a test split.
         label_fraction: Fraction of the images of each class that stays in the training split (at least one image): the
             few-label setting.
         labels_per_class: Number of images of each class that stay in the training split instead.

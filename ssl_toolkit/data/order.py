@@ -1,4 +1,4 @@
-"""The order in which the images of a split are seen: a pure function of (seed, epoch)."""
+"""Sample order of a split: a pure function of (seed, epoch)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def epoch_order(seed: int, epoch: int, num: int, groups: Groups | None = None) -
 
     Args:
         seed: Of the shuffling.
-        epoch: Each has an order of its own.
+        epoch: Each has its own order.
         num: The number of images.
         groups: Of these images.
 

@@ -1,4 +1,4 @@
-"""Images of Pillow: from any mode to 8 bits a channel, and to a bounded size."""
+"""Pixel conversion of Pillow images: to 8 bits a channel, and to a bounded size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the arguments of `ImageData` to its sources."""
+"""Source factory: from the arguments of `ImageData` to its sources."""
 
 from __future__ import annotations
 

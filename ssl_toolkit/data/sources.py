@@ -1,4 +1,4 @@
-"""Where images come from: a numbered list of decoded images, with labels where there are some.
+"""`Source`: a numbered list of decoded images, with labels where there are some.
 
 A new kind of source is one class: how many images, how to read one of them, and what its label is.
 """

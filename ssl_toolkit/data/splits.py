@@ -1,4 +1,4 @@
-"""Which images are the training, validation and test splits of a run, and which few of them keep their labels."""
+"""Splits of a run's images: training, validation and test, and few-label subsets."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class Division:
 def stratified_choice(
     labels: NDArray[np.int64], counts: Sequence[int], seed: int, purpose: str
 ) -> list[NDArray[np.bool_]]:
-    """The first images of an order in which any leading part has about the same fraction of every class.
+    """Stratified choice: the first images of an order in which any leading part has about the same class fractions.
 
     Within each class the images are shuffled; the one that comes at place ``r`` (from 0) of ``n`` gets the score
     ``(r + 1/2) / n``, and all images are ordered by their scores, ties by chance. The first ``k`` images then hold
@@ -183,7 +183,7 @@ def split_indices(
 def few_labels(
     labels: NDArray[np.int64], seed: int, *, fraction: float = 1.0, per_class: int | None = None
 ) -> NDArray[np.int64]:
-    """A small labelled set, stratified: so many images of each class, at least one.
+    """Few-label subset, stratified: so many images of each class, at least one.
 
     Args:
         labels: int64 array of shape ``[num]``: class numbers; images with -1 are never chosen.

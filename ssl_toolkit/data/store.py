@@ -1,4 +1,4 @@
-"""Where decoded images live: in memory, in one memory-mapped file, or nowhere.
+"""Stores of decoded images: in memory, in one memory-mapped file, or none.
 
 A decoded image is laid out as ``[channels, height, width]``, as the models want it: the transposition is paid once,
 when the store is built, and a batch of equal images is one copy of whole rows.

@@ -1,4 +1,4 @@
-"""torchvision's own data sets by name."""
+"""Data sets of torchvision, by name."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ _SETS = {
 
 
 def has_test_split(name: str) -> bool:
-    """Whether a data set comes with a test split of its own.
+    """Whether a data set comes with a test split.
 
     Raises:
         ValueError: There is no such data set.

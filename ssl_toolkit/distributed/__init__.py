@@ -1,4 +1,4 @@
-"""Several processes: their ranks, what they must agree on, batch normalisation over all of them, sharded tensors."""
+"""Distributed training: ranks, collectives, synchronised batch normalisation, DTensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What several processes must agree on: gathered embeddings, sums, averages.
+"""Collectives: gathered embeddings, sums and averages over processes.
 
 With these, W processes of batch B compute the loss and the gradients of one process of batch W x B. Everything runs on
 CPU (gloo) and on GPU (nccl), and is the identity where there is one process.
@@ -29,7 +29,7 @@ _DTYPES = (
 
 
 def gather(x: Tensor) -> Tensor:
-    """The tensors of all processes, one after the other in the order of the ranks, with gradients to each process.
+    """All-gather with gradients: the tensors of all processes, in the order of the ranks.
 
     The gradient of ``x`` is the sum over the processes of their gradients for this part. So where every process
     computes the loss of the whole batch, the gradient is W times that of one process, and DDP's average over the
@@ -52,7 +52,7 @@ def gather(x: Tensor) -> Tensor:
 
 
 def all_reduce_sum(x: Tensor) -> Tensor:
-    """The sum of a float tensor over the processes, with gradients to each process.
+    """All-reduce with gradients: the sum of a float tensor over the processes.
 
     As with `gather`, the gradient of ``x`` is the sum over the processes of their gradients for the result: where every
     process computes the loss of the whole batch, DDP's average makes it exactly that of one process. (An ``all_reduce``
@@ -74,7 +74,7 @@ def all_reduce_sum(x: Tensor) -> Tensor:
 
 
 def standardize(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """Each column with mean 0 and variance 1 over the samples of all processes, with gradients to each process.
+    """Standardization with gradients: each column has mean 0 and variance 1 over the samples of all processes.
 
     The arithmetic of `SyncBatchNorm` in training, but wherever it is called, and also for a single sample, which
     becomes 0. The processes may have different numbers of samples.
@@ -90,7 +90,7 @@ def standardize(x: Tensor, eps: float = 1e-5) -> Tensor:
 
 
 def all_reduce_mean(x: Tensor) -> Tensor:
-    """The average of a float tensor over the processes, without gradient.
+    """All-reduce without gradient: the mean of a float tensor over the processes.
 
     Args:
         x: Float tensor of any shape, the same shape in every process.
@@ -105,7 +105,7 @@ def all_reduce_mean(x: Tensor) -> Tensor:
 
 
 def all_reduce_max(x: Tensor) -> Tensor:
-    """The largest of each number over the processes.
+    """All-reduce of the maximum of each number over the processes.
 
     Args:
         x: Tensor of any shape, the same shape and dtype in every process, which is not asked.
@@ -142,7 +142,7 @@ class _AllReduceSum(torch.autograd.Function):
 
 
 def _summed(x: Tensor) -> Tensor:
-    """The sum over the processes, in a tensor of its own: all_reduce works in place, and ``x`` may be autograd's."""
+    """The sum over the processes, in a new tensor: all_reduce works in place, and ``x`` may be autograd's."""
     total = x.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(total)
     return total

@@ -1,4 +1,4 @@
-"""Batch normalisation over the batches of all processes, on a CPU too."""
+"""Synchronised batch normalisation over all processes, on a CPU too."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from ssl_toolkit.distributed.ranks import world_size
 
 
 def convert_sync_batchnorm(module: nn.Module) -> nn.Module:
-    """Replaces every batch normalisation by `SyncBatchNorm`, with the same weights, statistics and state-dict keys.
+    """Conversion to synchronised batch normalisation: replaces every one by `SyncBatchNorm`, with the same weights,
+    statistics and state-dict keys.
 
     Unlike ``torch.nn.SyncBatchNorm`` the new layers also work on CPU, in one process (as before, bit for bit) and for
     timm's ``BatchNormAct2d``, whose dropout and activation they keep.

@@ -1,4 +1,4 @@
-"""The features of every image, as a table on disk."""
+"""Embedding export: the features of every image, as a table on disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rows of an evaluation that are asked for: an ensemble, and folds."""
+"""Optional rows of an evaluation: ensembles and cross-validation folds."""
 
 from __future__ import annotations
 

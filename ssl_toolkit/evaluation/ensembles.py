@@ -1,4 +1,4 @@
-"""Several classifiers on the same frozen features: bagging and boosting of linear probes, and folds.
+"""Ensembles of linear probes on frozen features: bagging, boosting, and cross-validation.
 
 Each member is the logistic regression of `ssl_toolkit.evaluation.linear_probe`; what differs is how much each training
 image counts.
@@ -42,7 +42,8 @@ class EnsembleResult(NamedTuple):
 
 
 def bootstrap(num: int, draw: int, seed: int = 0) -> Int64[Tensor, " num"]:
-    """How often each of ``num`` samples is drawn in as many draws with replacement: int64 tensor of shape ``[num]``."""
+    """Bootstrap counts: how often each of ``num`` samples is drawn in as many draws with replacement: int64 tensor of
+    shape ``[num]``."""
     key = sample_keys(number("bootstrap", seed), draw, torch.arange(num))
     return torch.bincount(integers(key, 0, num), minlength=num)
 
@@ -50,8 +51,8 @@ def bootstrap(num: int, draw: int, seed: int = 0) -> Int64[Tensor, " num"]:
 def bagging(
     train: Labelled, test: Labelled, *, strength: float, num_members: int = 10, seed: int = 0, resample: bool = True
 ) -> EnsembleResult:
-    """Linear classifiers of bootstrap resamples, whose probabilities are averaged (Breiman 1996, "Bagging predictors",
-    Machine Learning 24, section 2; he averages probabilities in section 6.1).
+    """Bagging: linear classifiers of bootstrap resamples, whose probabilities are averaged (Breiman 1996, "Bagging
+    predictors", Machine Learning 24, section 2; he averages probabilities in section 6.1).
 
     Args:
         train: Features and labels to draw from.
@@ -78,8 +79,8 @@ def bagging(
 
 
 def boosting(train: Labelled, test: Labelled, *, strength: float, num_members: int = 10) -> EnsembleResult:
-    """Linear classifiers one after the other, each fitted to what those before got wrong: SAMME (Zhu, Zou, Rosset and
-    Hastie 2009, "Multi-class AdaBoost", Statistics and Its Interface 2, algorithm 2).
+    """Boosting: linear classifiers one after the other, each fitted to what those before got wrong, by SAMME (Zhu, Zou,
+    Rosset and Hastie 2009, "Multi-class AdaBoost", Statistics and Its Interface 2, algorithm 2).
 
     It ends early with a member that makes no mistake, which then decides alone, and before one that is no better than
     chance. A strong penalty makes the members weak, which is what boosting is for.
@@ -162,7 +163,7 @@ class FoldsResult(NamedTuple):
 
 
 def stratified_folds(labels: Int64[Tensor, " samples"], num_folds: int, seed: int = 0) -> Int64[Tensor, " samples"]:
-    """Divides samples into folds with the same fraction of each class, as nearly as their numbers allow.
+    """Stratified folds: the same fraction of each class in each, as nearly as their numbers allow.
 
     Args:
         labels: int64 tensor of shape ``[num_images]``: classes from 0.
@@ -196,7 +197,7 @@ def cross_validate(
     strength: float | None = None,
     seed: int = 0,
 ) -> FoldsResult:
-    """Accuracy on each fold of a classifier fitted to the others (Stone 1974, JRSS B 36).
+    """Cross-validation: accuracy on each fold of a classifier fitted to the others (Stone 1974, JRSS B 36).
 
     The spread is that of the folds, not a standard error: their training images overlap, and no estimate of the
     variance of a cross-validation is free of bias (Bengio and Grandvalet 2004, JMLR 5).

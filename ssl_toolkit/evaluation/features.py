@@ -1,4 +1,4 @@
-"""Features of a frozen backbone."""
+"""Feature extraction from a frozen backbone."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def extract_features(
     precision: Precision = "auto",
     device: torch.device | str | None = None,
 ) -> Features:
-    """Runs a backbone in evaluation mode over all images of a loader.
+    """Feature extraction: runs a backbone in evaluation mode over all images of a loader.
 
     The backbone is left as it was: no gradient, no change of the statistics of batch norm, every submodule's training
     flag restored, no random number drawn from a global generator.

@@ -1,4 +1,4 @@
-"""How flat a minimum is: the loss along random directions through the weights.
+"""Flatness of a minimum: the loss along random directions through the weights.
 
 Li, Xu, Taylor, Studer, Goldstein 2018, "Visualizing the loss landscape of neural nets", arXiv 1712.09913, section 4:
 each filter of a random direction is given the length of the network's own filter, because a network of ReLU layers
@@ -63,7 +63,7 @@ def flatness(
     num_directions: int = 5,
     seed: int = 0,
 ) -> Flatness:
-    """Follows the loss along random directions. The parameters are afterwards what they were, to the last bit.
+    """Flatness: the loss along random directions. The parameters are restored to the last bit.
 
     Args:
         loss: Computes the loss with the parameters as they are, always in the same way.

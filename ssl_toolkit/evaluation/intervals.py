@@ -1,4 +1,4 @@
-"""How far an accuracy can be trusted."""
+"""Confidence intervals of accuracies and of their differences."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ class Interval(NamedTuple):
 
 
 def confidence_interval(correct: Num[Tensor, " images"] | Bool[Tensor, " images"]) -> Interval:
-    """An accuracy with its 95 % interval (Wilson 1927, "Probable inference, the law of succession, and statistical
-    inference", JASA 22, pages 209-212), which stays within 0 and 1 and is sound for few images and near 0 and 1.
+    """Accuracy with its 95 % confidence interval (Wilson 1927, "Probable inference, the law of succession, and
+    statistical inference", JASA 22, pages 209-212), which stays within 0 and 1 and is sound for few images and near 0
+    and 1.
 
     Args:
         correct: bool tensor of shape ``[num_images]``: whether each image was classified rightly.
@@ -50,16 +51,16 @@ def confidence_interval(correct: Num[Tensor, " images"] | Bool[Tensor, " images"
     p = float(correct.double().mean())
     centre = (p + _Z**2 / (2 * num)) / (1 + _Z**2 / num)
     half = _Z / (1 + _Z**2 / num) * math.sqrt(p * (1 - p) / num + _Z**2 / (4 * num**2))
-    # rounding must not push the accuracy out of its own interval at 0 and 1
+    # rounding must not push the accuracy out of its interval at 0 and 1
     return Interval(p, min(max(centre - half, 0.0), p), max(min(centre + half, 1.0), p))
 
 
 def paired_difference(
     correct: Bool[Tensor, " images"], baseline: Bool[Tensor, " _"], *, num_draws: int = 10_000, seed: int = 0
 ) -> Interval:
-    """The difference of two accuracies on the same test images, with a 95 % interval from a paired bootstrap.
+    """Paired bootstrap: the difference of two accuracies on the same test images, with its 95 % interval.
 
-    An image counts +1, 0 or -1: right only here, in both or neither, only in the baseline. Drawing the images anew with
+    An image counts +1, 0 or -1: right only here, in both or neither, only in the baseline. Drawing the images with
     replacement (Efron 1979) is then one multinomial draw of the three counts. To the images drawn from, one is added on
     each side, after Bonett and Price 2012 ("Adjusted Wald confidence interval for a difference of binomial proportions
     based on paired data", JEBS 37): a handful of images that all agree would otherwise give an interval of no width.
@@ -126,7 +127,8 @@ def bootstrap_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Any figure with its percentile interval over test images drawn anew with replacement (Efron 1979, "Bootstrap
+    """Bootstrap: any figure with its percentile interval over test images drawn with replacement (Efron 1979,
+    "Bootstrap
     methods: another look at the jackknife", Annals of Statistics 7; Efron and Tibshirani 1993, section 13.3).
 
     With few images, or near the ends of a figure's range, it is too narrow: for an accuracy take `confidence_interval`,

@@ -119,7 +119,7 @@ def knn_accuracy(
     k: Sequence[int] = (1, 5, 20, 200),
     temperature: float = 0.07,
 ) -> dict[int, float]:
-    """The fraction of queries that `knn_predict` classifies rightly, for each distinct clipped ``k``.
+    """kNN accuracy: the fraction of queries that `knn_predict` classifies rightly, for each distinct clipped ``k``.
 
     Args:
         train: float tensor of shape ``[num_train, d]``.

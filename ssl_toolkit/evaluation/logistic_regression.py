@@ -59,14 +59,14 @@ def fit_linear(
 ) -> LinearClassifier:
     """Fits one linear classifier, the objective of this module with images that count differently.
 
-    The mean of the cross-entropy is weighted; the features are standardised by all training images alike, so that
+    The mean of the cross-entropy is weighted; the features are standardised by all training images equally, so that
     classifiers of other weights have the same penalty.
 
     Args:
         train: Features and labels.
         strength: Of the L2 penalty, above 0.
         num_classes: Number of classes.
-        weights: How much each image counts: numbers of at least 0, of shape ``[num_images]``; all alike by default.
+        weights: How much each image counts: numbers of at least 0, of shape ``[num_images]``; all equal by default.
         max_iterations: As in `linear_probe`.
         tolerance: Likewise.
 

@@ -1,4 +1,4 @@
-"""Whether pretraining was worth it: frozen features of a backbone beside the same architecture from random weights."""
+"""Evaluation of frozen features: a backbone beside the same architecture with random weights."""
 
 from __future__ import annotations
 

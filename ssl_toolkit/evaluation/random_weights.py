@@ -1,4 +1,4 @@
-"""The baseline that every evaluation stands beside: the same architecture from random weights."""
+"""Random-weights baseline of every evaluation: the same architecture, untrained."""
 
 from __future__ import annotations
 

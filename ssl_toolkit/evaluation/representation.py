@@ -1,4 +1,4 @@
-"""Two numbers that tell without labels whether a representation has collapsed.
+"""Collapse metrics without labels: spread and effective rank.
 
 They see different things: a point collapse leaves the rank intact, a dimensional collapse leaves the spread intact.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def spread(embeddings: Float[Tensor, ...]) -> float:
-    """How far normalised embeddings lie apart, on a scale where 1 is uniform on the sphere and 0 a single point.
+    """Spread of normalised embeddings: 1 is uniform on the sphere, 0 a single point.
 
     The standard deviation of each coordinate of the L2-normalised embeddings over the images, averaged over the
     coordinates, times ``sqrt(d)``: Chen and He 2021, "Exploring Simple Siamese Representation Learning",
@@ -39,7 +39,7 @@ def spread(embeddings: Float[Tensor, ...]) -> float:
 
 
 def rank_me(embeddings: Float[Tensor, ...]) -> float:
-    """The effective rank of embeddings: the exponential of the entropy of their normalised singular values.
+    """RankMe, the effective rank of embeddings: the exponential of the entropy of their normalised singular values.
 
     Garrido et al. 2023, "RankMe: Assessing the downstream performance of pretrained self-supervised representations by
     their rank", arXiv 2210.02885, equation 1: ``exp(-sum_k p_k log p_k)``, ``p_k = s_k / sum(s) + 1e-7``. The

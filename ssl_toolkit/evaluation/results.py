@@ -1,4 +1,4 @@
-"""What an evaluation found: as JSON, as a table, and as one sentence."""
+"""Results of an evaluation: as JSON, as a table, and as one sentence."""
 
 from __future__ import annotations
 

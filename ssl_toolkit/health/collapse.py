@@ -1,4 +1,4 @@
-"""The two kinds of collapse, looked for in what a network makes of one batch."""
+"""Collapse detection, complete and dimensional, in a network's outputs for one batch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MODULES = {"backbone": "feature", "projector": "embedding"}
 
 
 class Extent(NamedTuple):
-    """How much of its space a batch of vectors takes up.
+    """Spread and rank of a batch of vectors.
 
     Attributes:
         spread: `ssl_toolkit.evaluation.spread`.
@@ -54,7 +54,7 @@ def extent(vectors: Tensor) -> Extent | None:
 
 
 def judge(name: str, found: Extent, step: int, by_rank: bool = True) -> Finding | None:
-    """Says whether vectors have collapsed: to a point, or to a few of their dimensions. Each hides the other.
+    """Judges whether vectors have collapsed: to a point, or to a few of their dimensions. Each hides the other.
 
     Args:
         name: ``embedding`` or ``feature``.
@@ -82,7 +82,7 @@ def judge(name: str, found: Extent, step: int, by_rank: bool = True) -> Finding 
 
 
 class Outputs:
-    """Keeps what a task's backbone and projector computed in their last forward pass.
+    """Outputs of a task's backbone and projector in their last forward pass.
 
     Args:
         task: Has the modules ``backbone`` and, if it embeds what the backbone computes, ``projector``.

@@ -1,4 +1,4 @@
-"""Under- and overfitting, read off the curves of a run."""
+"""Loss curves of a run: under- and overfitting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a check says: what was measured, what was expected, and a plain sentence for each thing that is wrong."""
+"""Results of checks: measured, expected, and a plain sentence for each thing that is wrong."""
 
 from __future__ import annotations
 

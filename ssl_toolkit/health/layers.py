@@ -1,4 +1,4 @@
-"""Activations and gradients of each layer at step 0: their mean, their spread, their histogram, and who is dead."""
+"""Layer statistics at step 0: mean, spread and histogram of activations and gradients, and dead units."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def layer_statistics(
     after: Literal["weights", "activations"] = "weights",
     seed: int = 0,
 ) -> list[LayerStatistics]:
-    """Computes a loss and its gradient once, and looks at each layer on the way.
+    """Layer statistics of one forward and backward pass.
 
     The module is copied and stays as it is, and so does torch's generator.
 
@@ -91,7 +91,7 @@ def layer_statistics(
 
 
 class DeadUnits:
-    """Measures the fraction of dead units of each ReLU in the forward passes that happen in its context.
+    """Dead units: the fraction of each ReLU's, in the forward passes within the context.
 
     Args:
         module: Its ReLU modules are looked at.
@@ -191,7 +191,7 @@ def trained_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def has_weights(module: nn.Module) -> bool:
-    """Whether a module has a parameter of two or more dimensions of its own."""
+    """Whether a module itself has a parameter of two or more dimensions."""
     return any(parameter.ndim > 1 for parameter in module.parameters(recurse=False))
 
 

@@ -1,4 +1,4 @@
-"""The checks that look into the layers: a few steps of the recipe's own optimizer, gradients over depth, dead units."""
+"""Layer checks: a few steps of the recipe's own optimizer, gradients over depth, dead units."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Trial(NamedTuple):
         ratios: The length of each step's update over that of the weight, by weight; the last few steps are at the
             full learning rate.
         still_zero: The weights that had no gradient in any step.
-        alike: The weights of two or more units whose units are all alike after the steps.
+        alike: The weights of two or more units whose units are all equal after the steps.
         peak: The schedule's largest factor.
         path: How many steps at the full rate the whole run is worth.
     """
@@ -48,7 +48,7 @@ class Trial(NamedTuple):
 
 
 def try_steps(task: Task, batches: Sequence[Any], total_steps: int, steps_per_epoch: float, clip: float = 0.0) -> Trial:
-    """Makes a few steps on a copy of a task: a short warm-up, then some at the schedule's largest rate.
+    """Trial steps on a copy of a task: a short warm-up, then some at the schedule's largest rate.
 
     Args:
         task: The task, set up.
@@ -92,7 +92,7 @@ def try_steps(task: Task, batches: Sequence[Any], total_steps: int, steps_per_ep
 
 @torch.no_grad()
 def update_ratios(before: dict[str, Tensor], after: dict[str, nn.Parameter]) -> dict[str, float]:
-    """The length of each weight's update over that of the weight before it; weights of zeros are left out."""
+    """Update ratios: the length of each weight's update over that of the weight; weights of zeros are left out."""
     lengths = torch.stack(
         [
             torch.stack([full_tensor((after[name] - old).float().norm()), full_tensor(old.float().norm())])

@@ -1,4 +1,4 @@
-"""A copy of a task to try things on, which leaves the task as it is."""
+"""Trial copies of a task, which leave the task as it is."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def copy_of(task: Task) -> Any:
 
 
 def still(task: Task) -> Any:
-    """A copy whose loss is the same at each call: nothing is dropped, and the keys are the same."""
+    """A deterministic copy, whose loss is the same at each call: no dropout, and the same keys."""
     copied = copy_of(task)
     for module in copied.modules():
-        # timm has drops of its own beside torch's: DropPath, DropBlock2d
+        # timm has its own dropout modules beside torch's: DropPath, DropBlock2d
         if "Drop" in type(module).__name__:
             module.eval()
             module.train = _stays  # a task may put all of its modules into training mode

@@ -1,4 +1,4 @@
-"""What every initialisation is: something done to the parameters whose names match."""
+"""`Initializer`: the base class of initialisations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Initializer(ABC):
-    """Sets the parameters whose names match a regular expression, once, before training.
+    """Base class of initialisations: sets the parameters whose names match a regular expression, once, before training.
 
     Args:
         pattern: Regular expression, searched in the names of the task's parameters (``head.weight``, say).

@@ -43,7 +43,8 @@ class _Scaled(Initializer):
 
 
 class Xavier(_Scaled):
-    """Variance gain^2 * 2 / (fan_in + fan_out), for tanh and sigmoid (Glorot and Bengio 2010, equations 12 and 16).
+    """Xavier or Glorot initialisation: variance gain^2 * 2 / (fan_in + fan_out), for tanh and sigmoid (Glorot and
+    Bengio 2010, equations 12 and 16).
 
     Args:
         pattern: Regular expression, searched in the names of the parameters (of two or more dimensions).
@@ -64,7 +65,8 @@ class Xavier(_Scaled):
 
 
 class Kaiming(_Scaled):
-    """Variance 2 / ((1 + slope^2) fan), for ReLU and leaky ReLU (He et al. 2015, arXiv 1502.01852, equations 10, 15).
+    """Kaiming or He initialisation: variance 2 / ((1 + slope^2) fan), for ReLU and leaky ReLU (He et al. 2015, arXiv
+    1502.01852, equations 10, 15).
 
     Args:
         pattern: Regular expression, searched in the names of the parameters (of two or more dimensions).
@@ -91,7 +93,8 @@ class Kaiming(_Scaled):
 
 
 class LeCun(_Scaled):
-    """Variance 1 / fan_in, for layers without activation (LeCun et al. 1998, "Efficient BackProp", equation 16).
+    """LeCun initialisation: variance 1 / fan_in, for layers without activation (LeCun et al. 1998, "Efficient
+    BackProp", equation 16).
 
     Args:
         pattern: Regular expression, searched in the names of the parameters (of two or more dimensions).
@@ -107,7 +110,8 @@ class LeCun(_Scaled):
 
 
 class Orthogonal(Initializer):
-    """Orthonormal rows or columns, whichever are fewer (Saxe, McClelland, Ganguli 2014, arXiv 1312.6120).
+    """Orthogonal initialisation: orthonormal rows or columns, whichever are fewer (Saxe, McClelland, Ganguli 2014,
+    arXiv 1312.6120).
 
     Args:
         pattern: Regular expression, searched in the names of the parameters (of two or more dimensions).
@@ -126,7 +130,7 @@ class Orthogonal(Initializer):
 
 
 class Sparse(Initializer):
-    """A few normal numbers into each unit, zeros elsewhere (Martens 2010, section 5).
+    """Sparse initialisation: a few normal numbers into each unit, zeros elsewhere (Martens 2010, section 5).
 
     Args:
         pattern: Regular expression, searched in the names of the parameters (of two or more dimensions).
@@ -152,7 +156,7 @@ class Sparse(Initializer):
 
 
 class Identity(Initializer):
-    """Passes its input on: the identity, for a convolution one at the middle of the kernel (Dirac).
+    """Identity initialisation; for a convolution, one at the middle of the kernel (Dirac).
 
     Used in residual and recurrent networks (Le, Jaitly, Hinton 2015, arXiv 1504.00941; Zagoruyko and Komodakis 2017,
     arXiv 1706.00388).
@@ -178,7 +182,7 @@ class Identity(Initializer):
 
 
 class ZeroGamma(Initializer):
-    """Zeros for the last normalisation of each residual block, which so begins as the identity.
+    """Zero-gamma initialisation: zeros for the last normalisation of each residual block, which begins as the identity.
 
     Goyal et al. 2017, arXiv 1706.02677, section 5.1. For networks of timm with residual blocks, many of which begin so
     already (`zero_init_last`); for others name the parameters, and set them by `Zeros`.
@@ -214,7 +218,7 @@ class ZeroGamma(Initializer):
 
 
 def fans(parameter: Tensor) -> tuple[int, int]:
-    """The number of inputs of a unit and the number of units that an input goes to, kernel positions counted."""
+    """Fan-in and fan-out, kernel positions counted."""
     area = math.prod(parameter.shape[2:])
     return parameter.shape[1] * area, parameter.shape[0] * area
 

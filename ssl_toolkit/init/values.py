@@ -19,7 +19,7 @@ class Keep(Initializer):
 
 
 class Zeros(Initializer):
-    """All zeros: right for biases, and fatal for weights, whose units then stay alike for ever.
+    """All zeros: right for biases, and fatal for weights, whose units then stay equal for ever.
 
     Args:
         pattern: Regular expression, searched in the names of the parameters.

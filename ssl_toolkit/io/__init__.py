@@ -1,1 +1,1 @@
-"""Files: written whole or not at all, archives that cannot do harm, addresses without passwords."""
+"""File I/O: atomic writes, safe archives, addresses without passwords."""

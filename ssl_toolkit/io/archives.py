@@ -1,4 +1,4 @@
-"""Archives from elsewhere: nothing of them is written outside its folder, and none grows beyond what it can hold."""
+"""Archives from elsewhere, unpacked safely: nothing is written outside the folder, and the size is bounded."""
 
 from __future__ import annotations
 

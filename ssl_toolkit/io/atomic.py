@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic file writes: a file is there whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SUMS = "SHA256SUMS"
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:
-    """Writes a file beside its place, flushes it to the disk, and moves it there; an older one is replaced.
+    """Atomic write: writes a file beside its place, flushes it to the disk, and moves it there, replacing an older one.
 
     Args:
         path: Where; folders that are missing are made.
@@ -29,7 +29,7 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
-    """A file to write in parts: `write_atomically` at the end of the block, and nothing at all if that fails."""
+    """Atomic file to write in parts: it appears at the end of the block, or not at all if that fails."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -105,7 +105,7 @@ def checksums(folder: Path, pattern: str) -> dict[str, str]:
 
 
 def flush_folder(folder: Path) -> None:
-    """Has the names in a folder written to the disk."""
+    """Flushes the names in a folder to the disk."""
     opened = os.open(folder, os.O_RDONLY)
     os.fsync(opened)
     os.close(opened)

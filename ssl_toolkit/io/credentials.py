@@ -1,4 +1,4 @@
-"""Passwords have no place in what a run writes down."""
+"""Credentials: passwords have no place in what a run writes down."""
 
 from __future__ import annotations
 

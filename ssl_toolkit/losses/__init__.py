@@ -1,4 +1,4 @@
-"""Losses as pure functions, and the soft targets that they share."""
+"""Losses as pure functions, and soft targets."""
 
 from ssl_toolkit.losses.cross_correlation import barlow_twins, cross_correlation
 from ssl_toolkit.losses.full_precision import full_precision

@@ -1,4 +1,4 @@
-"""What contrastive losses share: each anchor picks among others by their similarity."""
+"""Contrastive cross entropy, for NT-Xent and InfoNCE: each anchor picks among others by their similarity."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def contrast(
     targets: SoftTargets,
     itself: Int64[Tensor, " anchors"] | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """The cross entropy of the anchors' similarities, a few rows at a time.
+    """Contrastive cross entropy of the anchors' similarities, a few rows at a time.
 
     Of a large batch the matrix of all similarities is never held: it is made a few rows at a time, and again for the
     gradient, which changes nothing about the result.

@@ -1,4 +1,4 @@
-"""The cross-correlation of two embeddings, and the loss of Barlow Twins that is made of it."""
+"""Cross-correlation of two embeddings, and the Barlow Twins loss."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def barlow_twins(
     first: Float[Tensor, "batch width"], second: Float[Tensor, "batch width"], off_diagonal: float = 0.005
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
-    """(1 - c)^2 over the diagonal of the correlation, weighted c^2 over the rest.
+    """Barlow Twins loss: (1 - c)^2 over the diagonal of the correlation, weighted c^2 over the rest.
 
     Zbontar et al. 2021, arXiv 2103.03230, equation 1.
 
@@ -43,7 +43,7 @@ def barlow_twins(
 def cross_correlation(
     first: Float[Tensor, "batch width"], second: Float[Tensor, "batch width"]
 ) -> Float[Tensor, "width width"]:
-    """How each dimension of the first embeddings correlates with each of the second, over all processes.
+    """Cross-correlation of each dimension of the first embeddings with each of the second, over all processes.
 
     Zbontar et al. 2021, arXiv 2103.03230, equation 2. Means, variances and products are those of the global batch, so
     that W processes compute what one would; the statistics of one process's part are those of a smaller batch, which

@@ -1,4 +1,4 @@
-"""Losses are computed in float32 at least, also under autocast."""
+"""Full precision for losses: float32 at least, also under autocast."""
 
 from __future__ import annotations
 

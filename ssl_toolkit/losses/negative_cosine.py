@@ -1,4 +1,4 @@
-"""Regression of embeddings on the sphere."""
+"""Negative cosine similarity: regression of embeddings on the sphere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def negative_cosine(
     predictions: Float[Tensor, "batch width"], targets: Float[Tensor, "batch width"]
 ) -> Float[Tensor, ""]:
-    """The mean squared distance of unit vectors, ``2 - 2 cos`` (Grill et al. 2020, arXiv 2006.07733, equation 2).
+    """Negative cosine similarity, as the mean squared distance of unit vectors, ``2 - 2 cos`` (Grill et al. 2020, arXiv
+    2006.07733, equation 2).
 
     From 0 (equal directions) to 4 (opposite ones); 2 for directions that have nothing to do with each other. It is
     twice SimSiam's negative cosine (Chen and He 2021, arXiv 2011.10566, equation 1) plus 2. The mean over a batch needs

@@ -21,7 +21,7 @@ def nt_xent(
     gathered: bool = True,
     smoothing: float = 0.0,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Normalised temperature-scaled cross entropy (Chen et al. 2020, arXiv 2002.05709, equation 1).
+    """NT-Xent: normalised temperature-scaled cross entropy (Chen et al. 2020, arXiv 2002.05709, equation 1).
 
     Each embedding picks its partner among the 2N - 1 others. Under several processes the others are those of all
     processes, and the mean of the processes' losses and gradients is that of one process with the global batch.

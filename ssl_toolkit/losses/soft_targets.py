@@ -1,4 +1,4 @@
-"""Soft targets: what a loss aims at where images are mixed and labels are smoothed."""
+"""Soft targets: distributions over classes, for mixed images and smoothed labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Mixing(NamedTuple):
-    """What has been mixed with what in a batch.
+    """Mixing of a batch: each sample's partner and weight.
 
     Attributes:
         partners: int64 tensor of shape ``[batch]``: the sample that each is mixed with, itself where it is not mixed.

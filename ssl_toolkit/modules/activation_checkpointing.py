@@ -1,4 +1,4 @@
-"""Less memory for more arithmetic: what a backbone's stages compute is computed again for the gradient.
+"""Activation checkpointing by stage: recomputes a backbone's stages for the gradient, which takes less memory.
 
 Chen, Xu, Zhang, Guestrin 2016: "Training deep nets with sublinear memory cost", arXiv 1604.06174, section 4.
 """
@@ -19,7 +19,7 @@ from ssl_toolkit.modules.backbone import Backbone
 
 
 def checkpoint_stages(backbone: Backbone) -> None:
-    """Lets each stage of a backbone keep only its input while it trains.
+    """Activation checkpointing: each stage of a backbone keeps only its input while it trains.
 
     The result and the gradients are those without it. So are the running statistics of batch normalisation, which a
     second pass through the layers would otherwise move twice.

@@ -1,4 +1,4 @@
-"""The teacher of self-distillation: an exponential moving average (EMA) of its student."""
+"""EMA teacher for self-distillation: an exponential moving average of its student."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ssl_toolkit.distributed.dtensor import local_tensor
 
 
 class EMATeacher(nn.Module):
-    """A copy of networks whose weights follow theirs: ``teacher = m * teacher + (1 - m) * student``.
+    """EMA teacher: a copy of networks whose weights follow theirs, ``teacher = m * teacher + (1 - m) * student``.
 
     Mean teacher (Tarvainen and Valpola 2017, arXiv 1703.01780), the key encoder of MoCo (He et al. 2020, arXiv
     1911.05722, equation 2), the target network of BYOL (Grill et al. 2020, arXiv 2006.07733, equation 1). It needs no
     gradient, so no optimizer, weight decay, average of weights or DDP sees it. BatchNorm computes as in the student,
-    with running statistics of its own. A task re-synchronises it after its initialisations.
+    with its own running statistics. A task re-synchronises it after its initialisations.
 
     Args:
         **students: The networks by name, in the order in which they compute.

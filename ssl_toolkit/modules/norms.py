@@ -1,4 +1,4 @@
-"""Other normalisation layers for a network of timm, and standardised weights for its convolutions.
+"""Normalisation layers: replacements for those of a timm network, and weight standardization of convolutions.
 
 What is replaced keeps its place, its scale and shift, and, where timm fuses them with the normalisation, its dropout
 and activation. So the names of the parameters stay, and whatever matches names (`init`, parameter groups) works on.
@@ -164,7 +164,7 @@ def _num_channels(source: nn.Module) -> int:
 
 
 def standardize_weights(model: nn.Module) -> None:
-    """Lets every convolution standardise its weights (Qiao et al. 2019, arXiv 1903.10520), in place.
+    """Weight standardization of every convolution (Qiao et al. 2019, arXiv 1903.10520), in place.
 
     Left as they are: 1x1 convolutions with a bias (the fully connected layers of squeeze-and-excitation, with no
     normalisation after them), those with one weight for each output, VGG's fully connected layers, and those

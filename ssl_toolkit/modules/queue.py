@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 
 class FeatureQueue(nn.Module):
-    """The newest embeddings of a teacher, first in, first out (He et al. 2020, arXiv 1911.05722, section 3.1).
+    """Feature queue: the newest embeddings of a teacher, first in, first out (He et al. 2020, arXiv 1911.05722, section
+    3.1).
 
     It is saved with the run. It begins with random vectors, and its place moves on the device, so that no step waits
     for a GPU.

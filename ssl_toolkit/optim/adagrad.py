@@ -1,4 +1,4 @@
-"""A rate of its own for each weight, from the squares of its gradients."""
+"""Adagrad and related optimizers: a separate rate for each weight, from the squares of its gradients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from ssl_toolkit.optim.base import OptimizerSpec, check_fraction
 
 
 class Adagrad(OptimizerSpec):
-    """Gradients over the root of the sum of their squares so far (Duchi, Hazan, Singer 2011, JMLR 12, section 1.1).
+    """Adagrad: gradients over the root of the sum of their squares so far (Duchi, Hazan, Singer 2011, JMLR 12, section
+    1.1).
 
     Args:
         lr: Learning rate, above 0.
@@ -31,7 +32,7 @@ class Adagrad(OptimizerSpec):
 
 
 class Adadelta(OptimizerSpec):
-    """Gradients in the units of the weights (Zeiler 2012, arXiv 1212.5701, algorithm 1).
+    """Adadelta: gradients in the units of the weights (Zeiler 2012, arXiv 1212.5701, algorithm 1).
 
     Args:
         lr: Factor on the paper's step, above 0.
@@ -54,7 +55,8 @@ class Adadelta(OptimizerSpec):
 
 
 class RMSprop(OptimizerSpec):
-    """Gradients over the root of the running mean of their squares (Tieleman and Hinton 2012, lecture 6.5, slide 29).
+    """RMSprop: gradients over the root of the running mean of their squares (Tieleman and Hinton 2012, lecture 6.5,
+    slide 29).
 
     Args:
         lr: Learning rate, above 0.

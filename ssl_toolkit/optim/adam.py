@@ -1,4 +1,4 @@
-"""Adam and its kin: a running mean of the gradients over the root of one of their squares."""
+"""Adam and related optimizers: a running mean of the gradients over the root of that of their squares."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ssl_toolkit.optim.base import OptimizerSpec, adapt_matrices, check_betas
 
 
 class _AdamSpec(OptimizerSpec):
-    """What the optimizers of this family share."""
+    """Base class of this family."""
 
     def __init__(self, lr: float, betas: tuple[float, float], eps: float, weight_decay: float) -> None:
         super().__init__(lr, weight_decay)
@@ -68,7 +68,7 @@ class AdamW(_AdamSpec):
 
 
 class NAdam(_AdamSpec):
-    """Adam with Nesterov's momentum (Dozat, ICLR workshop 2016, algorithm 2), and decoupled weight decay.
+    """NAdam: Adam with Nesterov's momentum (Dozat, ICLR workshop 2016, algorithm 2), and decoupled weight decay.
 
     Args:
         lr: Learning rate, above 0.
@@ -100,7 +100,8 @@ class NAdam(_AdamSpec):
 
 
 class RAdam(_AdamSpec):
-    """Adam that is momentum as long as its denominator is too noisy (Liu et al. 2020, arXiv 1908.03265, algorithm 2).
+    """RAdam: Adam that is momentum as long as its denominator is too noisy (Liu et al. 2020, arXiv 1908.03265,
+    algorithm 2).
 
     Args:
         lr: Learning rate, above 0.
@@ -122,7 +123,7 @@ class RAdam(_AdamSpec):
 
 
 class AdamP(_AdamSpec):
-    """AdamW whose step loses its radial part where a normalisation makes the length of a weight meaningless.
+    """AdamP: AdamW whose step loses its radial part where a normalisation makes the length of a weight meaningless.
 
     Heo et al., ICLR 2021, arXiv 2006.08217, algorithm 2; see `SGDP`.
 
@@ -155,7 +156,7 @@ class AdamP(_AdamSpec):
 
 
 class LAMB(_AdamSpec):
-    """Adam with LARS's layer-wise rates, for large batches (You et al. 2020, arXiv 1904.00962, algorithm 2).
+    """LAMB: Adam with LARS's layer-wise rates, for large batches (You et al. 2020, arXiv 1904.00962, algorithm 2).
 
     Biases and normalisation layers are not adapted.
 

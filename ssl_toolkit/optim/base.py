@@ -1,4 +1,4 @@
-"""What every optimizer of a configuration is: a description that waits for the parameters."""
+"""`OptimizerSpec`: the base class of optimizers in a configuration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ssl_toolkit.distributed.dtensor import local_tensor
 
 
 class OptimizerSpec(ABC):
-    """An optimizer that waits for its parameters.
+    """Base class of optimizers in a configuration: the settings, without the parameters.
 
     Attributes:
         lr: Learning rate, before the schedule's factor.
@@ -63,7 +63,7 @@ def adapt_matrices(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def match_layout(optimizer: torch.optim.Optimizer) -> None:
-    """Gives what an optimizer has loaded for a parameter the parameter's own layout in memory.
+    """Matches the memory layout of loaded optimizer state to that of its parameter.
 
     A fused kernel goes through the memory of both as it lies, and so would mix up the numbers if a run that was saved
     with its weights in another memory format, or in parts, is resumed.

@@ -12,7 +12,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class ParameterRule:
-    """What holds for the parameters whose names match a regular expression; of several rules the last one wins.
+    """Rule for the parameters whose names match a regular expression; of several rules the last one wins.
 
     Args:
         pattern: Regular expression, searched in the names of the task's parameters: ``bias$``,
@@ -74,7 +74,7 @@ def parameter_groups(
     lr_factor: Callable[[str], float] = lambda name: 1.0,
     rules: Sequence[ParameterRule] = (),
 ) -> list[dict[str, Any]]:
-    """Sorts every trainable parameter of a module into exactly one group.
+    """Parameter groups: sorts every trainable parameter of a module into exactly one.
 
     Biases and other parameters of one dimension (the scales and shifts of normalisation layers) get no weight decay
     (Goyal et al. 2017, arXiv 1706.02677, section 5.3).

@@ -1,4 +1,4 @@
-"""Muon: steps whose singular values are all alike."""
+"""Muon: steps whose singular values are all equal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ssl_toolkit.optim.base import OptimizerSpec, check_betas, check_fraction
 
 
 class Muon(OptimizerSpec):
-    """A running mean of the gradients, made orthogonal by Newton and Schulz's iteration (Jordan et al. 2024).
+    """Muon: a running mean of the gradients, made orthogonal by Newton and Schulz's iteration (Jordan et al. 2024).
 
     https://kellerjordan.github.io/posts/muon/; the step's length is scaled to that of AdamW, so that AdamW's rate and
     decay serve (Liu et al. 2025, arXiv 2502.16982, equation 4). The kernel of a convolution is a matrix with a row

@@ -1,4 +1,4 @@
-"""The learning rate of another batch size than the one it was found for."""
+"""Learning rate scaling with the batch size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LARGEST_SGD_BATCH = 8192
 
 
 def scaled_lr(lr: float, scaling: LRScaling, batch_size: int, reference_batch_size: int) -> float:
-    """The learning rate for a batch size.
+    """Scaled learning rate for a batch size.
 
     Args:
         lr: The rate for the reference batch size, above 0.

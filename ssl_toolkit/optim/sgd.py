@@ -1,4 +1,4 @@
-"""Stochastic gradient descent and its kin: a gradient or its running sum, scaled."""
+"""Stochastic gradient descent and related optimizers: a gradient or its running sum, scaled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ssl_toolkit.optim.base import OptimizerSpec, adapt_matrices, check_betas, c
 
 
 class SGD(OptimizerSpec):
-    """Stochastic gradient descent with momentum (Polyak 1964; Sutskever et al., ICML 2013, equations 3 and 4).
+    """SGD: stochastic gradient descent with momentum (Polyak 1964; Sutskever et al., ICML 2013, equations 3 and 4).
 
     What it is otherwise called is a matter of settings: ``momentum: 0`` is plain gradient descent, on single samples
     with ``data.batch_size: 1``, and on the whole set ("full batch") with ``trainer.accumulate_grad_batches`` times
@@ -44,7 +44,7 @@ class SGD(OptimizerSpec):
 
 
 class SGDP(OptimizerSpec):
-    """SGD whose step loses its radial part where a normalisation makes the length of a weight meaningless.
+    """SGDP: SGD whose step loses its radial part where a normalisation makes the length of a weight meaningless.
 
     Heo et al., ICLR 2021, arXiv 2006.08217, algorithm 1: the radial part does nothing but let weights grow, and with
     them the effective rate fall.
@@ -78,7 +78,8 @@ class SGDP(OptimizerSpec):
 
 
 class LARS(OptimizerSpec):
-    """Layer-wise adaptive rate scaling for large batches (You, Gitman, Ginsburg 2017, arXiv 1708.03888, algorithm 1).
+    """LARS: layer-wise adaptive rate scaling for large batches (You, Gitman, Ginsburg 2017, arXiv 1708.03888, algorithm
+    1).
 
     Biases and normalisation layers are not adapted, as in SimCLR.
 
@@ -104,7 +105,7 @@ class LARS(OptimizerSpec):
 
 
 class Lion(OptimizerSpec):
-    """The sign of a running mean of the gradients (Chen et al. 2023, arXiv 2302.06675, algorithm 2).
+    """Lion: the sign of a running mean of the gradients (Chen et al. 2023, arXiv 2302.06675, algorithm 2).
 
     Args:
         lr: Learning rate, above 0; three to ten times less than AdamW's (section 5).

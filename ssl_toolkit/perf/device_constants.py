@@ -1,4 +1,4 @@
-"""Fixed numbers on a device."""
+"""Device constants: fixed numbers, kept on a device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every regularizer is: something done around a training step."""
+"""`Regularizer`: the base class of regularizers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Result = TypeVar("Result")
 
 
 class Regularizer:
-    """Something that a task does at each training step, beside its loss. A kind of regularizer defines what it needs.
+    """Base class of regularizers, which act at each training step beside the loss. A new one defines what it needs.
 
     What is drawn at random comes from torch's own generator, which a task seeds at each step; what must be the same in
-    every process is drawn from a generator of its own.
+    every process is drawn from a separate generator.
 
     Attributes:
         changes_gradients: Whether `before_optimizer_step` does something.
@@ -50,7 +50,7 @@ class Regularizer:
         """
 
     def around(self, task: Any, context: StepContext, compute: Callable[[], Result]) -> Result:
-        """Computes the loss of a batch, under whatever the regularizer does to the network meanwhile.
+        """Computes the loss of a batch, under what the regularizer does to the network.
 
         What must last until the gradient is known is undone by what is given to ``task.undo_after_backward``.
 
@@ -67,7 +67,7 @@ class Regularizer:
 
 
 class Penalty(Regularizer, ABC):
-    """A scalar that is added to the loss.
+    """Base class of penalties: a scalar that is added to the loss.
 
     Args:
         strength: Factor on it, 0 or more.

@@ -13,7 +13,7 @@ from ssl_toolkit.regularization.base import Penalty, weights
 
 
 class L1(Penalty):
-    """Sum of the absolute values of weights, which drives small ones to zero (Tibshirani 1996, equation 1).
+    """L1 penalty: sum of the absolute values of weights, which drives small ones to zero (Tibshirani 1996, equation 1).
 
     Args:
         strength: Factor on the sum, 0 or more.
@@ -31,7 +31,8 @@ class L1(Penalty):
 
 
 class L2(Penalty):
-    """Half of the sum of the squares of weights, whose gradient is the weight (Hoerl and Kennard 1970; Hinton 1987).
+    """L2 penalty: half of the sum of the squares of weights, whose gradient is the weight (Hoerl and Kennard 1970;
+    Hinton 1987).
 
     With plain SGD it is the optimizer's ``weight_decay``; with Adam and its kin it is not (Loshchilov and Hutter 2019,
     arXiv 1711.05101, section 2).
@@ -52,7 +53,8 @@ class L2(Penalty):
 
 
 class ElasticNet(Penalty):
-    """L1 and L2 together, which keeps or drops weights that do the same in groups (Zou and Hastie 2005, equation 3).
+    """Elastic net: L1 and L2 together, which keeps or removes equivalent weights in groups (Zou and Hastie 2005,
+    equation 3).
 
     Args:
         strength: Factor on the whole, 0 or more.
@@ -75,10 +77,10 @@ class ElasticNet(Penalty):
 
 
 class L2SP(Penalty):
-    """Keeps weights near those that the training starts from: the pretrained ones.
+    """L2-SP penalty: keeps weights near those that the training starts from, the pretrained ones.
 
     Li, Grandvalet, Davoine 2018, arXiv 1802.01483, equation 3; to the head, which starts from nothing, they give an
-    `L2` of its own (equation 4).
+    separate `L2` (equation 4).
 
     Args:
         strength: Factor on half of the squared distance, 0 or more.
@@ -105,7 +107,7 @@ class L2SP(Penalty):
 
 
 class Orthogonality(Penalty):
-    """Keeps the units of a layer different: the squared distance of W W^T from the identity.
+    """Orthogonality penalty: the squared distance of W W^T from the identity, which keeps units different.
 
     Bansal, Chen, Wang 2018, arXiv 1810.09102, section 3.1 ("soft orthogonality"). A convolution's kernel is a matrix
     with a row for each output; of a matrix with more rows than columns it is the columns.
@@ -142,7 +144,7 @@ class _OfFeatures(Penalty, ABC):
 
 
 class FeatureNorm(_OfFeatures):
-    """Mean squared length of the features, which keeps their scale in bounds.
+    """Feature norm penalty: mean squared length of the features, which keeps their scale in bounds.
 
     Args:
         strength: Factor on the mean, 0 or more.
@@ -156,7 +158,7 @@ class FeatureNorm(_OfFeatures):
 
 
 class VarianceCovariance(_OfFeatures):
-    """Keeps the features from collapsing: each varies, and no two vary together.
+    """Variance and covariance penalty against collapse: each feature varies, and no two vary together.
 
     The second and third term of VICReg (Bardes, Ponce, LeCun 2022, arXiv 2105.04906, equations 1 to 4), over the
     batches of all processes.

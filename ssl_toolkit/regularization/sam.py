@@ -16,11 +16,12 @@ from ssl_toolkit.step import StepContext
 
 
 class SAM(Regularizer):
-    """The gradient of the worst loss nearby, which leads to flat minima (Foret et al. 2021, arXiv 2010.01412).
+    """Sharpness-aware minimisation: the gradient of the worst loss nearby, for flat minima (Foret et al. 2021, arXiv
+    2010.01412).
 
     Each batch is computed twice: its gradient at the weights says where the loss is worst within a small ball
     (equation 2), and the gradient there is what the optimizer gets (equation 3). Several processes, and accumulated
-    batches, each look for the worst of their own images: the paper's m-sharpness (section 4.1), which generalises
+    batches, each take the worst case of their images: the paper's m-sharpness (section 4.1), which generalises
     better than that of the whole batch. Dropout drops the same both times, and BatchNorm's running statistics are those
     of the first.
 

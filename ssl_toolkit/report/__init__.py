@@ -1,4 +1,4 @@
-"""Pages one can open anywhere: one file, no network, readable on a phone, by day and by night, and on paper.
+"""HTML reports in one file: no network, readable on a phone, in light and dark mode, and on paper.
 
 write_report("runs/birds")                                    # the page of a run, from what lies in its folder
 write_page("page.html", "Title", [Section("Result", [Table(["weights", "top-1"], [["random", 0.31]])])])

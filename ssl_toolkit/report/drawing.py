@@ -1,4 +1,4 @@
-"""Figures of matplotlib that live in a page: its fonts, its ink by day and by night.
+"""Matplotlib figures for a page, in its fonts and its colours of light and dark mode.
 
 Only matplotlib's object interface is used: no window system, no state that outlives a call.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # stand-ins for the page's ink and rules, replaced in the SVG
 INK = "#010203"
 RULE = "#040506"
-# Okabe and Ito, "Color universal design" (2008): told apart by the colour-blind, and on light and dark grounds alike
+# Okabe and Ito, "Color universal design" (2008): told apart by the colour-blind, and on light and dark grounds
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c8c")
 FONT_SIZE = 8.0
 

@@ -149,7 +149,7 @@ def image_grid(
 def neighbours(
     queries: NDArray, nearest: NDArray, same: ArrayLike, row_titles: Sequence[str] = (), max_width: float = 7.4
 ) -> Figure:
-    """Images, each beside those whose features are the most alike.
+    """Nearest neighbours: images, each beside those with the most similar features.
 
     A neighbour of the query's class has a whole green frame, any other a broken orange one.
 

@@ -1,4 +1,4 @@
-"""A page from simple pieces: text, tables, figures, commands."""
+"""HTML page of simple pieces: text, tables, figures, commands."""
 
 from __future__ import annotations
 

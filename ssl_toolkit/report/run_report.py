@@ -1,4 +1,4 @@
-"""The page of one run, from what lies in its folder."""
+"""Report of one run, from the files in its folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures side by side in one."""
+"""Image tiles: pictures side by side in one."""
 
 from __future__ import annotations
 

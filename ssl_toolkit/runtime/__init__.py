@@ -1,1 +1,1 @@
-"""What keeps a run alive on its machines: FSDP2, preemption, ranks that fail."""
+"""Runtime of a run on its machines: FSDP2, preemption, rank failure."""

@@ -1,4 +1,4 @@
-"""What a run does when the system wants its machine back: finish the step, save, and leave.
+"""Preemption: at SIGTERM or SIGUSR1 a run finishes the step, saves, and ends.
 
 A signal's handler only notes it. Lightning's own takes part in a broadcast at whatever moment the signal comes, and
 waits for ever if only one of several processes gets it.
@@ -24,7 +24,7 @@ EXIT_STATUS = 128 + signal.SIGTERM
 
 
 class Preemption:
-    """Listens for SIGTERM and SIGUSR1 while a run trains.
+    """Preemption handler: listens for SIGTERM and SIGUSR1 while a run trains.
 
     Attributes:
         number: The signal that this process got; 0 for none.

@@ -1,4 +1,4 @@
-"""What every schedule is: a warm-up, and then a curve."""
+"""`Schedule`: the base class of schedules."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 
 
 class Schedule(ABC):
-    """A factor on the learning rate: a linear warm-up from 0, then a curve over the rest of the run.
+    """Base class of schedules, factors on the learning rate: a linear warm-up from 0, then a curve.
 
     Args:
         warmup_steps: Length of the warm-up in optimizer steps.

@@ -1,4 +1,4 @@
-"""The curves: one half of a cosine, a straight line, steps, and others."""
+"""Schedule curves: cosine, linear, step, and others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ssl_toolkit.schedule.base import Schedule, check_factor
 
 
 class Constant(Schedule):
-    """The same rate throughout, after the warm-up."""
+    """Constant schedule: the same rate throughout, after the warm-up."""
 
     def curve(self, progress: float) -> float:
         """Returns 1."""
@@ -17,7 +17,7 @@ class Constant(Schedule):
 
 
 class Cosine(Schedule):
-    """Half a period of a cosine (Loshchilov and Hutter 2017, arXiv 1608.03983, equation 5).
+    """Cosine schedule: half a period of a cosine (Loshchilov and Hutter 2017, arXiv 1608.03983, equation 5).
 
     With restarts the rate jumps back to its start, or to a fraction of it, and falls again, each time over as long or
     longer.
@@ -59,7 +59,7 @@ class Cosine(Schedule):
 
 
 class Linear(Schedule):
-    """A straight line after the warm-up.
+    """Linear schedule: a straight line after the warm-up.
 
     Args:
         final_factor: The factor at the end, 0 to 1.
@@ -77,7 +77,7 @@ class Linear(Schedule):
 
 
 class Polynomial(Schedule):
-    """A power of what is left of the run.
+    """Polynomial schedule: a power of what is left of the run.
 
     Args:
         power: The exponent, above 0; 1 is a straight line.
@@ -99,7 +99,7 @@ class Polynomial(Schedule):
 
 
 class Exponential(Schedule):
-    """Falls by the same fraction in each step.
+    """Exponential schedule: falls by the same fraction in each step.
 
     Args:
         final_factor: The factor at the end, above 0 and at most 1.
@@ -119,7 +119,7 @@ class Exponential(Schedule):
 
 
 class Step(Schedule):
-    """Multiplies the rate by a factor again and again.
+    """Step schedule: multiplies the rate by a factor at regular intervals.
 
     Args:
         every: Fraction of the run after the warm-up from one step to the next, above 0 and at most 1.
@@ -142,7 +142,7 @@ class Step(Schedule):
 
 
 class MultiStep(Schedule):
-    """Multiplies the rate by a factor at chosen fractions of the run.
+    """Multi-step schedule: multiplies the rate by a factor at chosen fractions of the run.
 
     Args:
         milestones: Fractions of the run after the warm-up, rising, each between 0 and 1.
@@ -164,7 +164,7 @@ class MultiStep(Schedule):
 
 
 class InverseSqrt(Schedule):
-    """One over the root of the time, which needs no end of the run (Zhai et al. 2022, arXiv 2106.04560, section 3.5).
+    """Inverse square root schedule, which needs no end of the run (Zhai et al. 2022, arXiv 2106.04560, section 3.5).
 
     Args:
         timescale: The fraction of the run after the warm-up at which the rate has fallen to 0.71, above 0. With a
@@ -185,7 +185,8 @@ class InverseSqrt(Schedule):
 
 
 class OneCycle(Schedule):
-    """Up to the rate and down to almost nothing (Smith and Topin 2018, arXiv 1708.07120, section 3), both as cosines.
+    """One-cycle schedule: up to the rate and down to almost nothing (Smith and Topin 2018, arXiv 1708.07120, section
+    3), both as cosines.
 
     It is its own warm-up. The momentum stays as it is.
 

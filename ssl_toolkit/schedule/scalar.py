@@ -1,4 +1,4 @@
-"""The course of any number over a run, with the curves and the units of the learning rate."""
+"""Scheduled scalars: any number over a run, with the curves and the units of the learning rate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ssl_toolkit.schedule.curves import Cosine
 
 
 class Progress(NamedTuple):
-    """How far a run is.
+    """Progress of a run.
 
     Attributes:
         step: Optimizer steps that are finished.
@@ -30,7 +30,7 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True)
 class Scheduled:
-    """A number that follows a schedule: ``end + (value - end) * factor``, with the factor of the schedule.
+    """Scheduled scalar: ``end + (value - end) * factor``, with the factor of the schedule.
 
     With half a cosine it goes from ``value`` to ``end``: the momentum of BYOL's teacher (Grill et al. 2020, arXiv
     2006.07733, section 3.1) is ``value: 0.996, end: 1.0``. A warm-up goes from ``end`` to ``value``: the temperature of

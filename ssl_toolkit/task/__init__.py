@@ -1,4 +1,4 @@
-"""The one training loop's body of the project: what pretext and downstream tasks have in common."""
+"""`Task`: the base class of pretext and downstream tasks."""
 
 from ssl_toolkit.step import StepContext, StepOutput
 from ssl_toolkit.task.base import Task, Trait

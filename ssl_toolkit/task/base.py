@@ -1,4 +1,4 @@
-"""`Task`: what pretext and downstream tasks have in common."""
+"""`Task`: the base class of pretext and downstream tasks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Trait = Literal["teacher", "queue", "batch_statistics", "several_rows", "several
 
 
 class Task(OptimizedModule, ABC):
-    """A backbone with what it takes to train it.
+    """Base class of tasks: a backbone, its optimizer, schedule and regularizers.
 
     Args:
         backbone: The network whose weights travel.

@@ -1,4 +1,4 @@
-"""How a task is optimized: parameter groups, schedules, and what follows each step of the optimizer."""
+"""Optimization of a task: parameter groups, schedules, and the hook after each optimizer step."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ssl_toolkit.schedule import Progress, Schedule, Scheduled
 
 
 class OptimizedModule(LightningModule):
-    """The half of a `Task` that makes the optimizer and its steps.
+    """Optimization part of a `Task`: makes the optimizer and its steps.
 
     Args:
         optimizer: See `Task`, as all arguments.

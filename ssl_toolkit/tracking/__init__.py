@@ -1,4 +1,4 @@
-"""Where a run's numbers go: a CSV file in its folder, always, and Weights & Biases beside it unless switched off."""
+"""Experiment tracking: a CSV file in the run's folder, always, and Weights & Biases unless switched off."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lightning's way to the file ``metrics.csv`` of a run."""
+"""Lightning logger of the file ``metrics.csv`` of a run."""
 
 from __future__ import annotations
 

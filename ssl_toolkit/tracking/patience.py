@@ -1,4 +1,4 @@
-"""Limits to how long a run waits for a tracker."""
+"""Timeouts for a tracker."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class NoAnswer(TimeoutError):
 def within(seconds: float, action: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Calls in another thread and returns the result.
 
-    W&B talks to a process of its own; if that hangs (stopped, swapped out, on a file system that does not answer), a
+    W&B talks to a separate process; if that hangs (stopped, swapped out, on a file system that does not answer), a
     call of W&B's returns when it does, or never. The thread is then left behind.
 
     Args:

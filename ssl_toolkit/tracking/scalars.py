@@ -1,4 +1,4 @@
-"""Numbers for the log that no GPU has to be asked for."""
+"""Scalars for the log that need no synchronisation with a GPU."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def offline(mode: Literal["auto", "online", "offline"] = "auto") -> bool:
 class GuardedWandbLogger(WandbLogger):
     """Lightning's W&B logger, which gives up after the first failure with one warning; the run goes on.
 
-    No answer is a failure, too: each call is made in a thread of its own, which is left behind if it does not return.
+    No answer is a failure, too: each call is made in a separate thread, which is left behind if it does not return.
     It starts the W&B run when the trainer does, ends it with it, and continues it, by its id, when there is more to log
     or the run is resumed. Nothing of it is global: several runs of one process, and a run of the user's own, do not
     meet.

@@ -1,4 +1,4 @@
-"""Which settings are the fastest, measured on the task and the machine at hand.
+"""Autotune: the fastest settings, measured on the task and the machine at hand.
 
 Settings are tried one after the other, each with the best of those before it: the precision, the memory format, and
 what a task names in its `speed_settings`. A machine's answer is kept, so that the next run of the same kind starts at

@@ -1,4 +1,4 @@
-"""The learning rate range test: which rate to train with, found by a hundred steps on the task and the data at hand.
+"""Learning rate range test: a hundred steps on the task and the data at hand suggest a rate.
 
 Smith 2017, "Cyclical learning rates for training neural networks", arXiv 1506.01186, section 3.3. The rate grows by the
 same factor in each step, from one far too small to one far too large, as in fastai (Howard and Gugger 2020, arXiv
@@ -136,7 +136,7 @@ class Growth(Schedule):
         return self.growth**progress
 
     def factor(self, step: int, total_steps: int, steps_per_epoch: float) -> float:
-        """As in `Schedule`, but over steps of its own, after some at the first rate."""
+        """As in `Schedule`, but over its own steps, after some at the first rate."""
         return self.curve(max(0, step - _STEPS_BEFORE) / (self.num_steps - 1))
 
 
@@ -157,7 +157,7 @@ def range_test(
     steps: int | None = None,
     seconds: float = 45.0,
 ) -> RangeTest:
-    """Trains a task with a growing rate and records the loss.
+    """Range test: trains a task with a growing rate and records the loss.
 
     Everything but the rate and its schedule is the run's own: optimizer, decay, factors of layers, regularizers,
     precision, accumulated batches, clipping. The same on every process; torch's generators are left as they were.

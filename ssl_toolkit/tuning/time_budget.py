@@ -1,4 +1,4 @@
-"""How many steps fit into a given time, measured on the task and the machine at hand.
+"""Time budget: the number of steps that fit into a given time, measured on the task and the machine at hand.
 
 A schedule that ends with the budget is worth more than the same steps of a longer one that is cut off (Li, Yumer,
 Ramanan 2020, "Budgeted training", arXiv 1905.04753, section 3). So the number of steps is settled before the run, and
@@ -173,7 +173,7 @@ class Stopwatch(Callback):
             trainer.should_stop = True
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts anew."""
+        """Starts again."""
         self._batches = 0
         self._start = _now()
 

@@ -1,4 +1,4 @@
-"""The weights file: how a backbone travels from pretraining to everything after it.
+"""Weights files (``backbone.safetensors``): saved by pretraining, loaded by everything after it.
 
 A weights file is a safetensors file. Its keys are those of the timm network, so plain timm loads it too. Its metadata
 hold one JSON text under ``"ssl_toolkit"``, the header, which holds data only: how to build the backbone, how to

@@ -1,4 +1,4 @@
-"""Weights for programs that do not know this package: plain timm, plain torchvision, and ONNX."""
+"""Weight export for other programs: plain timm, plain torchvision, and ONNX."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def export(weights: str, format: Literal["timm", "torchvision", "onnx"], out: st
     ``onnx``: a graph from ``images`` (float32 of shape [batch, channels, height, width], values in [0, 1], any batch
     and any size; normalisation is part of the graph) to ``features`` (float32 of shape [batch, num_features]).
 
-    A backbone with a `norm` of its own choice or with `weight_standardization` exports as ``onnx`` only.
+    A backbone with a chosen `norm` or with `weight_standardization` exports as ``onnx`` only.
 
     With a small stem, timm's and torchvision's network needs its first convolution and pooling replaced before loading,
     as the documentation of `ssl_toolkit.modules.backbone` shows.

@@ -1,4 +1,4 @@
-"""Whether a weights file fits a backbone, and if not, the difference as a list that a person can read."""
+"""Fit check of a weights file and a backbone; the difference is a readable list."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network without memory, from arguments that nobody vouches for."""
+"""Skeleton network without memory, from untrusted arguments."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@ import pytest
 
 import golden_losses
 import methods
+from gloo_processes import run_processes
 from golden_losses import COMMAND, STEPS
-from processes import run_processes
 
 # Another processor sums in another order. Without AVX2 and AVX-512 (ATEN_CPU_CAPABILITY=default
 # ONEDNN_MAX_CPU_ISA=SSE41) the losses differ by up to 2e-5 from those that are kept.

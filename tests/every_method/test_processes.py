@@ -5,7 +5,7 @@ import torch
 
 import methods
 import parity
-from processes import run_processes
+from gloo_processes import run_processes
 
 HINT = (
     "Does a step draw from torch's generator (draw by the samples' keys instead), or does a loss look at its own "

@@ -24,12 +24,12 @@ import yaml
 from lightning.pytorch import Callback
 
 import methods
-from launched import train_together
 from parity import without_chance
 from ssl_toolkit.distributed.collectives import all_reduce_mean
 from ssl_toolkit.distributed.ranks import world_size
 from ssl_toolkit.io.atomic import write_atomically
 from ssl_toolkit.run_folder import processor
+from train_in_processes import train_together
 
 FILE = Path(__file__).with_name("golden_losses.json")
 COMMAND = "python tests/helpers/golden_losses.py"

@@ -60,7 +60,7 @@ class Outcome(NamedTuple):
 
 
 def cases(name: str) -> list[Case]:
-    """A method, and again with each of its own settings that change its speed but not what it computes."""
+    """A method, and again with each of its settings that change its speed but not what it computes."""
     settings = methods.tasks()[name].speed_settings
     own = {key: values for key, values in settings.items() if key not in Task.speed_settings}
     # the first value is the default
@@ -173,7 +173,7 @@ def _step(task: Task, data: Any, dtype: torch.dtype, epoch: int) -> Outcome:
     loader.follow(epoch, 1.0)
     batch = next(iter(loader))
     assert len(batch.indices) == GLOBAL_BATCH // world_size()
-    # a task of its own, because a step may change what is not a parameter
+    # a separate task, because a step may change what is not a parameter
     trainer, task._trainer = task._trainer, None
     module = _Step(copy.deepcopy(task).to(dtype))
     task._trainer = module.task._trainer = trainer

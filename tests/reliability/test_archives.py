@@ -119,7 +119,7 @@ def archives() -> dict[str, tuple[bytes, str]]:
 
 
 class Quiet(SimpleHTTPRequestHandler):
-    """Says nothing, as of whoever hangs up before the end."""
+    """Says nothing, as of a client that hangs up before the end."""
 
     def log_message(self, *_) -> None:
         pass

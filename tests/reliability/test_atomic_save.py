@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from forks import Forks
+from fork_server import ForkServer
 from run_comparison import arguments_for
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.run_folder import CHECKPOINTS, newest_checkpoint
@@ -23,8 +23,8 @@ OTHER = Path("/dev/shm")
 
 
 @pytest.fixture(scope="module")
-def forks():
-    with Forks() as each:
+def server():
+    with ForkServer() as each:
         yield each
 
 
@@ -54,23 +54,23 @@ def newest_name(folder):
 
 @pytest.mark.guarantee("R8")
 @pytest.mark.timeout(300)
-def test_no_checkpoint_is_lost_to_a_kill_while_it_is_saved(forks, temporary, tmp_path, reached):
+def test_no_checkpoint_is_lost_to_a_kill_while_it_is_saved(server, temporary, tmp_path, reached):
     folder, generator, num_orphans, last = tmp_path / CHECKPOINTS, random.Random(0), 0, 0
     folder.mkdir()
     for number in range(KILLS):
         # half of the kills come from outside, soon after a checkpoint got its name, half at a flush or at a renaming;
         # five of these are a saving
-        die_at = 5 + number // 2 % 10 if number % 2 else None
-        arguments = [str(tmp_path), str(temporary), NUM_FLOATS, die_at]
-        pid = forks.start("dying.save_without_end", *arguments, log=tmp_path / "log.txt")
-        if die_at is None:
+        kill_at = 5 + number // 2 % 10 if number % 2 else None
+        arguments = [str(tmp_path), str(temporary), NUM_FLOATS, kill_at]
+        pid = server.start("killed_runs.save_without_end", *arguments, log=tmp_path / "log.txt")
+        if kill_at is None:
             before = newest_name(folder)
             for _ in range(2):
                 wait_until(lambda: newest_name(folder) != before)  # noqa: B023
                 before = newest_name(folder)
             time.sleep(generator.random() * 0.01)
             os.kill(pid, signal.SIGKILL)
-        assert forks.wait(pid) == -signal.SIGKILL, (tmp_path / "log.txt").read_text()
+        assert server.wait(pid) == -signal.SIGKILL, (tmp_path / "log.txt").read_text()
 
         newest = newest_checkpoint(tmp_path)
         assert newest is not None
@@ -89,7 +89,7 @@ def test_no_checkpoint_is_lost_to_a_kill_while_it_is_saved(forks, temporary, tmp
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_same_kills_find_the_fault_of_a_saving_that_is_not_atomic(forks, tmp_path):
+def test_the_same_kills_find_the_fault_of_a_saving_that_is_not_atomic(server, tmp_path):
     """Lightning's own saving ends, on another file system, with a copy over the old file."""
     if not OTHER.is_dir() or OTHER.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("there is one file system only")
@@ -101,12 +101,12 @@ def test_the_same_kills_find_the_fault_of_a_saving_that_is_not_atomic(forks, tmp
     for _ in range(10):
         with tempfile.TemporaryDirectory(dir=OTHER) as temporary:
             arguments = [str(file), temporary, 20 * NUM_FLOATS]
-            pid = forks.start("dying.save_without_end_as_lightning_does", *arguments, log=tmp_path / "log.txt")
+            pid = server.start("killed_runs.save_without_end_as_lightning_does", *arguments, log=tmp_path / "log.txt")
             for _ in range(3):
                 before = state()
                 wait_until(lambda: state() != before)  # noqa: B023
             os.kill(pid, signal.SIGKILL)
-            assert forks.wait(pid) == -signal.SIGKILL
+            assert server.wait(pid) == -signal.SIGKILL
         try:
             torch.load(file, weights_only=True)
         except Exception:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mutated import in_child
+from damaged_files import in_child
 from peak_memory import forget_peak_memory, peak_memory
 from ssl_toolkit.data import BadImage, decode_file
 from ssl_toolkit.data.decode import _PixelBudget

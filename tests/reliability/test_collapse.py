@@ -145,7 +145,7 @@ def test_a_collapse_is_said_at_the_next_look(kind, tmp_path, monkeypatch, capsys
 @pytest.mark.slow
 @pytest.mark.parametrize(("task", "kind"), [("Agreement", POINT), ("Narrow", DIMENSIONAL)])
 def test_a_run_that_collapses_by_itself_is_flagged(task, kind, tmp_path, reached):
-    run = train("pretrain", write_recipe("SimCLR", tmp_path, class_path=f"collapsing.{task}"), quietly=True)
+    run = train("pretrain", write_recipe("SimCLR", tmp_path, class_path=f"collapsing_tasks.{task}"), quietly=True)
     found = [each for each in found_in(run) if each["kind"] == f"{kind} of embeddings"]
     assert found
     assert found[0]["what"].startswith("The embeddings have collapsed")

@@ -11,16 +11,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from failing import TIMEOUT
-from launched import train_together
+from failing_rank import TIMEOUT
+from gloo_processes import run_processes
 from parity import write_recipe
-from processes import run_processes
 from ssl_toolkit.distributed.ranks import place
 from ssl_toolkit.errors import RunFailed
 from ssl_toolkit.run_folder import read_status, write_status
 from ssl_toolkit.runtime import rank_failure
 from ssl_toolkit.runtime.preemption import Preemption
 from ssl_toolkit.runtime.rank_failure import end_on_rank_failure
+from train_in_processes import train_together
 
 HERE = Path(__file__).parent
 SECONDS = 15
@@ -49,7 +49,7 @@ def recipe(tmp_path):
 
 
 def command(recipe, run, how, who, note):
-    failing = {"class_path": "failing.Failing", "init_args": {"how": how, "who": who, "note": str(note)}}
+    failing = {"class_path": "failing_rank.FailingRank", "init_args": {"how": how, "who": who, "note": str(note)}}
     return ["-c", recipe, "--out", str(run), "--data.batch_size=4", "--trainer.callbacks", json.dumps([failing])]
 
 

@@ -94,7 +94,7 @@ def test_a_flipped_bit_in_a_checkpoint(tmp_path, reached, capsys):
     beside.unlink()
     assert newest_checkpoint(run) == older
     assert f"{newer} ({beside.name} is missing)" in capsys.readouterr().out
-    # and if there is no other, a run does not silently begin anew
+    # and if there is no other, a run does not silently begin again
     older.write_bytes(flipped(older.read_bytes(), 12345))
     with pytest.raises(ValueError, match=re.escape(str(older))) as caught:
         newest_checkpoint(run)

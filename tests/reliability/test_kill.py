@@ -14,8 +14,8 @@ import pytest
 import safetensors.torch
 
 import methods
-from dying import MOMENTS, Kill
-from forks import Forks
+from fork_server import ForkServer
+from killed_runs import MOMENTS, Kill
 from run_comparison import arguments_for, checkpoint, differences
 from ssl_toolkit.run_folder import newest_checkpoint
 
@@ -30,8 +30,8 @@ OPTIONS = (
 
 
 @pytest.fixture(scope="module")
-def forks():
-    with Forks() as each:
+def server():
+    with ForkServer() as each:
         yield each
 
 
@@ -49,7 +49,7 @@ def draw_kills(seed, num, total):
     return [Kill(step, moment, generator.random()) for step, moment in zip(steps, moments, strict=True)]
 
 
-def kill_and_resume(forks, name, tmp_path, num_kills, epochs):
+def kill_and_resume(server, name, tmp_path, num_kills, epochs):
     """Trains a method twice, once with kills; returns how many kills there were, and the most steps done again."""
     start = arguments_for(
         name,
@@ -61,7 +61,7 @@ def kill_and_resume(forks, name, tmp_path, num_kills, epochs):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
 
     def train(arguments, notes, kill=None):
-        return forks.run("dying.train_until_killed", command, arguments, str(tmp_path / notes), kill, log=log)
+        return server.run("killed_runs.train_until_killed", command, arguments, str(tmp_path / notes), kill, log=log)
 
     assert train([*start, "--out", str(whole)], "whole.notes") == 0, log.read_text()[-3000:]
     expected = notes_of(tmp_path / "whole.notes")
@@ -95,8 +95,8 @@ def kill_and_resume(forks, name, tmp_path, num_kills, epochs):
 
 @pytest.mark.guarantee("R1")
 @pytest.mark.timeout(300)
-def test_a_run_killed_at_a_few_moments_ends_as_if_nothing_had_been(forks, tmp_path, reached):
-    num, redone = kill_and_resume(forks, "Classification", tmp_path, num_kills=4, epochs=3)
+def test_a_run_killed_at_a_few_moments_ends_as_if_nothing_had_been(server, tmp_path, reached):
+    num, redone = kill_and_resume(server, "Classification", tmp_path, num_kills=4, epochs=3)
     assert num == 4
     reached(f"{num} of {num} kills, then every bit the same; at most {redone} steps done again, saved every {EVERY}")
 
@@ -105,7 +105,7 @@ def test_a_run_killed_at_a_few_moments_ends_as_if_nothing_had_been(forks, tmp_pa
 @pytest.mark.guarantee("R1")
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", methods.on_representatives())
-def test_a_run_killed_at_twenty_moments_ends_as_if_nothing_had_been(name, forks, tmp_path, reached):
-    num, redone = kill_and_resume(forks, name, tmp_path, num_kills=20, epochs=6)
+def test_a_run_killed_at_twenty_moments_ends_as_if_nothing_had_been(name, server, tmp_path, reached):
+    num, redone = kill_and_resume(server, name, tmp_path, num_kills=20, epochs=6)
     assert num == 20
     reached(f"{num} of {num} kills, then every bit the same; at most {redone} steps done again, saved every {EVERY}")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from launching import ENVIRONMENT, ROOT, free_port, newest_step, started, state, wait_for, write_recipe
+from launch import ENVIRONMENT, ROOT, free_port, newest_step, started, state, wait_for, write_recipe
 
 FOLDER = ROOT / "configs" / "cluster"
 FILES = sorted(FOLDER.glob("*.sh"))

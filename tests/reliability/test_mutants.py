@@ -16,7 +16,7 @@ import torch
 import methods
 import parity
 import pretext
-from processes import run_processes
+from gloo_processes import run_processes
 from ssl_toolkit import losses
 from ssl_toolkit.distributed import collectives, ranks
 from ssl_toolkit.distributed.ranks import world_size

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mutated import in_child, mutations, originals
+from damaged_files import in_child, mutations, originals
 from peak_memory import forget_peak_memory, peak_memory
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.data.decode import FORMATS, MAX_PIXELS

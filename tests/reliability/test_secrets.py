@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 import methods
-from mutated import ROOT
+from damaged_files import ROOT
 from ssl_toolkit.cli import main
 from ssl_toolkit.io.credentials import check_no_password
 

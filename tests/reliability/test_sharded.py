@@ -1,4 +1,4 @@
-"""Weights in parts (FSDP2): what DDP and one process compute, and checkpoints that any number of processes can load."""
+"""Sharded weights (FSDP2): equal to DDP and to one process, and checkpoints that any number of processes can load."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ import torch
 
 import methods
 from components import ARGUMENTS
-from launching import state, write_recipe
+from launch import state, write_recipe
 from ssl_toolkit import optim, regularization
 from ssl_toolkit.checkpoint import sharded
 from ssl_toolkit.checkpoint.io import read_checkpoint

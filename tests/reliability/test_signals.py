@@ -10,10 +10,10 @@ import time
 
 import pytest
 
-from forks import Forks
-from launching import ENVIRONMENT, free_port, newest_step
+from fork_server import ForkServer
+from launch import ENVIRONMENT, free_port, newest_step
 from run_comparison import arguments_for, checkpoint, differences
-from signalling import STEP
+from send_signals import STEP
 from ssl_toolkit.run_folder import read_status
 from ssl_toolkit.runtime.preemption import EXIT_STATUS
 
@@ -29,8 +29,8 @@ EPOCHS = 2
 
 
 @pytest.fixture(scope="module")
-def forks():
-    with Forks() as each:
+def server():
+    with ForkServer() as each:
         yield each
 
 
@@ -45,17 +45,17 @@ def start(tmp_path, size):
 
 def signalled(name, who, moment, folder):
     described = {"number": getattr(signal, name), "who": who, "moment": moment, "folder": str(folder)}
-    return ["--trainer.callbacks", json.dumps([{"class_path": "signalling.Signalling", "init_args": described}])]
+    return ["--trainer.callbacks", json.dumps([{"class_path": "send_signals.SendSignal", "init_args": described}])]
 
 
-def train(forks, arguments, size, log):
+def train(server, arguments, size, log):
     """The exit status of each process."""
     port = free_port()
     pids = [
-        forks.start("signalling.train_as_rank", arguments, number, size, port, log=log.with_suffix(f".{number}"))
+        server.start("send_signals.train_as_rank", arguments, number, size, port, log=log.with_suffix(f".{number}"))
         for number in range(size)
     ]
-    return [forks.wait(pid) for pid in pids]
+    return [server.wait(pid) for pid in pids]
 
 
 def assert_stopped(run, name, moment):
@@ -69,13 +69,13 @@ def assert_stopped(run, name, moment):
 
 
 @pytest.fixture(scope="module")
-def whole(forks, tmp_path_factory):
+def whole(server, tmp_path_factory):
     """What the checkpoint of a run holds that no signal reached, by its number of processes."""
     contents = {}
     for size in (1, 2):
         folder = tmp_path_factory.mktemp(f"whole-{size}")
         run = folder / "run"
-        assert train(forks, [*start(folder, size), "--out", str(run)], size, folder / "log") == [0] * size
+        assert train(server, [*start(folder, size), "--out", str(run)], size, folder / "log") == [0] * size
         contents[size] = checkpoint(run)
     return contents
 
@@ -84,7 +84,7 @@ def whole(forks, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("size", "who"), [(1, "first"), (2, "first"), (2, "second"), (2, "all")])
-def test_a_signal_saves_and_ends_all_at_one_step(forks, whole, size, who, tmp_path, reached):
+def test_a_signal_saves_and_ends_all_at_one_step(server, whole, size, who, tmp_path, reached):
     longest = 0.0
     for name, moment in CASES:
         folder = tmp_path / f"{name}-{moment}"
@@ -92,12 +92,12 @@ def test_a_signal_saves_and_ends_all_at_one_step(forks, whole, size, who, tmp_pa
         run, log = folder / "run", folder / "log"
         arguments = [*start(folder, size), "--out", str(run), *signalled(name, who, moment, folder)]
         begin = time.time()
-        assert train(forks, arguments, size, log) == [EXIT_STATUS] * size, log.with_suffix(".0").read_text()[-3000:]
+        assert train(server, arguments, size, log) == [EXIT_STATUS] * size, log.with_suffix(".0").read_text()[-3000:]
         sent = float((folder / "sent").read_text())
         seconds = time.time() - sent
         assert_stopped(run, name, moment)
         assert seconds < SECONDS * max(1.0, (sent - begin) / START)
-        assert train(forks, ["--resume", str(run)], size, log) == [0] * size, log.with_suffix(".0").read_text()[-3000:]
+        assert train(server, ["--resume", str(run)], size, log) == [0] * size, log.with_suffix(".0").read_text()[-3000:]
         assert differences(whole[size], checkpoint(run)) == []
         longest = max(longest, seconds)
     whom = "one process" if size == 1 else f"{who} of two processes"

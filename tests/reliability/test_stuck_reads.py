@@ -19,7 +19,7 @@ import torch
 import yaml
 from PIL import Image
 
-from mutated import ROOT
+from damaged_files import ROOT
 from ssl_toolkit.data import BadImage, DecodingStore, FolderSource, ImageData, Source, decode_file
 from ssl_toolkit.data.bad_files import BadFiles
 from ssl_toolkit.data.decode_pool import ReadingThreads
@@ -256,7 +256,7 @@ def recipe(folder: Path, images: Path) -> Path:
 
 
 def run(how: str, names: list[str], mark: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """A run in a process of its own, in which reading an image goes wrong; the mark then says when it began."""
+    """A run in a separate process, in which reading an image goes wrong; the mark then says when it began."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
     command = [sys.executable, "-c", RUNNER, how, ",".join(names), str(mark), *arguments]

@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from launching import free_port, newest_step, started, state, wait_for, worker, write_recipe
+from launch import free_port, newest_step, started, state, wait_for, worker, write_recipe
 from ssl_toolkit.run_folder import new_run
 from ssl_toolkit.runtime.preemption import restart_remarks
 

@@ -18,7 +18,7 @@ import yaml
 from lightning.pytorch.loggers import WandbLogger
 from wandb.sdk import wandb_setup
 
-import breaking_wandb
+import broken_wandb
 import methods
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.run_folder import newest_checkpoint
@@ -71,7 +71,7 @@ def failures(caught):
 
 @pytest.fixture
 def fresh_wandb(monkeypatch):
-    """W&B with a process of its own, of which nothing is left afterwards."""
+    """W&B with a separate process, of which nothing is left afterwards."""
     for name in [name for name in os.environ if name.startswith("WANDB")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", "/nonexistent")
@@ -105,12 +105,12 @@ def no_network(monkeypatch):
 )
 def test_what_happens_to_wandb_does_not_happen_to_the_run(name, num_warnings, plain, tmp_path, monkeypatch, reached):
     monkeypatch.setattr(weights_and_biases, "ANSWER_SECONDS", 5)
-    happened = breaking_wandb.sabotage_at_step(monkeypatch, name)
+    happened = broken_wandb.sabotage_at_step(monkeypatch, name)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         recipe = write_recipe(tmp_path, {"mode": "offline"})
         run = train("pretrain", ["-c", recipe, "--out", str(tmp_path / "run")], quietly=True)
-    assert happened == [breaking_wandb.STEP]
+    assert happened == [broken_wandb.STEP]
     steps = assert_unharmed(run, plain)
     said = failures(caught)
     assert len(said) in num_warnings
@@ -148,7 +148,7 @@ def test_the_command_ends_well_and_soon(name, plain, tmp_path, no_network, reach
     env = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
     env |= {"NETRC": "/nonexistent", "OMP_NUM_THREADS": "1", **network.get("nothing", {})}
     recipe = write_recipe(tmp_path, "wandb")
-    command = [sys.executable, breaking_wandb.__file__, sabotage, recipe, str(tmp_path / "run")]
+    command = [sys.executable, broken_wandb.__file__, sabotage, recipe, str(tmp_path / "run")]
     started = time.monotonic()
     # no pipes: a process that is left behind would hold them open
     with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
@@ -171,7 +171,7 @@ def test_the_command_ends_well_and_soon(name, plain, tmp_path, no_network, reach
 
 
 def left_behind(parent):
-    """The processes that W&B started for a command, which begin sessions of their own."""
+    """The processes that W&B started for a command, which begin their own sessions."""
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             words = file.read_bytes().split(b"\0")
@@ -185,7 +185,7 @@ def test_a_process_that_hangs_holds_up_the_run_once(tmp_path, monkeypatch, reach
     monkeypatch.setattr(weights_and_biases, "ANSWER_SECONDS", 2)
     logger = make_loggers(tmp_path, Wandb(mode="offline"))[1]
     logger.log_metrics({"a": 1.0}, 0)
-    breaking_wandb.stop(tmp_path)
+    broken_wandb.stop(tmp_path)
     large = {f"metric {number}": float(number) for number in range(20_000)}
     seconds = []
     with warnings.catch_warnings(record=True) as caught:

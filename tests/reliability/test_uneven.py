@@ -9,7 +9,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 import parity
-from processes import run_processes
+from gloo_processes import run_processes
 from ssl_toolkit.cli.train import left_out, train
 from ssl_toolkit.data import BatchLoader, DecodingStore, ImageData, Source
 from ssl_toolkit.data.bad_files import BadFiles
@@ -183,7 +183,7 @@ def test_what_is_left_out_is_said_once(tmp_path, capsys):
     train("pretrain", [*command, "--data.batch_size=8", "--out", str(tmp_path / "run")], quietly=True)
     said = capsys.readouterr().out
     assert said.count("each epoch: 3 batches of 8; 3 of the 27 images do not fill another and are left out") == 1
-    # whoever asks for fewer batches knows
+    # a user who asks for fewer batches knows
     data, trainer = image_data(), SimpleNamespace(limit_train_batches=2, world_size=1)
     data.setup()
     assert left_out(data, trainer) is None

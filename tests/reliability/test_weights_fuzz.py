@@ -17,7 +17,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from mutated import in_child, mutate
+from damaged_files import in_child, mutate
 from peak_memory import forget_peak_memory, peak_memory
 from ssl_toolkit.cli import main
 from ssl_toolkit.io.atomic import damage, write_checksum

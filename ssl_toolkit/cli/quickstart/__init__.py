@@ -1,4 +1,4 @@
-"""The whole job in five minutes, on built-in images: pretrain twice, transfer, compare, and show it on one page."""
+"""The command ``quickstart``: pretrain twice, transfer and compare on built-in images, in five minutes."""
 
 from __future__ import annotations
 

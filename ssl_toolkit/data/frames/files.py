@@ -1,4 +1,4 @@
-"""The files of sequences: which of them belong together, and the frames in a file with a tensor."""
+"""Frame files: which of them form a sequence, and the frames in a file with a tensor."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class TensorFile:
 
 
 def natural_key(name: str) -> list[str | int]:
-    """A key for sorting by which ``frame_9`` comes before ``frame_10``."""
+    """Natural sort key: ``frame_9`` comes before ``frame_10``."""
     return [int(part) if place % 2 else part for place, part in enumerate(re.split(r"(\d+)", name))]
 
 

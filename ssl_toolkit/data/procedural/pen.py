@@ -1,4 +1,4 @@
-"""Parts of objects as signed distances to simple shapes, painted with a line around them."""
+"""Pen: paints parts of objects, which are signed distances to simple shapes, with an outline."""
 
 from __future__ import annotations
 

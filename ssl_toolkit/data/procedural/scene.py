@@ -1,4 +1,4 @@
-"""One picture: background, object, texture, light and grain."""
+"""Scene of one image: background, object, texture, light and grain."""
 
 from __future__ import annotations
 

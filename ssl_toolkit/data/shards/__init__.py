@@ -1,4 +1,4 @@
-"""Tar shards: where they are, what is in them, and how they come here."""
+"""Tar shards: their addresses, index, download and cache."""
 
 from ssl_toolkit.data.shards.source import ShardOptions, ShardSource
 

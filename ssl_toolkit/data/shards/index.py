@@ -1,4 +1,4 @@
-"""Making the index of shards, or finding the one that was made before."""
+"""Index of shards: made once, and found again."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def open_index(
         if index is None or _shards(index) != shards:
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_suffix(".lock")):
-                index = read_index(path)  # another process may have made it meanwhile
+                index = read_index(path)  # another process may have made it in between
                 if index is None or _shards(index) != shards:
                     index = _make(path, shards, index, fetch, num_threads, progress)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The index of shards as one file, of which only what is asked for is read.
+"""Index file of shards, which is read on demand.
 
 It is not mapped into memory, because a map ends the process if somebody cuts the file.
 

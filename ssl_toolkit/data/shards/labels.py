@@ -1,4 +1,4 @@
-"""From what shards say about classes to class numbers."""
+"""Labels of shards: from class names or numbers to class numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file that several threads read at any place."""
+"""File with positional reads from several threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shards that are not on this machine: web servers by the standard library, everything else through fsspec."""
+"""Remote shards: web servers by the standard library, everything else through fsspec."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PACKAGES |= {"abfss": "adlfs", "hf": "huggingface_hub", "oci": "ocifs", "oss": 
 
 
 class Found(NamedTuple):
-    """What tells one state of a file from another.
+    """State of a remote file, by which a change is noticed.
 
     Attributes:
         size: In bytes.
@@ -42,7 +42,7 @@ class Found(NamedTuple):
 
 
 class Stopped(Exception):
-    """Nobody waits for this file any more."""
+    """The download was given up: nothing waits for this file any more."""
 
 
 class _Final(Exception):
@@ -129,7 +129,7 @@ def _patiently(address: str, action: Callable[[], T], stopped: threading.Event |
             raise ValueError(f"the shard '{plain(address)}' is not there") from None
         except (_Final, PermissionError) as error:
             raise ValueError(f"cannot read the shard '{plain(address)}': {_short(error)}") from None
-        except Exception as error:  # clients of object stores have exceptions of their own
+        except Exception as error:  # clients of object stores have their own exceptions
             if isinstance(error, OSError) and error.errno in _DISK:
                 raise
             reason = _short(error)

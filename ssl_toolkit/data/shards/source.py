@@ -1,4 +1,4 @@
-"""Tar shards as a source."""
+"""`ShardSource`: tar shards as a source of images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a tar archive holds, from its headers alone.
+"""Tar members, read from the headers alone.
 
 Nothing is unpacked, so names are never paths here. Unlike Python's tarfile this reader takes no damaged header for the
 end of the archive, and an archive that has no end for one that was cut off: each would leave images out in silence.

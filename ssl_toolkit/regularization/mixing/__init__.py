@@ -1,4 +1,4 @@
-"""Images mixed with others of their batch, and labels smoothed: soft targets for whatever task has them."""
+"""MixUp, CutMix, manifold MixUp and label smoothing, for tasks with soft targets."""
 
 from ssl_toolkit.regularization.mixing.images import CutMix, MixUp
 from ssl_toolkit.regularization.mixing.manifold import ManifoldMixUp

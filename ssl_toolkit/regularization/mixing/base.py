@@ -1,4 +1,4 @@
-"""What all mixings share: who is mixed with whom, and that the task knows of it.
+"""`Mixer`: the base class of mixings, which draws the partners and tells the task.
 
 Of several mixings a sample gets at most one, and its partner gets the same, so that nothing mixed is mixed again. All
 is drawn from the samples' keys: the same whenever a batch is computed again (`SAM`), and after a resume.
@@ -20,7 +20,7 @@ from ssl_toolkit.step import StepContext
 
 
 class Rows(NamedTuple):
-    """What the backbone sees in a step, or in one forward pass of it.
+    """Rows that the backbone sees in a step, or in one forward pass of it.
 
     Attributes:
         samples: int64 tensor: the sample of each row.
@@ -32,7 +32,7 @@ class Rows(NamedTuple):
 
 
 class Mixer(Regularizer):
-    """Mixes what the backbone sees of some samples in training, and tells the task.
+    """Base class of mixings: mixes what the backbone sees of some samples in training, and tells the task.
 
     Args:
         alpha: Parameter of the Beta distribution of the weights, above 0.

@@ -1,4 +1,4 @@
-"""Mixings of the images themselves."""
+"""MixUp and CutMix: mixings of the images themselves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ssl_toolkit.regularization.mixing.base import Mixer, Rows
 
 
 class MixUp(Mixer):
-    """Weighted means of two images, with the same means of their targets (Zhang et al. 2018, arXiv 1710.09412, eq. 1).
+    """MixUp: weighted means of two images and of their targets (Zhang et al. 2018, arXiv 1710.09412, eq. 1).
 
     What is mixed: images, all frames of a sequence, all patches of an image, or the first of two views; contrastive
     tasks become i-Mix (Lee et al. 2021, arXiv 2010.08887). Of training only: the loss in evaluation is the plain one.
@@ -32,7 +32,7 @@ class MixUp(Mixer):
 
 
 class CutMix(Mixer):
-    """A box of one image is replaced by that of another (Yun et al. 2019, arXiv 1905.04899, equations 1 and 2).
+    """CutMix: a box of one image is replaced by that of another (Yun et al. 2019, arXiv 1905.04899, equations 1 and 2).
 
     A sample's weight in the targets is exactly the area that is left of it. What is mixed, and in which tasks, is as
     for `MixUp`.

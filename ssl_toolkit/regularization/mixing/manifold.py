@@ -1,4 +1,4 @@
-"""Mixing of what a layer makes of the images."""
+"""Manifold MixUp: mixing of a layer's outputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ssl_toolkit.step import StepContext
 
 
 class ManifoldMixUp(MixUp):
-    """`MixUp` of what a layer makes of the images (Verma et al. 2019, arXiv 1806.05236, section 2).
+    """Manifold MixUp: `MixUp` of a layer's outputs (Verma et al. 2019, arXiv 1806.05236, section 2).
 
     At each step one layer is drawn; the images themselves are mixed by a `MixUp` beside it, if they are to be.
 

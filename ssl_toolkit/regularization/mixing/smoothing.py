@@ -1,4 +1,4 @@
-"""Smoothed labels."""
+"""Label smoothing."""
 
 from __future__ import annotations
 

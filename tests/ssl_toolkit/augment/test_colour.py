@@ -144,7 +144,7 @@ def test_fused_equals_exact_where_nothing_is_clamped_and_the_hue_turns_by_thirds
     jitter = draw_jitter(KEYS[:100], 0.2, 0.3, 0.3, 0.0)
     torch.testing.assert_close(colour_jitter(images, jitter, "fused"), colour_jitter(images, jitter), atol=1e-6, rtol=0)
     jitter = jitter._replace(hue=torch.tensor([1 / 3, -1 / 3]).repeat(50))
-    # the luma that saturation and contrast refer to changes with the hue, in both forms alike
+    # the luma that saturation and contrast refer to changes with the hue, in both forms
     torch.testing.assert_close(colour_jitter(images, jitter, "fused"), colour_jitter(images, jitter), atol=1e-5, rtol=0)
 
 

@@ -83,7 +83,7 @@ def test_a_run_stops_before_the_weights_change(command, tmp_path, monkeypatch, w
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_one_bad_rank_of_two_stops_both_before_their_weights_change(command, tmp_path, what, reached):
-    bad = json.dumps([{"class_path": "one_bad_rank.OneBadRank", "init_args": {"what": what}}])
+    bad = json.dumps([{"class_path": "nonfinite_rank.NonFiniteRank", "init_args": {"what": what}}])
     two = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.callbacks", bad]
     here = str(Path(__file__).parents[2])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([here, *sys.path])}

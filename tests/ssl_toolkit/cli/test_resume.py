@@ -85,7 +85,7 @@ def test_kill_minus_nine_amid_an_epoch(recipe, tmp_path):
 
     process = subprocess.Popen([*command, *options, "--out", str(broken)], env=environment)
     deadline = time.monotonic() + 120
-    # an epoch has five steps: stop amid the third
+    # an epoch has five steps: stop within the third
     while not (checkpoint := newest_checkpoint(broken)) or int(checkpoint.stem.split("-")[1]) < 12:
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline

@@ -154,7 +154,7 @@ class Honest(Detached):
 
 
 class Together(BYOL):
-    """All views shall be alike, whatever their image."""
+    """All views shall be the same, whatever their image."""
 
     def loss(self, views, context):
         output, (_, embedded) = super().loss(views, context), self.embed(views)

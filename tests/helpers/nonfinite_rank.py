@@ -8,7 +8,7 @@ from ssl_toolkit.distributed.ranks import rank
 STEP = 3
 
 
-class OneBadRank(Callback):
+class NonFiniteRank(Callback):
     """Spoils the second process's step.
 
     Args:

@@ -13,17 +13,17 @@ from lightning.pytorch import Callback
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.distributed.ranks import rank, world_size
 
-# amid an epoch; the tests save after as many steps
+# in the middle of an epoch; the tests save after as many steps
 STEP = 3
 
 
-class Signalling(Callback):
+class SendSignal(Callback):
     """Rank zero sends the signal, once.
 
     Args:
         number: The signal.
         who: "first", "second", "all" or "launcher".
-        moment: "training" (amid a step), "validation" (amid it) or "saving" (before a checkpoint is flushed).
+        moment: "training" (within a step), "validation" (within it) or "saving" (before a checkpoint is flushed).
         folder: Where the processes tell their numbers, and when the signal was sent.
     """
 

@@ -20,11 +20,11 @@ ROOT = Path(__file__).parents[2]
 
 
 def in_child(function: Callable[..., Any], *arguments: Any, timeout: float = 240) -> Any:
-    """Calls a function of a test module in a process of its own, and returns what it returned (plain data).
+    """Calls a function of a test module in a separate process, and returns what it returned (plain data).
 
     Whatever the function does to its process, even its end by a signal, is an error of the test and not of pytest.
     """
-    # the server that `processes.run_processes` uses, too: it has imported what takes long, once
+    # the server that `gloo_processes.run_processes` uses, too: it has imported what takes long, once
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "timm", "lightning"])
     with tempfile.TemporaryDirectory() as folder:

@@ -20,7 +20,7 @@ STEP = 3
 TIMEOUT = 8
 
 
-class Failing(Callback):
+class FailingRank(Callback):
     """Fails once.
 
     Args:

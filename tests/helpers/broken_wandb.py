@@ -1,6 +1,6 @@
 """What can happen to W&B in the middle of a run; as a script, a run to which it happens.
 
-python breaking_wandb.py SABOTAGE RECIPE RUN
+python broken_wandb.py SABOTAGE RECIPE RUN
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 
-class Forks:
+class ForkServer:
     """The clean process, seen from a test; a context manager."""
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Forks:
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
 
-    def __enter__(self) -> Forks:
+    def __enter__(self) -> ForkServer:
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -108,7 +108,7 @@ def _serve() -> None:
     torch.set_num_threads(1)
     found = [module.name for module in pkgutil.walk_packages(ssl_toolkit.__path__, "ssl_toolkit.")]
     found.remove("ssl_toolkit.__main__")
-    for name in [*found, "dying", "docstring_parser", "fsspec", "jinja2", "matplotlib.figure"]:
+    for name in [*found, "killed_runs", "docstring_parser", "fsspec", "jinja2", "matplotlib.figure"]:
         importlib.import_module(name)
     methods.tasks()
     # no child looks for garbage in what is there now

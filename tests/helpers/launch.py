@@ -47,7 +47,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def started(command: list[str], log: Path, **environment: str) -> Iterator[subprocess.Popen[Any]]:
-    """A command in a group of its own, of which nothing is left at the end; what it says is in a file."""
+    """A command in its own process group, of which nothing is left at the end; what it says is in a file."""
     with log.open("w") as file:
         process = subprocess.Popen(
             command, env=ENVIRONMENT | environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
@@ -55,7 +55,7 @@ def started(command: list[str], log: Path, **environment: str) -> Iterator[subpr
         try:
             yield process
         finally:
-            # torchrun gives each of its processes a session of its own
+            # torchrun gives each of its processes its own session
             for pid in [*descendants(process.pid), process.pid]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)

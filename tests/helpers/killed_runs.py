@@ -1,4 +1,4 @@
-"""What children of `forks.Forks` do: train until they kill themselves, and save without end."""
+"""What children of `fork_server.ForkServer` do: train until they kill themselves, and save without end."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Kill(NamedTuple):
 
     Attributes:
         step: In this optimizer step (counted from 0) or, if it saves only later, soon after.
-        moment: Before the step; when its loss, its gradient, or the weights after it are known; amid the next saving;
+        moment: Before the step; when its loss, its gradient, or the weights after it are known; during the next save;
             or whenever a thread says so.
         fraction: In [0, 1): where in a saving, or after which part of about two steps' time.
     """
@@ -89,7 +89,7 @@ def _prepare(kill: Kill) -> None:
         ("optimizer", "optimizer_step"),
     ):
         if moment == kill.moment:
-            setattr(Task, name, _and_die(getattr(Task, name), lambda: now.is_time))
+            setattr(Task, name, _then_kill(getattr(Task, name), lambda: now.is_time))
 
     def on_train_end(self: Any) -> None:
         kill_oneself()  # at the latest
@@ -101,11 +101,11 @@ def _prepare(kill: Kill) -> None:
         return now.events > int(kill.fraction * _EVENTS_OF_A_SAVE)
 
     if kill.moment == "saving":
-        os.fsync = _die_or(os.fsync, is_due)
-        Path.replace = _die_or(Path.replace, is_due)
+        os.fsync = _kill_or(os.fsync, is_due)
+        Path.replace = _kill_or(Path.replace, is_due)
 
 
-def _and_die(function: Callable[..., Any], is_due: Callable[[], bool]) -> Callable[..., Any]:
+def _then_kill(function: Callable[..., Any], is_due: Callable[[], bool]) -> Callable[..., Any]:
     def wrapped(*arguments: Any, **named: Any) -> Any:
         result = function(*arguments, **named)
         if is_due():
@@ -115,7 +115,7 @@ def _and_die(function: Callable[..., Any], is_due: Callable[[], bool]) -> Callab
     return wrapped
 
 
-def _die_or(function: Callable[..., Any], is_due: Callable[[], bool]) -> Callable[..., Any]:
+def _kill_or(function: Callable[..., Any], is_due: Callable[[], bool]) -> Callable[..., Any]:
     def wrapped(*arguments: Any) -> Any:
         if is_due():
             kill_oneself()
@@ -124,21 +124,21 @@ def _die_or(function: Callable[..., Any], is_due: Callable[[], bool]) -> Callabl
     return wrapped
 
 
-def save_without_end(run: str, temporary: str, num_floats: int, die_at: int | None) -> None:
+def save_without_end(run: str, temporary: str, num_floats: int, kill_at: int | None) -> None:
     """Saves step after step as a run does, going on after the newest whole checkpoint; each holds its step only.
 
     Args:
         run: The run's folder.
         temporary: The system's folder for temporary files.
         num_floats: Size of the checkpoints.
-        die_at: The process kills itself at this flush or renaming; None to leave it to others.
+        kill_at: The process kills itself at this flush or renaming; None to leave it to others.
     """
     tempfile.tempdir = temporary
     remove_leftovers(Path(run))
-    if die_at is not None:
+    if kill_at is not None:
         events = itertools.count()
-        os.fsync = _die_or(os.fsync, lambda: next(events) == die_at)
-        Path.replace = _die_or(Path.replace, lambda: next(events) == die_at)
+        os.fsync = _kill_or(os.fsync, lambda: next(events) == kill_at)
+        Path.replace = _kill_or(Path.replace, lambda: next(events) == kill_at)
     newest = newest_checkpoint(Path(run))
     io, callback = AtomicCheckpointIO(), Checkpoint(every_n_steps=1, keep=2)
     trainer: Any = SimpleNamespace(
