@@ -20,7 +20,7 @@ from jsonargparse import Namespace
 
 import methods
 import ssl_toolkit
-from launching import ENVIRONMENT, started, wait_for
+from launch import ENVIRONMENT, started, wait_for
 from ssl_toolkit.api import _options, _recipes
 from ssl_toolkit.cli import main
 from ssl_toolkit.cli.command_line import CommandLine, yaml_text
