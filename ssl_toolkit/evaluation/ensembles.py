@@ -39,8 +39,7 @@ class EnsembleResult(NamedTuple):
 
 
 def bootstrap(num: int, draw: int, seed: int = 0) -> Tensor:
-    """Bootstrap counts: how often each of ``num`` samples is drawn in as many draws with replacement: int64 tensor of
-    shape ``[num]``."""
+    """Bootstrap counts of ``num`` draws with replacement from as many samples: int64 tensor of shape ``[num]``."""
     key = sample_keys(number("bootstrap", seed), draw, torch.arange(num))
     return torch.bincount(integers(key, 0, num), minlength=num)
 
