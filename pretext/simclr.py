@@ -19,7 +19,7 @@ from ssl_toolkit.step import StepContext, StepOutput
 
 
 class SimCLR(JointEmbeddingTask):
-    """SimCLR: contrastive learning of two views (Chen et al. 2020, arXiv 2002.05709, algorithm 1).
+    """SimCLR: contrastive learning of views (Chen et al. 2020, arXiv 2002.05709, algorithm 1).
 
     Section 3 of the paper finds crops and colour distortion together essential. With a regularizer that mixes images it
     is i-Mix (Lee et al. 2021, arXiv 2010.08887): the first view is mixed, see `ssl_toolkit.losses.info_nce`.

@@ -1,6 +1,7 @@
 """Who may import whom: the core knows neither side, siblings do not know siblings, and there are no circles."""
 
 import ast
+import importlib
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,17 @@ def test_no_imports_go_round_in_circles():
     for module, needs in graph.items():
         rooms.setdefault(room_of(module), set()).update({room_of(each) for each in needs} - {room_of(module)})
     assert circles(rooms) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "name"),
+    [
+        ("ssl_toolkit.backbones", "Backbone"),
+        ("ssl_toolkit.soft_targets", "soften"),
+        ("ssl_toolkit.sharded_checkpoint", "save"),
+        ("ssl_toolkit.health.watch", "Watch"),
+        ("ssl_toolkit.random", "fold"),
+    ],
+)
+def test_what_the_documentation_once_imported_can_still_be_imported(old, name):
+    assert callable(getattr(importlib.import_module(old), name))

@@ -50,7 +50,7 @@ class View(ABC):
 
 
 def check_size(size: int) -> None:
-    """Checks the side of a view; raises a ValueError."""
+    """Raises a ValueError for an impossible side of a view."""
     if size < 1:
         raise ValueError(f"size is the side of the views in pixels, from 1, got {size}")
 

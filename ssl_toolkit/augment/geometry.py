@@ -182,7 +182,7 @@ def resize_matrices(
     interpolation: Interpolation = "bilinear",
     targets: Float[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, "batch outputs inputs"]:
-    """Resize matrices: one axis of an antialiased crop and resize, as in Pillow and torch (filter as wide as the step).
+    """Resize matrices: one axis of an antialiased crop and resize, by a filter as wide as the step, or a pixel.
 
     Args:
         starts: float ``[batch]``: where each interval begins, in pixels.

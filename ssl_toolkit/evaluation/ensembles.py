@@ -42,8 +42,7 @@ class EnsembleResult(NamedTuple):
 
 
 def bootstrap(num: int, draw: int, seed: int = 0) -> Int64[Tensor, " num"]:
-    """Bootstrap counts: how often each of ``num`` samples is drawn in as many draws with replacement: int64 tensor of
-    shape ``[num]``."""
+    """Bootstrap counts of ``num`` draws with replacement from as many samples: int64 tensor of shape ``[num]``."""
     key = sample_keys(number("bootstrap", seed), draw, torch.arange(num))
     return torch.bincount(integers(key, 0, num), minlength=num)
 
