@@ -64,13 +64,7 @@ class CommandLine:
     @cached_property
     def statements(self) -> list[Statement]:
         """All that is said, in order: what comes later wins."""
-        said = []
-        for option, value in read_options(self.arguments):
-            if option in _RECIPE:
-                said += [Statement(key, each, True) for key, each in _flat(_read(value))]
-            else:
-                said.append(Statement(_key(option), value, False))
-        return said
+        return statements(self.arguments)
 
     def _check_views(self) -> None:
         """An option with a wrong name would otherwise be one more view."""
@@ -97,6 +91,17 @@ class CommandLine:
             return getattr(importlib.import_module(module), name).data_class
         except (ImportError, AttributeError, ValueError):
             return ImageData  # the parser will say what is wrong with the name
+
+
+def statements(arguments: Sequence[str]) -> list[Statement]:
+    """All that a command line and its recipes say, in order: what comes later wins."""
+    said = []
+    for option, value in read_options(arguments):
+        if option in _RECIPE:
+            said += [Statement(key, each, True) for key, each in _flat(_read(value))]
+        else:
+            said.append(Statement(_key(option), value, False))
+    return said
 
 
 def read_options(arguments: Sequence[str]) -> list[tuple[str, str]]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import pkgutil
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
@@ -16,20 +18,20 @@ from ssl_toolkit.errors import nearest
 _NO_TYPE_FITS = re.compile(r"Errors:\n((?:\s+- Expected an? .+\n)+)\s+Given value type: .+\n\s+Given value: (.+)")
 
 
-def one_line(message: str, parser: ArgumentParser) -> str:
+def one_line(message: str, parser: ArgumentParser, arguments: Sequence[str] = ()) -> str:
     """Turns an error of jsonargparse into one line.
 
     Args:
         message: The error's text, often nested over many lines.
         parser: The parser that raised it; its keys are the valid names.
+        arguments: The command line, if that is what was parsed.
     """
     keys = re.findall(r'[Pp]arser key "([^"]+)"', message)
     classes = re.findall(r"class_path '([^']+)'", message)
     where = ".".join(keys)
 
     if match := re.search(r"unrecognized arguments: (\S+)", message):
-        option = match[1].split("=")[0]
-        return f"unknown option {option}{nearest(option, parser_options(parser))}"
+        return _unknown_option(match[1].split("=")[0], parser, arguments)
     if match := re.search(r"Group '([^']+)' does not accept option '([^']+)'", message):
         return _unknown_key(match[1], match[2], [key for key in parser_keys(parser) if key.startswith(match[1] + ".")])
     if match := re.search(r"Option '([^']+)' is not accepted", message):
@@ -108,6 +110,24 @@ def component_names() -> list[str]:
     """The names of the classes that a configuration may name without their module."""
     modules = ("optim", "schedule", "init", "regularization", "augment")
     return [name for module in modules for name in dir_of(f"ssl_toolkit.{module}") if name[0].isupper()]
+
+
+def _unknown_option(option: str, parser: ArgumentParser, arguments: Sequence[str]) -> str:
+    """An option that nobody knows; below a class jsonargparse names it without the class's own key."""
+    from ssl_toolkit.cli.command_line import read_options, statements  # which imports torch
+
+    for typed, _ in read_options(arguments):
+        section, _, key = typed.removeprefix("--").partition(".")
+        if key and key == option.removeprefix("--"):
+            kinds = [
+                each.value for each in statements(arguments) if each.key == section and isinstance(each.value, str)
+            ]
+            with contextlib.suppress(ImportError, AttributeError, ValueError, IndexError):
+                rest = key.partition(".")[1:]
+                known = [f"--{section}.{each}{''.join(rest)}" for each in class_keys(kinds[-1])]
+                return f"unknown option {typed}{nearest(typed, known)}"
+            return f"unknown option {typed}"
+    return f"unknown option {option}{nearest(option, parser_options(parser))}"
 
 
 def _unknown_key(where: str, key: str, choices: list[str]) -> str:

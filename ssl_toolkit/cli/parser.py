@@ -16,7 +16,7 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     try:
         config = parser.parse_args(list(arguments))
     except ArgumentError as error:
-        raise ValueError(one_line(str(error), parser)) from None
+        raise ValueError(one_line(str(error), parser, arguments)) from None
     for section in parser.groups or ():
         # jsonargparse lets anything take the place of a section, and then forgets what was in it
         if section in config and not isinstance(config[section], Namespace):

@@ -35,6 +35,8 @@ def changed(recipe, tmp_path, path, value):
     ("options", "expected"),
     [
         (["--data.pth", "x"], "unknown option --data.pth; did you mean '--data.path'?"),
+        (["--model.optimzer.lr", "1"], "unknown option --model.optimzer.lr; did you mean '--model.optimizer.lr'?"),
+        (["--model.viev.size=3"], "unknown option --model.viev.size; did you mean '--model.view.size'?"),
         (["--resum", "runs/birds"], "unknown option --resum; did you mean '--resume'?"),
         (["--model.temprature", "1"], "unknown key model.temprature; did you mean 'temperature'?"),
         (["--data.batch_size", "many"], "data.batch_size is 'many', expected int"),
