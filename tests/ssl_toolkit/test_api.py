@@ -409,7 +409,7 @@ except KeyboardInterrupt:
     with started([sys.executable, "script.py"], log, **environment) as process:
         wait_for(lambda: "step 1/" in log.read_text(), process, log)
         process.send_signal(signal.SIGINT)
-        assert process.wait(90) == 0
+        assert process.wait(240) == 0
     assert log.read_text().endswith("interrupted\n")
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "preempted"
     assert list((tmp_path / "run" / "checkpoints").glob("*.ckpt"))

@@ -48,8 +48,8 @@ class Method(NamedTuple):
         arguments: With which it is small enough to train in a second, as in a recipe; the backbone may be among them.
         lesson: How it learns something; every pretext task has one.
         task: The task's class, if the method is one of several ways to use it.
-        rounding_grows: Its loss does not depend on the scale of an embedding, so a gradient may be rounding and nothing
-            else, of which Adam makes steps like any others.
+        rounding_grows: Its loss does not depend on some direction of its weights (the scale of an embedding, a key's
+            bias in attention), so a gradient may be rounding and nothing else, of which Adam makes steps like others.
     """
 
     arguments: dict[str, Any]
