@@ -82,7 +82,8 @@ def last_metrics(run: Path) -> dict[str, float]:
 
 
 @pytest.mark.guarantee("R12")
-@pytest.mark.parametrize("name", methods.each(methods.pretext_tasks()))
+# a quarter of a minute each: the others when they have changed
+@pytest.mark.parametrize("name", methods.each(methods.pretext_tasks(), quick=("BarlowTwins",)))
 def test_each_task_learns(name, tmp_path, monkeypatch, reached):
     monkeypatch.setattr("ssl_toolkit.cli.train.finish", lambda *_: None)
     lesson = methods.table()[name].lesson
