@@ -46,7 +46,7 @@ class SimCLR(JointEmbeddingTask):
 
     @property
     def initial_loss_margin(self) -> tuple[float, float]:
-        """Two views agree from the start, by up to 1 in the cosine; cosines of two images scatter by about 0.25."""
+        """Two views agree from the start, by up to 1 in the cosine; of two images they scatter by up to 0.25."""
         temperature = value_at(self.temperature, Progress())
         return 1 / temperature, 0.5 + 0.5 * (0.25 / temperature) ** 2
 

@@ -152,8 +152,9 @@ def test_every_method_trains_sharded_as_with_ddp(name, run_processes, tmp_path, 
     found = largest_difference(*runs)
     headers = [safetensors.safe_open(run / "backbone.safetensors", "pt").metadata()["ssl_toolkit"] for run in runs]
     assert json.loads(headers[0])["task"] == json.loads(headers[1])["task"]
-    # of a gradient that is rounding and nothing else Adam makes a step of its rate
-    assert found <= (1e-4 if methods.table()[name].rounding_grows else 1e-6)
+    # of a gradient that is rounding and nothing else Adam makes a step of its rate, as of the bias of attention's keys
+    limit = 1e-5 if methods.table()[name].rounding_grows else 1e-6
+    assert found <= (1e-4 if name == "TransformerHead" else limit)
     reached(f"{name}, 6 steps of AdamW: at most {found:.1e} from DDP")
 
 
