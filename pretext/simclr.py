@@ -59,13 +59,13 @@ class SimCLR(JointEmbeddingTask):
         """NT-Xent of each pair of views, or i-Mix; ``pair_top1`` is how often the right partner is the nearest."""
         features, embedded = self.embed(views)
         temperature = value_at(self.temperature, context.progress)
-        # a validation batch may differ in size between processes: there each process contrasts its own images
-        settings = {"gathered": context.training, "smoothing": context.smoothing}
         losses, hits = [], []
         for one, other in self.pairs():
             pair = embedded[one], embedded[other], temperature
-            is_mixed = context.mixing is not None and one == 0
-            loss, hit = info_nce(*pair, mixing=context.mixing, **settings) if is_mixed else nt_xent(*pair, **settings)
+            if context.mixing is not None and one == 0:
+                loss, hit = info_nce(*pair, mixing=context.mixing, smoothing=context.smoothing)
+            else:
+                loss, hit = nt_xent(*pair, smoothing=context.smoothing)
             losses.append(loss)
             hits.append(hit)
         return StepOutput(torch.stack(losses).mean(), features, {"pair_top1": torch.stack(hits).mean()})

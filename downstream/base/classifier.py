@@ -99,19 +99,21 @@ class Classifier(DownstreamTask):
 
     def on_test_epoch_start(self) -> None:
         """Starts to count."""
+        super().on_test_epoch_start()
         assert self.num_classes is not None
         self._class_counts = torch.zeros(self.num_classes, 2, dtype=torch.int64, device=self.device)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """The loss of a test batch, logged, and the samples of each class counted."""
+        """The loss of a test batch, measured, and the samples of each class counted."""
         features = self.encode(batch, sample_keys(self.seed, 0, batch.indices))
         context = StepContext(False, self.progress, batch)
-        self._log("test", self.loss(features, batch.labels, context), len(batch.indices))
+        self.measure("test", self.loss(features, batch.labels, context), len(batch.indices))
         right = self.logits(features).argmax(dim=1) == batch.labels
         self._class_counts += count_by_class(right, batch.labels, len(self._class_counts))
 
     def on_test_epoch_end(self) -> None:
-        """Logs the accuracy of each class of which there were samples."""
+        """Logs what was measured, and the accuracy of each class of which there were samples."""
+        super().on_test_epoch_end()
         counts = self.trainer.strategy.reduce(self._class_counts, reduce_op="sum")
         assert isinstance(counts, Tensor)
         names = getattr(self.data, "class_names", None) or [str(index) for index in range(len(counts))]

@@ -172,13 +172,15 @@ class OnlineEvaluation(Callback):
         # of a teacher and its student the one that a task exports
         backbone = cast(Backbone, getattr(pl_module, "exported_backbone", pl_module.backbone))
         extracted = extract_features(backbone, data.loader(split, indices=chosen), view)
-        part = (extracted.features["pooled"], extracted.labels)
+        part = (extracted.features["pooled"], extracted.labels, extracted.indices)
         if trainer.world_size == 1:
-            return part
-        # the only meeting of the processes, after all of the work: a loader gives each its own run of images
-        parts: list[tuple[Tensor, Tensor]] = [part] * trainer.world_size
+            return part[:2]
+        # the only meeting of the processes, after all of the work
+        parts = [part] * trainer.world_size
         torch.distributed.all_gather_object(parts, part)
-        return torch.cat([features for features, _ in parts]), torch.cat([labels for _, labels in parts])
+        features, labels, indices = (torch.cat(each) for each in zip(*parts, strict=True))
+        order = indices.argsort(stable=True)  # that of one process
+        return features[order], labels[order]
 
 
 @torch.no_grad()

@@ -29,9 +29,11 @@ class BatchLoader:
 
     With ``drop_last`` (training) global batch ``k`` is ``order[k * G : (k + 1) * G]``, where ``G = batch_size *
     world_size``, and each process takes its own contiguous slice of it, so that the global batches do not depend on
-    the number of processes; a rest smaller than ``G`` is left out of this epoch. Without it (evaluation) each process
-    takes a contiguous slice of all images, none lost or doubled, in the same number of batches on every process; the
-    last batch holds what is left (where the slices differ by an image, up to ``batch_size + 1``).
+    the number of processes; a rest smaller than ``G`` is left out of this epoch. Without it (evaluation) every image is
+    delivered once: they are divided, in order, into as few global batches of at most ``G`` as there can be, all of
+    nearly the same size, and each of these among the processes, so that a loss over a whole batch does not depend on
+    their number either. (Only where ``G`` is less than twice the processes, a batch may have to hold more, for each
+    process needs an image in it.)
 
     An image that turns out to be bad only now is replaced by the next good one of the split, which does not depend on
     what was read before.
@@ -103,8 +105,7 @@ class BatchLoader:
         self._world_size = world_size
         self._ahead = ahead
         self._copies = DeviceCopies(device) if device is not None else None
-        # every process makes as many batches as the one with the fewest images needs
-        self._num_batches = num // global_batch if drop_last else max(1, -(-(num // world_size) // batch_size))
+        self._num_batches = num // global_batch if drop_last else min(-(-num // global_batch), num // world_size)
         self._epoch_batches = self._num_batches
         self._epoch = 0
         self._batch = 0
@@ -213,8 +214,8 @@ class BatchLoader:
             step = size * self._world_size
             starts = range(self._rank * size, self._num_batches * step, step)
             return [order[start : start + size] for start in starts]
-        own = order[num * self._rank // self._world_size : num * (self._rank + 1) // self._world_size]
-        return np.split(own, [size * number for number in range(1, self._num_batches)])
+        batches = np.array_split(order, self._num_batches)
+        return [np.array_split(each, self._world_size)[self._rank] for each in batches]
 
     def _make(self, epoch: int, places: NDArray[np.int64]) -> Batch:
         places = self._without_known_bad(places)

@@ -6,6 +6,7 @@ CPU (gloo) and on GPU (nccl), and is the identity where there is one process.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -49,6 +50,45 @@ def gather(x: Tensor) -> Tensor:
         return x
     _check_same_shape("gather", x)
     return cast(Tensor, _Gather.apply(x))
+
+
+@torch.no_grad()
+def gather_uneven(x: Tensor) -> tuple[Tensor, int]:
+    """All-gather without gradient of tensors whose lengths may differ, in the order of the ranks.
+
+    Args:
+        x: Tensor of shape ``[num, ...]``; all but ``num`` is the same in every process, which is not asked.
+
+    Returns:
+        The rows of all processes, and the place of this process's first among them; ``x`` and 0 in one process.
+    """
+    if world_size() == 1:
+        return x, 0
+    lengths = all_gather_stacked(torch.tensor([len(x)], device=x.device)).flatten().tolist()
+    padded = x.new_zeros(max(lengths), *x.shape[1:])
+    padded[: len(x)] = x
+    parts = all_gather_stacked(padded)
+    return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)]), sum(lengths[: rank()])
+
+
+def weighted_means(sums: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """Weighted means over the processes, of which each gives its sum and its weight by name.
+
+    Args:
+        sums: ``(sum of weight times value, sum of weights)`` by name. A process may lack names that another has.
+
+    Returns:
+        The means by name, equal in every process. A name whose weights are all 0 is left out.
+    """
+    parts = [dict(sums)] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(parts, dict(sums))
+    totals: dict[str, tuple[float, float]] = {}
+    for part in parts:
+        for name, (total, weight) in part.items():
+            before = totals.get(name, (0.0, 0.0))
+            totals[name] = (before[0] + total, before[1] + weight)
+    return {name: total / weight for name, (total, weight) in totals.items() if weight}
 
 
 def all_reduce_sum(x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ssl_toolkit.distributed.collectives import gather
+from ssl_toolkit.distributed.collectives import gather, gather_uneven
 from ssl_toolkit.distributed.ranks import rank
 from ssl_toolkit.losses.full_precision import full_precision
 from ssl_toolkit.losses.soft_targets import SoftTargets, soft_cross_entropy
@@ -22,17 +22,20 @@ _MAX_SIMILARITIES = 1 << 24
 
 
 def normalized(
-    embeddings: Float[Tensor, "batch width"], gathered: bool
+    embeddings: Float[Tensor, "batch width"],
 ) -> tuple[Float[Tensor, "batch width"], Float[Tensor, "everywhere width"], Int64[Tensor, " batch"]]:
     """This process's embeddings of unit length, those of all processes, and the places of the former in the latter.
 
     Args:
-        embeddings: Of any length; computed in float32 at least.
-        gathered: Whether "all" are those of all processes.
+        embeddings: Of any length; computed in float32 at least. Their number may differ between the processes where no
+            gradient is asked for.
     """
     own = F.normalize(full_precision(embeddings), dim=1)
     places = torch.arange(len(own), device=own.device)
-    return (own, gather(own), places + rank() * len(own)) if gathered else (own, own, places)
+    if torch.is_grad_enabled():
+        return own, gather(own), places + rank() * len(own)
+    everywhere, start = gather_uneven(own)
+    return own, everywhere, places + start
 
 
 def contrast(

@@ -21,7 +21,6 @@ def info_nce(
     keys: Float[Tensor, "batch width"],
     temperature: float,
     negatives: Float[Tensor, "negatives width"] | None = None,
-    gathered: bool = True,
     mixing: Mixing | None = None,
     smoothing: float = 0.0,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
@@ -37,7 +36,6 @@ def info_nce(
         keys: The key of each query; normalised here.
         temperature: Divides the similarities.
         negatives: Keys that belong to none of the queries, of unit length, such as a queue's.
-        gathered: Pick among the keys of all processes.
         mixing: Of the queries; partners are samples of this process.
         smoothing: Fraction of the target that is spread evenly over all that a query picks among.
 
@@ -47,7 +45,7 @@ def info_nce(
     """
     if negatives is not None:
         return _among_negatives(queries, keys, temperature, negatives, smoothing)
-    keys, all_keys, places = normalized(keys, gathered)
+    keys, all_keys, places = normalized(keys)
     queries = F.normalize(full_precision(queries), dim=1)
     return contrast(queries, all_keys, temperature, soften(places, mixing, smoothing))
 

@@ -18,7 +18,6 @@ def nt_xent(
     first: Float[Tensor, "batch width"],
     second: Float[Tensor, "batch width"],
     temperature: float,
-    gathered: bool = True,
     smoothing: float = 0.0,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """NT-Xent: normalised temperature-scaled cross entropy (Chen et al. 2020, arXiv 2002.05709, equation 1).
@@ -31,14 +30,13 @@ def nt_xent(
         first: Embeddings of the first views; normalised here.
         second: Embeddings of the second views, likewise.
         temperature: Divides the cosine similarities.
-        gathered: Contrast with the embeddings of all processes.
         smoothing: Fraction of the target that is spread evenly over the 2N - 1 others.
 
     Returns:
         The mean loss over this process's 2N embeddings, and the fraction of them whose partner is the most similar.
     """
-    first, all_first, places = normalized(first, gathered)
-    second, all_second, _ = normalized(second, gathered)
+    first, all_first, places = normalized(first)
+    second, all_second, _ = normalized(second)
     itself = torch.cat([places, places + len(all_first)])
     partner = torch.cat([places + len(all_first), places])
     targets = soften(partner, smoothing=smoothing)

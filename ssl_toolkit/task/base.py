@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ssl_toolkit.data import ImageData
-from ssl_toolkit.distributed.ranks import rank, world_size
+from ssl_toolkit.distributed.ranks import rank
 from ssl_toolkit.distributed.sync_batchnorm import convert_sync_batchnorm
 from ssl_toolkit.init import Initializer, check_covered
 from ssl_toolkit.modules import Backbone, EMATeacher, FeatureQueue, checkpoint_stages
@@ -29,7 +29,6 @@ from ssl_toolkit.regularization import Regularizer
 from ssl_toolkit.schedule import Schedule, Scheduled
 from ssl_toolkit.step import StepContext, StepOutput
 from ssl_toolkit.task.optimization import OptimizedModule
-from ssl_toolkit.tracking.scalars import log_now
 
 M = TypeVar("M", bound=nn.Module)
 MemoryFormat = Literal["channels_last", "contiguous"]
@@ -70,7 +69,6 @@ class Task(OptimizedModule, ABC):
             each trait.
         takes_soft_targets: Whether the loss follows mixing and smoothing (`StepContext.soften`); a task of which it
             does not is refused with regularizers that set them.
-        numbers: What callbacks have to say of the last step, for the rows of the log (`ssl_toolkit.tracking.scalars`).
         stops_gradients: Whether the loss holds something constant that depends on the weights that are trained
             (SimSiam's stop-gradient), so that what is followed is not the gradient of the loss; ``diagnose`` then does
             not check it. An `EMATeacher` needs no such mark.
@@ -114,7 +112,6 @@ class Task(OptimizedModule, ABC):
         self.gradient_checkpointing = gradient_checkpointing
         self.compile_backbone = compile
         self.resolved_config: dict[str, Any] = {}
-        self.numbers: dict[str, float] = {}
         # kept, because sharded weights make the task an object of another class
         self._class_path = f"{type(self).__module__}.{type(self).__qualname__}"
         self._regularizers_are_prepared = False
@@ -247,7 +244,7 @@ class Task(OptimizedModule, ABC):
             compute = partial(regularizer.around, self, context, compute)
         loss, output = compute()
         self._kept.append({name: each.detach() for name, each in output.kept.items()})
-        self._log("train", output, len(batch.indices))
+        self.log_step(output, len(batch.indices))
         return loss
 
     def undo_after_backward(self, undo: Callable[[], None]) -> None:
@@ -264,29 +261,13 @@ class Task(OptimizedModule, ABC):
         for regularizer in self.regularizers:
             regularizer.before_optimizer_step(self)
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Logs the callbacks' numbers, if a row is about to be written; Lightning calls this after the callbacks."""
-        every: int = getattr(self.trainer, "log_every_n_steps", 1)  # set out of pyright's sight
-        if (every and self.global_step % every == 0) or self.trainer.should_stop:
-            log_now(self, self.numbers)
-
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """The loss of a validation batch, logged; its random choices are the same in every epoch."""
-        self._log("val", self.compute(batch, sample_keys(self.seed, 0, batch.indices)), len(batch.indices))
+        """The loss of a validation batch, measured; its random choices are the same in every epoch."""
+        self.measure("val", self.compute(batch, sample_keys(self.seed, 0, batch.indices)), len(batch.indices))
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """The loss of a test batch, logged."""
-        self._log("test", self.compute(batch, sample_keys(self.seed, 0, batch.indices)), len(batch.indices))
-
-    def _log(self, stage: str, output: StepOutput, batch_size: int) -> None:
-        scalars = {"loss": output.loss.detach(), **output.metrics}
-        for name, scalar in scalars.items():
-            self.log(
-                f"{stage}/{name}",
-                scalar,
-                batch_size=batch_size,
-                sync_dist=stage != "train" and world_size() > 1,
-            )
+        """The loss of a test batch, measured."""
+        self.measure("test", self.compute(batch, sample_keys(self.seed, 0, batch.indices)), len(batch.indices))
 
     def weights_header(self) -> dict[str, Any]:
         """What a weights file tells of the run it comes from: plain data only."""

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightning import LightningModule
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor
@@ -25,9 +24,10 @@ from ssl_toolkit.optim import (
 )
 from ssl_toolkit.regularization import Regularizer
 from ssl_toolkit.schedule import Progress, Schedule, Scheduled
+from ssl_toolkit.task.measurement import MeasuredModule
 
 
-class OptimizedModule(LightningModule):
+class OptimizedModule(MeasuredModule):
     """Optimization part of a `Task`: makes the optimizer and its steps.
 
     Args:

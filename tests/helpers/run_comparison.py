@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 import yaml
+from torch.utils._pytree import tree_map
 
 import methods
+from ssl_toolkit.batch import Images
 from ssl_toolkit.run_folder import CHECKPOINTS, newest_checkpoint
 from ssl_toolkit.task import Task
 
@@ -96,3 +98,30 @@ def batches_noted(note: Callable[[list[Any]], Any]) -> Iterator[None]:
         yield
     finally:
         Task.on_train_batch_start = original
+
+
+def without_dropout(recipe: Any) -> Any:
+    """The recipe of a network that draws nothing itself."""
+    if not isinstance(recipe, dict):
+        return recipe
+    return {key: 0.0 if "drop" in key else without_dropout(value) for key, value in recipe.items()}
+
+
+@contextlib.contextmanager
+def views_made_one_by_one(name: str) -> Iterator[None]:
+    """Views are float32, and rounded otherwise in a batch of another size; made one by one they are always the same."""
+    cls: Any = methods.tasks()[name]
+    original = cls.make_views
+
+    def make_views(self, images, keys):
+        parts = [
+            original(self, Images(images.pixels[row : row + 1], images.sizes[row : row + 1]), keys[row : row + 1])
+            for row in range(len(keys))
+        ]
+        return tree_map(lambda *each: torch.cat(each), *parts)
+
+    cls.make_views = make_views
+    try:
+        yield
+    finally:
+        cls.make_views = original

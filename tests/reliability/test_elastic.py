@@ -6,7 +6,6 @@ its rank, and so differs; the networks here draw nothing.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import random
@@ -18,10 +17,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from torch.utils._pytree import tree_map
 
 import methods
-from run_comparison import arguments_for, batches_noted, checkpoint
+from run_comparison import arguments_for, batches_noted, checkpoint, views_made_one_by_one, without_dropout
 from ssl_toolkit.batch import Images
 from ssl_toolkit.cli.global_batch import keep_global_batch
 from ssl_toolkit.cli.train import train
@@ -111,37 +109,11 @@ def write_command(name, folder, precision):
     """A run whose network draws nothing; small steps of SGD, for large ones let a rounding difference grow."""
     start = arguments_for(name, folder, {"checkpoint": {"every_minutes": 60}}, precision=precision)
     file = Path(start[1])
-    recipe = _without_dropout(yaml.safe_load(file.read_text()))
+    recipe = without_dropout(yaml.safe_load(file.read_text()))
     optimizer = {"class_path": "ssl_toolkit.optim.SGD", "init_args": {"lr": LR}}
     recipe["model"]["init_args"]["optimizer"] = optimizer
     file.write_text(yaml.safe_dump(recipe))
     return start
-
-
-def _without_dropout(recipe):
-    if not isinstance(recipe, dict):
-        return recipe
-    return {key: 0.0 if "drop" in key else _without_dropout(value) for key, value in recipe.items()}
-
-
-@contextlib.contextmanager
-def views_made_one_by_one(name):
-    """Views are float32, and rounded otherwise in a batch of another size; made one by one they are always the same."""
-    cls = methods.tasks()[name]
-    original = cls.make_views
-
-    def make_views(self, images, keys):
-        parts = [
-            original(self, Images(images.pixels[row : row + 1], images.sizes[row : row + 1]), keys[row : row + 1])
-            for row in range(len(keys))
-        ]
-        return tree_map(lambda *each: torch.cat(each), *parts)
-
-    cls.make_views = make_views
-    try:
-        yield
-    finally:
-        cls.make_views = original
 
 
 def train_until(name, arguments, stop):
