@@ -90,6 +90,11 @@ def newest_checkpoint(run: Path) -> Path | None:
     return None
 
 
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was taken."""
+    return int(checkpoint.stem.removeprefix("step-"))
+
+
 def remove_leftovers(run: Path) -> None:
     """Deletes what killed processes left in a run: parts of files, and checksums of checkpoints that never came."""
     for folder in (run, run / CHECKPOINTS):

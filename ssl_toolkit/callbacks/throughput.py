@@ -54,9 +54,10 @@ class Throughput(Callback):
         self._waited = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts from nothing, in a resumed run too."""
+        """Starts from nothing, in a resumed run too; of an epoch that was begun before, Lightning tells nothing."""
         self._marks.clear()
         self._marks.append(_Mark(0.0, 0, 0.0))
+        self._restart(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""

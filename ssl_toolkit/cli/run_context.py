@@ -32,7 +32,7 @@ from ssl_toolkit.runtime.rank_failure import RankFailed
 class Record(Callback):
     """Record of a start: its configuration, command and environment.
 
-    Of a resumed one it does so once the checkpoint is loaded: a start that cannot work leaves the run as it was.
+    Of a resumed one it does so once all of the checkpoint is loaded: a start that cannot work leaves the run as it was.
 
     Args:
         run: The run's folder.
@@ -59,7 +59,7 @@ class Record(Callback):
             write_status(self.run, "running")
         self.is_written = True
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes it."""
         self.write()
 

@@ -20,6 +20,7 @@ from ssl_toolkit.cli.global_batch import batch_facts, keep_global_batch
 from ssl_toolkit.cli.leftover_args import leftover_remarks
 from ssl_toolkit.cli.parser import parse, plain
 from ssl_toolkit.cli.prepare import prepare, rebuild_task, set_log_interval
+from ssl_toolkit.cli.resume_changes import changed_settings, check_kept, remarks
 from ssl_toolkit.cli.run_context import Record, bad_files_noted, failure_noted, one_line_errors, quiet
 from ssl_toolkit.cli.training_parser import training_parser
 from ssl_toolkit.data.checks import rest_of_epoch
@@ -32,6 +33,9 @@ from ssl_toolkit.run_folder import (
     WEIGHTS,
     new_run,
     newest_checkpoint,
+    read_config,
+    read_starts,
+    step_of,
     sync_command,
     write_bad_files,
     write_status,
@@ -75,6 +79,8 @@ def train(command: str, arguments: Sequence[str], quietly: bool = False, apart: 
     config = parse(parser, line.arguments)
     check_no_password(config.as_dict())
     run, checkpoint = find_run(line, config)
+    if checkpoint is not None:
+        check_kept(changed_settings(read_config(run), write_out(plain(parser, config))))
     if apart and starts_processes(config.trainer):
         run_command(command, arguments)
         return run
@@ -83,7 +89,7 @@ def train(command: str, arguments: Sequence[str], quietly: bool = False, apart: 
         for remark in (*leftover_remarks(line, objects.model), *restart_remarks()):
             print(remark)
     tune(line, parser, config, objects, started)
-    trainer, record = start(line, parser, config, objects, run)
+    trainer, record = start(line, parser, config, objects, run, checkpoint)
     fit(command, trainer, record, objects, checkpoint)
     if is_rank_zero():
         finish(objects, run)
@@ -137,7 +143,12 @@ def tune(line: CommandLine, parser: ArgumentParser, config: Namespace, objects: 
 
 
 def start(
-    line: CommandLine, parser: ArgumentParser, config: Namespace, objects: Namespace, run: Path
+    line: CommandLine,
+    parser: ArgumentParser,
+    config: Namespace,
+    objects: Namespace,
+    run: Path,
+    checkpoint: Path | None,
 ) -> tuple[Trainer, Record]:
     """Makes the trainer, settles what depends on the number of processes, and says what is about to be trained."""
     with quiet(), one_line_errors():
@@ -148,15 +159,28 @@ def start(
             is_given = "data.batch_size" in line.set_by_options
             keep_global_batch(objects.data, trainer.world_size, run, resolved, is_given)
         record.facts = batch_facts(objects.data, trainer.world_size)
-        remarks = settle_lr(objects, trainer, resolved)
+        said = settle_lr(objects, trainer, resolved)
+        if checkpoint is not None:
+            said += note_changes(record, objects.model, checkpoint)
         if is_rank_zero():
-            for remark in (*remarks, objects.data.summary(), left_out(objects.data, trainer)):
+            for remark in (*said, objects.data.summary(), left_out(objects.data, trainer)):
                 if remark:
                     print(remark)
         if line.resumed is None:
             record.write()
         objects.model.resolved_config = resolved
     return trainer, record
+
+
+def note_changes(record: Record, task: Any, checkpoint: Path) -> list[str]:
+    """Has the settings that change at a resume written down by their step; returns what is to be said of them."""
+    step, changed = step_of(checkpoint), changed_settings(read_config(record.run), record.resolved)
+    record.facts |= {"step": step, "changed": {key: list(values) for key, values in changed.items()}}
+    history = [*read_starts(record.run), record.facts]
+    task.setting_changes = [
+        {name: each[name] for name in ("step", "changed")} for each in history if each.get("changed")
+    ]
+    return list(remarks(changed, step))
 
 
 def fit(command: str, trainer: Trainer, record: Record, objects: Namespace, checkpoint: Path | None) -> None:

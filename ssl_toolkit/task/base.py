@@ -112,6 +112,7 @@ class Task(OptimizedModule, ABC):
         self.gradient_checkpointing = gradient_checkpointing
         self.compile_backbone = compile
         self.resolved_config: dict[str, Any] = {}
+        self.setting_changes: list[dict[str, Any]] = []
         # kept, because sharded weights make the task an object of another class
         self._class_path = f"{type(self).__module__}.{type(self).__qualname__}"
         self._regularizers_are_prepared = False
@@ -278,6 +279,7 @@ class Task(OptimizedModule, ABC):
             "epoch": self.current_epoch,
             "seed": self.seed,
             "config": self.resolved_config,
+            **({"changes": self.setting_changes} if self.setting_changes else {}),
         }
 
     def _modules_of(self, kind: type[M]) -> list[M]:

@@ -66,6 +66,7 @@ class OptimizedModule(MeasuredModule):
         self._kept: list[dict[str, Tensor]] = []
         self._has_stepped = False
         self._decay_factors: list[float] = []
+        self._settings: list[dict[str, Any]] = []
 
     def lr_factor(self, name: str) -> float:
         """The factor on the learning rate of a parameter, by its name; 1 unless a task says otherwise."""
@@ -117,6 +118,9 @@ class OptimizedModule(MeasuredModule):
 
         factors = [(lambda step: 1.0) if each else factor for each in constant]
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
+        self._settings = [
+            {name: each[name] for name in each.keys() - {"params", "lr"}} for each in optimizer.param_groups
+        ]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _may_fuse(self) -> bool:
@@ -143,8 +147,20 @@ class OptimizedModule(MeasuredModule):
         Precision.clip_gradients(self.trainer.precision_plugin, optimizer, gradient_clip_val or 0.0, algorithm)
 
     def on_train_start(self) -> None:
-        """Forgets what a training that was broken off has left."""
+        """Forgets what a training that was broken off has left, and trains with the settings of this start.
+
+        What is restored of an optimizer and its scheduler has those that the checkpoint was taken with.
+        """
         self._kept = []
+        if not self._settings:  # a task that makes its optimizer by itself
+            return
+        optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        assert isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
+        scheduler.base_lrs = [settings["initial_lr"] for settings in self._settings]
+        for group, settings, factor in zip(optimizer.param_groups, self._settings, scheduler.lr_lambdas, strict=True):
+            group |= settings
+            group["lr"] = settings["initial_lr"] * factor(scheduler.last_epoch)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, *arguments: Any, **named: Any) -> None:
         """Makes the step, and then moves what follows it."""

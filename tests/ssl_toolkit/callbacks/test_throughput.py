@@ -109,3 +109,17 @@ def test_num_images() -> None:
 def test_refuses_an_empty_window() -> None:
     with pytest.raises(ValueError, match="window is 0, expected at least 1"):
         Throughput(window=0)
+
+
+def test_a_run_that_is_resumed_amid_an_epoch_counts_from_its_start(trainer: Any) -> None:
+    """Lightning calls no ``on_train_epoch_start`` there."""
+    callback, clock = start(10, trainer)
+    module, batch = Module(), torch.zeros(4, 3)
+    clock.now += 1.0
+    callback.on_train_batch_start(trainer, module, batch, 5)  # pyright: ignore[reportArgumentType]
+    clock.now += 1.0
+    callback.on_train_batch_end(trainer, module, None, batch, 5)  # pyright: ignore[reportArgumentType]
+    assert module.logged["train/images_per_second"] == pytest.approx(4 / 2)
+    assert module.logged["train/data_wait"] == pytest.approx(
+        0.0 if hasattr(trainer.train_dataloader, "wait_seconds") else 0.5
+    )
