@@ -105,10 +105,10 @@ def test_processes_share_the_evaluation_images():
                 ]
                 assert len({len(part) for part in parts}) == 1  # as many batches on every process
                 together = [np.concatenate(slices).tolist() for slices in zip(*parts, strict=True)]
-                assert sum(together, []) == list(range(num))
+                assert [index for batch in together for index in batch] == list(range(num))
                 sizes = [len(place) for part in parts for place in part]
                 assert max(sizes) - min(sizes) <= 2
-                assert 1 <= min(sizes)
+                assert min(sizes) >= 1
                 assert max(sizes) <= batch_size or (batch_size == 1 and max(sizes) == 2)
                 # the batches of all processes together are those of one
                 if batch_size > 1:
