@@ -22,6 +22,8 @@ class GridTask(PretextTask):
 
     Args:
         view: How the image that is cut is made: its size is the grid's side. Strong colour changes are not needed.
+            Rotation, erasing and policies are refused: they fill places with grey, and where the fill lies in a patch
+            tells where the patch lies in the image.
         patch_size: Side of a patch in pixels. Doersch et al. 2015 have two thirds of a cell (96 px and a gap of 48).
         jitter: A patch is moved by up to this many pixels each way. With the gap between the patches it keeps edges
             that continue across a border from giving the answer away.
@@ -44,6 +46,7 @@ class GridTask(PretextTask):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        _check_no_fill(view)
         cell = view.size // GRID
         if not 0 < patch_size <= cell or not 0 <= jitter <= (cell - patch_size) // 2:
             raise ValueError(
@@ -92,3 +95,13 @@ class GridTask(PretextTask):
         images = torch.arange(len(partners), device=partners.device).repeat_interleave(GRID**2)
         places = torch.arange(GRID**2, device=partners.device).repeat(len(partners))
         return images, partners[images] * GRID**2 + places
+
+
+def _check_no_fill(view: RandomView) -> None:
+    """Refuses what fills places of a view that the image does not reach: of pure noise it gives the answer away."""
+    for name, is_used in {"rotation": view.rotation, "erase": view.erase, "policy": view.policy is not None}.items():
+        if is_used:
+            raise ValueError(
+                f"model.view.{name} leaves places filled with grey, and where they lie tells a patch's place without a "
+                "look at the image; leave it out for a task on patches"
+            )

@@ -88,11 +88,14 @@ def _nearest(train: Tensor, query: Tensor, k: int) -> Iterator[tuple[Tensor, Ten
     rows = max(1, min(_MAX_SIMILARITIES // len(train), len(query)))
     held = mean.new_empty(rows, len(train))
     # rounded factors change some 50 of 10,000 predictions on CIFAR-10, and the accuracy by less than 0.1 %
+    queries = F.normalize(query.float(), dim=1).split(rows)
+    # nor may the digits of a query go to that part; what it makes up is small, and added without rounding
+    shared = [mean @ block for block in blocks]
     with onednn_matmul(may_round=True):
-        for chunk in F.normalize(query.float(), dim=1).split(rows):
-            similarity = held[: len(chunk)]
-            for block, place in zip(blocks, similarity.split(_BLOCK, dim=1), strict=True):
-                torch.mm(chunk, block, out=place)
+        for chunk in queries:
+            similarity, centred = held[: len(chunk)], chunk - mean
+            for block, part, place in zip(blocks, shared, similarity.split(_BLOCK, dim=1), strict=True):
+                torch.addmm(part, centred, block, out=place)
             yield _largest(similarity, k)
 
 

@@ -109,3 +109,25 @@ def test_products_are_left_as_they_were_set():
     a, b = torch.rand(300, 200), torch.rand(200, 400)
     with onednn_matmul():
         torch.testing.assert_close((a @ b).double(), a.double() @ b.double(), rtol=1e-5, atol=0)
+
+
+def test_rounded_factors_change_next_to_nothing_on_features_with_a_common_mean(monkeypatch):
+    """What a processor with AMX does, by hand: the factors are bfloat16, the sums are not."""
+    common = 300 * torch.randn(64, generator=torch.Generator().manual_seed(5))
+    (train, labels), (query, _) = clusters(2000, width=64, noise=3.0), clusters(500, width=64, noise=3.0, seed=1)
+    train, query = common + train, common + query
+    exact = knn_predict(train, labels, query, (1, 20))
+    originals = {name: getattr(torch, name) for name in ("mm", "addmm")}
+
+    def rounded(name):
+        def product(*factors, out):
+            *bias, first, second = factors
+            return originals[name](*bias, first.bfloat16().float(), second.bfloat16().float(), out=out)
+
+        return product
+
+    for name in originals:
+        monkeypatch.setattr(torch, name, rounded(name))
+    found = knn_predict(train, labels, query, (1, 20))
+    for k, predicted in found.items():
+        assert (predicted != exact[k]).float().mean() < 0.02
