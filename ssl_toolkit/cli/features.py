@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from ssl_toolkit.cli.imports import quick_imports
 from ssl_toolkit.cli.parser import instantiate, parse
@@ -28,7 +28,7 @@ def evaluate(arguments: Sequence[str]) -> Evaluation:
     parser.add_class_arguments(ImageData, "data")
     parser.add_argument("--out", type=str | None, default=None, help="File for the figures, JSON (evaluation.json).")
     parser.set_defaults({"data.labels": "folder", "data.test_fraction": 0.2})
-    config = instantiate(parser, parse(parser, arguments))
+    config = instantiate(parser, _parse_with_size(parser, arguments))
     out = Path(config.pop("out") or Path(config.weights).parent / "evaluation.json")
     config.pop("config")
     evaluation = measure(**vars(config), say=_say)
@@ -44,11 +44,11 @@ def embed(arguments: Sequence[str]) -> Path:
         from ssl_toolkit.data import ImageData
         from ssl_toolkit.evaluation.embed import embed as write
 
-    parser = _parser("embed", write, skip={"data"})
+    parser = _parser("embed", write, skip={"say", "data"})
     parser.add_class_arguments(ImageData, "data")
-    config = instantiate(parser, parse(parser, arguments))
+    config = instantiate(parser, _parse_with_size(parser, arguments))
     config.pop("config")
-    file = write(**vars(config))
+    file = write(**vars(config), say=_say)
     print(f"features: {file}")
     return file
 
@@ -84,6 +84,20 @@ def _parser(command: str, function: Callable, skip: set[str | int] | None = None
     parser.add_argument("-c", "--config", action="config", help="Options in a YAML file.")
     parser.add_function_arguments(function, skip=skip, as_positional=False)
     return parser
+
+
+def _parse_with_size(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
+    """Parses; images have the size with which the weights were trained, unless the command line says another."""
+    from ssl_toolkit.weights import read_header
+    from ssl_toolkit.weights.trained_size import size_remark, trained_size
+
+    config = parse(parser, arguments)
+    size = trained_size(read_header(config.weights))
+    if size is not None:
+        parser.set_defaults({"data.image_size": size})
+        config = parse(parser, arguments)
+    _say(size_remark(config.weights, config.image_size or config.data.image_size))
+    return config
 
 
 def _say(line: str) -> None:

@@ -20,23 +20,21 @@ from ssl_toolkit.cli.global_batch import batch_facts, keep_global_batch
 from ssl_toolkit.cli.leftover_args import leftover_remarks
 from ssl_toolkit.cli.parser import parse, plain
 from ssl_toolkit.cli.prepare import prepare, rebuild_task, set_log_interval
+from ssl_toolkit.cli.remarks import left_out, say_what_next, warmup_remarks
 from ssl_toolkit.cli.resume_changes import changed_settings, check_kept, remarks
 from ssl_toolkit.cli.run_context import Record, bad_files_noted, failure_noted, one_line_errors, quiet
 from ssl_toolkit.cli.training_parser import training_parser
-from ssl_toolkit.data.checks import rest_of_epoch
 from ssl_toolkit.distributed.ranks import is_rank_zero
 from ssl_toolkit.io.credentials import check_no_password
 from ssl_toolkit.optim import large_batch_remark
 from ssl_toolkit.report import write_report
 from ssl_toolkit.run_folder import (
     BAD_FILES,
-    WEIGHTS,
     new_run,
     newest_checkpoint,
     read_config,
     read_starts,
     step_of,
-    sync_command,
     write_bad_files,
     write_status,
 )
@@ -45,6 +43,7 @@ from ssl_toolkit.runtime.preemption import restart_remarks
 from ssl_toolkit.runtime.rank_failure import announce_rank_zero, end_on_rank_failure
 from ssl_toolkit.tracking import make_loggers
 from ssl_toolkit.tuning.time_budget import to_seconds
+from ssl_toolkit.weights.trained_size import size_remark
 
 
 def pretrain(arguments: Sequence[str]) -> None:
@@ -159,9 +158,11 @@ def start(
             is_given = "data.batch_size" in line.set_by_options
             keep_global_batch(objects.data, trainer.world_size, run, resolved, is_given)
         record.facts = batch_facts(objects.data, trainer.world_size)
-        said = settle_lr(objects, trainer, resolved)
+        said = [*settle_lr(objects, trainer, resolved), *warmup_remarks(objects)]
         if checkpoint is not None:
             said += note_changes(record, objects.model, checkpoint)
+        elif weights := getattr(objects.model, "pretraining", None):
+            said.append(size_remark(weights["weights"], objects.data.image_size))
         if is_rank_zero():
             for remark in (*said, objects.data.summary(), left_out(objects.data, trainer)):
                 if remark:
@@ -251,34 +252,11 @@ def settle_lr(objects: Namespace, trainer: Trainer, resolved: dict[str, Any]) ->
     return lines
 
 
-def left_out(data: Any, trainer: Trainer) -> str | None:
-    """What is to be said of images that do not fill a batch; None if there are none, or fewer batches are wanted."""
-    if trainer.limit_train_batches != 1.0:
-        return None
-    return rest_of_epoch(data.num_images("train"), data.batch_size * trainer.world_size, data.noun)
-
-
 def finish(objects: Namespace, run: Path) -> None:
     """Says how many files were bad, and writes the page."""
     if num_bad := write_bad_files(run, []):
         print(f"unreadable files left out: {num_bad}, listed in {run / BAD_FILES}")
     write_report(run)
-
-
-def say_what_next(command: str, run: Path, trainer: Trainer) -> None:
-    """Prints what came out, where things are, and what to do with them."""
-    for key in ("test/top1", "test/mean_class_top1"):
-        if key in trainer.callback_metrics:
-            print(f"{key}: {100 * float(trainer.callback_metrics[key]):.1f} %")
-    print(f"weights: {run / WEIGHTS}\nreport:  {run / 'report.html'}")
-    if sync := sync_command(run):
-        print(f"W&B:     {sync}")
-    if command == "pretrain":
-        print(
-            f"next:    ssl-toolkit evaluate --weights {run / WEIGHTS} --data.path LABELLED\n"
-            f"         ssl-toolkit transfer -c configs/transfer/linear_probe.yaml --data.path LABELLED "
-            f"--model.weights {run / WEIGHTS}"
-        )
 
 
 def _listed(given: Any) -> list[Any]:

@@ -18,6 +18,7 @@ from ssl_toolkit.augment import CenterView
 from ssl_toolkit.data import ImageData, Split
 from ssl_toolkit.errors import nearest
 from ssl_toolkit.evaluation.features import Precision, extract_features
+from ssl_toolkit.evaluation.progress import Steps
 from ssl_toolkit.weights import load_backbone
 
 
@@ -30,6 +31,7 @@ def embed(
     representation: str = "pooled",
     precision: Precision = "auto",
     device: str | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Path:
     """Writes the features of every image of every split to a table.
 
@@ -49,6 +51,7 @@ def embed(
         representation: ``pooled``, or the name of a stage for its averaged map.
         precision: As in `extract_features`.
         device: Where to run; None for the GPU if there is one.
+        say: Called with a line on how far it is, at least every 20 seconds.
 
     Returns:
         The file written.
@@ -74,10 +77,14 @@ def embed(
     data.prepare_data()
     data.setup()
     parts = []
-    for split in get_args(Split):
-        if data.num_images(split):
+    with Steps(say) as steps:
+        for split in get_args(Split):
+            if not data.num_images(split):
+                continue
+            steps.begin(f"features of the {split} images", data.num_images(split))
+            stages, loader = representation != "pooled", data.loader(split)
             extracted = extract_features(
-                backbone, data.loader(split), view, stages=representation != "pooled", precision=precision
+                backbone, loader, view, stages=stages, precision=precision, count=steps.advance
             )
             parts.append((split, extracted.indices, extracted.labels, extracted.features[representation]))
     if not parts:

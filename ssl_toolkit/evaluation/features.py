@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -47,6 +47,7 @@ def extract_features(
     stages: bool = False,
     precision: Precision = "auto",
     device: torch.device | str | None = None,
+    count: Callable[[int], None] = lambda num: None,
 ) -> Features:
     """Feature extraction: runs a backbone in evaluation mode over all images of a loader.
 
@@ -61,6 +62,7 @@ def extract_features(
         precision: ``32``; ``bf16`` (autocast); or ``auto``: bf16 where the device computes in it natively, else 32.
         device: Where to compute; None for the backbone's own device. The backbone stays where it is, so any other
             device is an error.
+        count: Called with the number of images of each batch when its features are there.
 
     Returns:
         The features, labels and indices of all images.
@@ -87,6 +89,7 @@ def extract_features(
             for name, output in outputs.items():
                 chunks.setdefault(name, []).append(output.float().cpu())
             labels.append(batch.labels.cpu())
+            count(len(batch.labels))
             indices.append(batch.indices.cpu())
     if not labels:
         raise ValueError("no features to extract: the loader has no images; check the size of the split")

@@ -17,6 +17,7 @@ from ssl_toolkit.evaluation.features import Features, Precision, extract_feature
 from ssl_toolkit.evaluation.intervals import confidence_interval, paired_difference
 from ssl_toolkit.evaluation.knn import knn_predict
 from ssl_toolkit.evaluation.linear_probe import linear_probe
+from ssl_toolkit.evaluation.progress import Steps
 from ssl_toolkit.evaluation.random_weights import calibrate_batch_norm, random_backbone
 from ssl_toolkit.evaluation.representation import rank_me, spread
 from ssl_toolkit.evaluation.results import Difference, EnsembleRow, Evaluation, FoldsRow, Row, best_representation
@@ -70,7 +71,7 @@ def evaluate(
         seed: Of the random weights, of the bootstrap, of the folds.
         precision: As in `extract_features`.
         device: Where to run a weights file; None for the GPU if there is one. A backbone stays where it is.
-        say: Called with one line about each step, for instance ``print``.
+        say: Called with one line about each step, and at least every 20 seconds, for instance ``print``.
 
     Returns:
         The figures, with 95 % intervals.
@@ -82,7 +83,6 @@ def evaluate(
     start = time.perf_counter()
     extras = Extras(ensemble, members, folds, seed)
     extras.check()
-    say = say or (lambda line: None)
     # the weights first: decoding the images may take long
     if isinstance(weights, Backbone):
         backbone, name = weights, "in memory"
@@ -95,13 +95,14 @@ def evaluate(
     size = image_size or data.image_size
     view = CenterView(size)
 
-    given = _measure(backbone, data, view, "given", ks, stages, precision, extras, say)
-    measured = {"given": given}
-    if random_weights:
-        baseline = random_backbone(backbone, seed)
-        say("estimating the batch-norm statistics of the random weights")
-        calibrate_batch_norm(baseline, data.loader("train", shuffle=True), view)
-        measured["random"] = _measure(baseline, data, view, "random", ks, stages, precision, extras, say)
+    with Steps(say) as steps:
+        given = _measure(backbone, data, view, "given", ks, stages, precision, extras, steps)
+        measured = {"given": given}
+        if random_weights:
+            baseline = random_backbone(backbone, seed)
+            steps.begin("estimating the batch-norm statistics of the random weights")
+            calibrate_batch_norm(baseline, data.loader("train", shuffle=True), view)
+            measured["random"] = _measure(baseline, data, view, "random", ks, stages, precision, extras, steps)
     differences = [
         Difference(
             representation,
@@ -143,13 +144,15 @@ def _measure(
     stages: bool,
     precision: Precision,
     extras: Extras,
-    say: Callable[[str], None],
+    steps: Steps,
 ) -> dict[str, _Measured]:
     """All figures of one set of weights, by representation."""
     splits: list[Features] = []
     for split in ("train", "val", "test"):
-        extracted = extract_features(backbone, data.loader(split), view, stages=stages, precision=precision)
-        say(f"features with {weights} weights: {len(extracted.labels):,} {split} images in {extracted.seconds:.0f} s")
+        steps.begin(f"features with {weights} weights, {split} images", data.num_images(split))
+        loader = data.loader(split)
+        extracted = extract_features(backbone, loader, view, stages=stages, precision=precision, count=steps.advance)
+        steps(f"features with {weights} weights: {len(extracted.labels):,} {split} images in {extracted.seconds:.0f} s")
         splits.append(extracted)
     train_labels, val_labels, test_labels = (split.labels for split in splits)
     results = {}
@@ -157,6 +160,7 @@ def _measure(
         if name != "pooled" and _is_pooled(name, splits[-1].features):
             continue
         train, val, test = (split.features[name] for split in splits)
+        steps.begin(f"kNN and linear probe of {name} with {weights} weights")
         knn_val = _accuracies(knn_predict(train, train_labels, val, ks), val_labels)
         k = max(knn_val, key=lambda number: (knn_val[number], -number))
         predictions = knn_predict(train, train_labels, test, ks)
@@ -176,14 +180,14 @@ def _measure(
             spread=spread(test[:_MAX_RANKED]),
             rank_me=rank_me(test[:_MAX_RANKED]),
         )
-        say(
+        steps(
             f"{name} with {weights} weights: kNN {100 * row.knn.value:.1f} %, "
             f"linear probe {100 * row.linear.value:.1f} %"
         )
         more = ([], [])
         if name == "pooled":
             parts = (train, train_labels), (val, val_labels), (test, test_labels)
-            more = extra_rows(extras, *parts, weights, probe, say)
+            more = extra_rows(extras, *parts, weights, probe, steps)
         results[name] = _Measured(row, knn_correct, probe.correct, *more)
     return results
 

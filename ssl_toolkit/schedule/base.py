@@ -25,6 +25,8 @@ class Schedule(ABC):
             raise ValueError("schedule: give one of warmup_steps, warmup_epochs and warmup_percent, not several")
         if given and given[0] < 0:
             raise ValueError(f"schedule: the warm-up is {given[0]}, expected 0 or more")
+        if warmup_percent is not None and warmup_percent > 100:
+            raise ValueError(f"schedule.warmup_percent is {warmup_percent:g}, expected 0 to 100 percent of the run")
         self.warmup_steps = warmup_steps
         self.warmup_epochs = warmup_epochs
         self.warmup_percent = warmup_percent
@@ -32,6 +34,14 @@ class Schedule(ABC):
     @abstractmethod
     def curve(self, progress: float) -> float:
         """The factor at a fraction of the run after the warm-up, 0 (its start) to 1 (its end)."""
+
+    def warmup(self, total_steps: int, steps_per_epoch: float) -> float:
+        """The length of the warm-up in optimizer steps; the arguments are those of `factor`."""
+        if self.warmup_epochs is not None:
+            return self.warmup_epochs * steps_per_epoch
+        if self.warmup_percent is not None:
+            return self.warmup_percent / 100 * total_steps
+        return float(self.warmup_steps or 0)
 
     def factor(self, step: int, total_steps: int, steps_per_epoch: float) -> float:
         """The factor on the learning rate at an optimizer step.
@@ -41,11 +51,7 @@ class Schedule(ABC):
             total_steps: Optimizer steps of the whole run.
             steps_per_epoch: Optimizer steps in an epoch.
         """
-        warmup = float(self.warmup_steps or 0)
-        if self.warmup_epochs is not None:
-            warmup = self.warmup_epochs * steps_per_epoch
-        elif self.warmup_percent is not None:
-            warmup = self.warmup_percent / 100 * total_steps
+        warmup = self.warmup(total_steps, steps_per_epoch)
         if step < warmup:
             return step / warmup
         return self.curve(min(1.0, (step - warmup) / max(1.0, total_steps - warmup)))

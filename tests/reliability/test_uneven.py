@@ -10,7 +10,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 import parity
 from gloo_processes import run_processes
-from ssl_toolkit.cli.train import left_out, train
+from ssl_toolkit.cli.remarks import left_out
+from ssl_toolkit.cli.train import train
 from ssl_toolkit.data import BatchLoader, DecodingStore, ImageData, Source
 from ssl_toolkit.data.bad_files import BadFiles
 from ssl_toolkit.data.checks import rest_of_epoch

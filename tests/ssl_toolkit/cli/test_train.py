@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
+from run_comparison import arguments_for
 from ssl_toolkit.cli import autotune_trials, prepare, train
 from ssl_toolkit.data.procedural import ProceduralSource
 from ssl_toolkit.distributed import ranks
@@ -145,3 +146,14 @@ def test_threads_are_at_most_the_cores(recipe, tmp_path):
     with pytest.raises(ValueError, match="threads is 0, expected 1 or more"):
         train.train("pretrain", ["-c", recipe, "--threads", "0", "--out", str(tmp_path / "other")])
     assert not (tmp_path / "other").exists()
+
+
+def test_a_run_that_is_all_warmup_is_said(tmp_path, capsys):
+    arguments = arguments_for("SimCLR", tmp_path, max_epochs=1)
+    for warmup, said in ((6, True), (5, False)):
+        option = [f"--model.schedule.warmup_steps={warmup}", "--out", str(tmp_path / str(warmup))]
+        train.train("pretrain", [*arguments, *option], quietly=True)
+        text = (
+            f"the learning rate only rises: its warm-up of {warmup} steps is no shorter than the run of 6; give model"
+        )
+        assert (text in capsys.readouterr().out) == said

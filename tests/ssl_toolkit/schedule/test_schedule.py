@@ -134,3 +134,9 @@ def test_two_warmups_and_bad_milestones_are_refused():
         Cosine(warmup_steps=3, warmup_epochs=1)
     with pytest.raises(ValueError, match="rising shares"):
         MultiStep((0.8, 0.6))
+
+
+def test_more_than_all_of_the_run_is_no_warmup():
+    assert Constant(warmup_percent=100).warmup(50, 5) == 50
+    with pytest.raises(ValueError, match=r"schedule.warmup_percent is 150, expected 0 to 100 percent"):
+        Constant(warmup_percent=150)

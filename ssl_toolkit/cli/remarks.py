@@ -1,0 +1,49 @@
+"""Remarks before and after a training: what a user would want to know of its settings, and what to do next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch import Trainer
+
+from ssl_toolkit.data.checks import rest_of_epoch
+from ssl_toolkit.run_folder import WEIGHTS, sync_command
+
+
+def warmup_remarks(objects: Namespace) -> list[str]:
+    """What is to be said of a run that ends before the warm-up of its learning rate does."""
+    arguments, schedule = objects.trainer, objects.model.schedule
+    per_epoch = len(objects.data.train_dataloader()) / arguments.accumulate_grad_batches
+    totals = [arguments.max_steps] if arguments.max_steps > 0 else []
+    totals += [int(arguments.max_epochs * per_epoch)] if (arguments.max_epochs or -1) > 0 else []
+    if not totals or (warmup := schedule.warmup(min(totals), per_epoch)) < min(totals):
+        return []
+    return [
+        f"the learning rate only rises: its warm-up of {warmup:,.0f} steps is no shorter than the run of "
+        f"{min(totals):,}; give model.schedule.warmup_percent"
+    ]
+
+
+def left_out(data: Any, trainer: Trainer) -> str | None:
+    """What is to be said of images that do not fill a batch; None if there are none, or fewer batches are wanted."""
+    if trainer.limit_train_batches != 1.0:
+        return None
+    return rest_of_epoch(data.num_images("train"), data.batch_size * trainer.world_size, data.noun)
+
+
+def say_what_next(command: str, run: Path, trainer: Trainer) -> None:
+    """Prints what came out, where things are, and what to do with them."""
+    for key in ("test/top1", "test/mean_class_top1"):
+        if key in trainer.callback_metrics:
+            print(f"{key}: {100 * float(trainer.callback_metrics[key]):.1f} %")
+    print(f"weights: {run / WEIGHTS}\nreport:  {run / 'report.html'}")
+    if sync := sync_command(run):
+        print(f"W&B:     {sync}")
+    if command == "pretrain":
+        print(
+            f"next:    ssl-toolkit evaluate --weights {run / WEIGHTS} --data.path LABELLED\n"
+            f"         ssl-toolkit transfer -c configs/transfer/linear_probe.yaml --data.path LABELLED "
+            f"--model.weights {run / WEIGHTS}"
+        )
