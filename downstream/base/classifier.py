@@ -112,7 +112,7 @@ class Classifier(DownstreamTask):
         self._class_counts += count_by_class(right, batch.labels, len(self._class_counts))
 
     def on_test_epoch_end(self) -> None:
-        """Logs what was measured, and the accuracy of each class of which there were samples."""
+        """Logs what was measured, the accuracy of each class of which there were samples, and that of the largest."""
         super().on_test_epoch_end()
         counts = self.trainer.strategy.reduce(self._class_counts, reduce_op="sum")
         assert isinstance(counts, Tensor)
@@ -123,6 +123,17 @@ class Classifier(DownstreamTask):
             name = names[index] if index < len(names) else str(index)
             self.log(f"test/top1_of/{name}", top1[index], sync_dist=world_size() > 1)
         self.log("test/mean_class_top1", top1[tested].mean(), sync_dist=world_size() > 1)
+        largest = self._largest_class()
+        if largest is not None:
+            fraction = counts[largest, 1].float() / counts[:, 1].sum()
+            self.log("test/largest_class_top1", fraction, sync_dist=world_size() > 1)
+
+    def _largest_class(self) -> int | None:
+        """The class of the most training samples: naming it always is what an accuracy has to beat."""
+        labels = getattr(self.data, "labels", None)
+        found = labels("train") if callable(labels) else torch.empty(0)
+        found = found[found >= 0]
+        return int(found.bincount().argmax()) if len(found) else None
 
 
 def accuracies(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:

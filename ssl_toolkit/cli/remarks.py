@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 
 from ssl_toolkit.data.checks import rest_of_epoch
+from ssl_toolkit.evaluation.intervals import wilson_interval
 from ssl_toolkit.run_folder import WEIGHTS, sync_command
 
 
@@ -33,11 +35,34 @@ def left_out(data: Any, trainer: Trainer) -> str | None:
     return rest_of_epoch(data.num_images("train"), data.batch_size * trainer.world_size, data.noun)
 
 
-def say_what_next(command: str, run: Path, trainer: Trainer) -> None:
+def accuracy_lines(metrics: Mapping[str, Any], num: int) -> list[str]:
+    """What a test measured, beside what naming the largest class always would.
+
+    Args:
+        metrics: By name.
+        num: How many samples were tested.
+    """
+    if "test/top1" not in metrics or not num:
+        return []
+    top1 = wilson_interval(round(float(metrics["test/top1"]) * num), num)
+    lines = [f"test/top1: {_percent(top1.value)} (95 % interval {_percent(top1.low)} to {_percent(top1.high)})"]
+    if "test/mean_class_top1" in metrics:
+        lines.append(f"test/mean_class_top1: {_percent(metrics['test/mean_class_top1'])}")
+    if "test/largest_class_top1" in metrics:
+        largest = float(metrics["test/largest_class_top1"])
+        verdict = "" if top1.low > largest else ", and the network is not shown to be better"
+        lines.append(f"always naming the largest class: {_percent(largest)}{verdict}")
+    return lines
+
+
+def _percent(fraction: Any) -> str:
+    return f"{100 * float(fraction):.1f} %"
+
+
+def say_what_next(command: str, run: Path, trainer: Trainer, num_tested: int) -> None:
     """Prints what came out, where things are, and what to do with them."""
-    for key in ("test/top1", "test/mean_class_top1"):
-        if key in trainer.callback_metrics:
-            print(f"{key}: {100 * float(trainer.callback_metrics[key]):.1f} %")
+    for line in accuracy_lines(trainer.callback_metrics, num_tested):
+        print(line)
     print(f"weights: {run / WEIGHTS}\nreport:  {run / 'report.html'}")
     if sync := sync_command(run):
         print(f"W&B:     {sync}")

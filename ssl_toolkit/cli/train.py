@@ -94,7 +94,7 @@ def train(command: str, arguments: Sequence[str], quietly: bool = False, apart: 
         finish(objects, run)
         write_status(run, "finished", step=trainer.global_step)
         if not quietly:
-            say_what_next(command, run, trainer)
+            say_what_next(command, run, trainer, objects.data.num_images("test"))
     return run
 
 

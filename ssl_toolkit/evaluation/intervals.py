@@ -45,10 +45,14 @@ def confidence_interval(correct: Num[Tensor, " images"] | Bool[Tensor, " images"
     Raises:
         ValueError: If there are no images.
     """
-    num = correct.numel()
+    return wilson_interval(int(correct.sum()), correct.numel())
+
+
+def wilson_interval(right: int, num: int) -> Interval:
+    """As `confidence_interval`, of so many images that are right among so many."""
     if not num:
         raise ValueError("an accuracy needs at least one image, got none")
-    p = float(correct.double().mean())
+    p = right / num
     centre = (p + _Z**2 / (2 * num)) / (1 + _Z**2 / num)
     half = _Z / (1 + _Z**2 / num) * math.sqrt(p * (1 - p) / num + _Z**2 / (4 * num**2))
     # rounding must not push the accuracy out of its interval at 0 and 1

@@ -124,6 +124,7 @@ def evaluate(
         name, config, size, num_images, data.num_classes, seed, rows, differences, best_difference, seconds,
         ensembles=[row for results in measured.values() for result in results.values() for row in result.ensembles],
         folds=[row for results in measured.values() for result in results.values() for row in result.folds],
+        majority=float((data.labels("test") == data.labels("train").bincount().argmax()).double().mean()),
     )  # fmt: skip
 
 
@@ -179,6 +180,8 @@ def _measure(
             strength=probe.strength,
             spread=spread(test[:_MAX_RANKED]),
             rank_me=rank_me(test[:_MAX_RANKED]),
+            knn_mean_class=_mean_class(knn_correct, test_labels),
+            linear_mean_class=_mean_class(probe.correct, test_labels),
         )
         steps(
             f"{name} with {weights} weights: kNN {100 * row.knn.value:.1f} %, "
@@ -206,6 +209,12 @@ def _best(results: dict[str, _Measured]) -> str:
 
 def _accuracies(predictions: dict[int, Tensor], labels: Tensor) -> dict[int, float]:
     return {k: float((predicted == labels).double().mean()) for k, predicted in predictions.items()}
+
+
+def _mean_class(correct: Tensor, labels: Tensor) -> float:
+    """The accuracy of each class, averaged over the classes that there are."""
+    counts = labels.bincount()
+    return float((labels[correct].bincount(minlength=len(counts)) / counts)[counts > 0].double().mean())
 
 
 def _check(data: ImageData) -> None:

@@ -33,6 +33,8 @@ class Row:
         strength: Of its L2 penalty.
         spread: `ssl_toolkit.evaluation.spread` of the test features.
         rank_me: `ssl_toolkit.evaluation.rank_me` of the test features.
+        knn_mean_class: Test accuracy of kNN for each class, averaged over the classes of which there are test images.
+        linear_mean_class: Likewise of the linear probe.
     """
 
     weights: Literal["given", "random"]
@@ -47,6 +49,8 @@ class Row:
     strength: float
     spread: float
     rank_me: float
+    knn_mean_class: float | None = None
+    linear_mean_class: float | None = None
 
 
 def best_representation(rows: Sequence[Row]) -> str:
@@ -125,6 +129,7 @@ class Evaluation:
         seconds: Wall-clock time of all of it.
         ensembles: One for the given and one for the random weights, if they were asked for.
         folds: Likewise.
+        majority: Test accuracy of naming the largest class of the training images always.
     """
 
     weights: str
@@ -139,6 +144,7 @@ class Evaluation:
     seconds: float
     ensembles: list[EnsembleRow] = field(default_factory=list)
     folds: list[FoldsRow] = field(default_factory=list)
+    majority: float | None = None
 
     def row(self, representation: str = "pooled", weights: Literal["given", "random"] = "given") -> Row:
         """The row of a representation.
@@ -159,12 +165,34 @@ class Evaluation:
         """One sentence on the linear probe of the pooled features, and on that of the best stages if they differ."""
         for difference in self.differences:
             if difference.representation == "pooled":
-                return _sentence(difference.linear) + self._best_stages()
+                return _sentence(difference.linear) + self._best_stages() + self._over_majority()
         top1 = self.row().linear
         return (
             f"linear probe on pooled features: {_percent(top1.value)} % (95 % interval {_percent(top1.low)} to "
-            f"{_percent(top1.high)}); random weights were not measured"
+            f"{_percent(top1.high)}); random weights were not measured{self._over_majority()}"
         )
+
+    def _over_majority(self) -> str:
+        """What to add where the pooled features are no better than no features."""
+        if self.majority is None or self.row().linear.low > self.majority:
+            return ""
+        return (
+            f"; a probe of the pooled features ({_percent(self.row().linear.value)} %) is not shown to be better than "
+            f"always naming the largest class ({_percent(self.majority)} %)"
+        )
+
+    def baselines(self) -> str:
+        """One line on the largest class alone, and on accuracies in which every class counts the same; may be empty."""
+        if self.majority is None:
+            return ""
+        row = self.row()
+        means = [
+            f"{name} {_percent(value)} %"
+            for name, value in (("kNN", row.knn_mean_class), ("linear probe", row.linear_mean_class))
+            if value is not None
+        ]
+        mean_class = f"; mean-class accuracy of pooled: {', '.join(means)}" if means else ""
+        return f"always naming the largest class: {_percent(self.majority)} %{mean_class}"
 
     def _best_stages(self) -> str:
         """What to add where random weights, or the given ones, have better features than the pooled ones."""
@@ -175,7 +203,14 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries, lists, strings and numbers, with the verdict; intervals as value, low and high."""
-        return _plain({**asdict(self), "best_representation": self.best_representation(), "verdict": self.verdict()})
+        return _plain(
+            {
+                **asdict(self),
+                "best_representation": self.best_representation(),
+                "verdict": self.verdict(),
+                "baselines": self.baselines(),
+            }
+        )
 
     def save(self, path: str | Path) -> None:
         """Writes `to_json` to a file, which appears whole or not at all; an older one is replaced."""
@@ -187,12 +222,13 @@ class Evaluation:
         from rich.table import Table
 
         images = ", ".join(f"{num:,} {split}" for split, num in self.num_images.items())
+        below = f"{baselines}\n" if (baselines := self.baselines()) else ""
         table = Table(
             title=f"top-1 in % of the test images (95 % interval): {images} images, {self.num_classes} classes",
             caption=f"k and the penalty were chosen on the validation images, on which the linear probe is best for "
             f"{self.best_representation()}; {self.seconds:,.0f} s\n"
             "intervals: the choice of the test images alone; other seeds of the weights vary on top of that\n"
-            f"{self.verdict()}{self._ensemble_verdict()}",
+            f"{below}{self.verdict()}{self._ensemble_verdict()}",
             box=box.SIMPLE,
             padding=(0, 1, 0, 0),
             show_edge=False,

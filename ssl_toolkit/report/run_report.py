@@ -23,6 +23,8 @@ TITLES = {
     "knn_top1": ("kNN top-1 (%)", True),
     "linear_probe_top1": ("linear probe top-1 (%)", True),
     "top1": ("top-1 (%)", True),
+    "mean_class_top1": ("mean-class top-1 (%)", True),
+    "largest_class_top1": ("top-1 of always naming the largest class (%)", True),
     "top5": ("top-5 (%)", True),
     "accuracy": ("accuracy (%)", True),
     "lr": ("learning rate", False),
@@ -152,6 +154,7 @@ def _evaluation(run: Path) -> list[Piece]:
             _interval(row["knn"]),
             row["knn_k"],
             _interval(row["linear"]),
+            *([f"{100 * row['linear_mean_class']:.1f}"] if row.get("linear_mean_class") is not None else []),
         ]
         for row in evaluation["rows"]
     ]
@@ -161,6 +164,10 @@ def _evaluation(run: Path) -> list[Piece]:
         "k and the penalty of the probe were chosen on the validation images."
     )
     headers = ["features", "weights", "width", "kNN", "k", "linear probe"]
+    if rows and len(rows[0]) > len(headers):
+        headers.append("its mean-class accuracy")
+    if baselines := evaluation.get("baselines"):
+        caption += f" {baselines[0].upper()}{baselines[1:]}."
     return [Text(f"{evaluation['verdict'].capitalize()}."), Table(headers, rows, caption)]
 
 
