@@ -36,6 +36,8 @@ def pytest_collection_modifyitems(config, items):
         guarantees = [name for each in item.iter_markers("guarantee") for name in each.args]
         # the nightly command reads them from the reports
         nightly = item.get_closest_marker("nightly") is not None
+        if nightly and item.get_closest_marker("slow") is not None:
+            raise pytest.UsageError(f"{item.nodeid} is marked both slow (the gate runs it) and nightly (it does not)")
         item.user_properties += [("group", groups[item]), ("guarantees", guarantees), ("nightly", nightly)]
     if config.getoption("--changed"):
         import source_groups

@@ -21,6 +21,7 @@ def evaluate(arguments: Sequence[str]) -> Evaluation:
     with quick_imports():
         from rich.console import Console
 
+        from ssl_toolkit.cli.remarks import seen_remarks
         from ssl_toolkit.data import ImageData
         from ssl_toolkit.evaluation import evaluate as measure
 
@@ -33,6 +34,8 @@ def evaluate(arguments: Sequence[str]) -> Evaluation:
     config.pop("config")
     evaluation = measure(**vars(config), say=_say)
     Console().print(evaluation.table())
+    for remark in seen_remarks(config.data, config.weights):
+        print(remark)
     evaluation.save(out)
     print(f"figures: {out}")
     return evaluation

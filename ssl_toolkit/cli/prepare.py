@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
@@ -13,13 +15,21 @@ from ssl_toolkit.runtime.fsdp import check_run
 from ssl_toolkit.task import Task
 
 
-def prepare(parser: ArgumentParser, config: Namespace) -> Namespace:
-    """Builds what a configuration describes, checks it, and sets up its data."""
+def prepare(parser: ArgumentParser, config: Namespace, resumed: Path | None = None) -> Namespace:
+    """Builds what a configuration describes, checks it, and sets up its data.
+
+    Args:
+        parser: Of the configuration.
+        config: The configuration.
+        resumed: The folder of a run that goes on, whose images stay in their splits.
+    """
     use_threads(config.threads)
     torch.manual_seed(number("model", config.seed))
     objects = instantiate(parser, config)
     check_trainer(vars(objects.trainer))
     check_task(config, objects)
+    if resumed is not None:
+        objects.data.go_on_with(resumed)
     objects.data.setup("fit")
     objects.early_stopping.check(objects.data)
     set_log_interval(objects)

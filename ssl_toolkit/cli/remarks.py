@@ -10,6 +10,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 
 from ssl_toolkit.data.checks import rest_of_epoch
+from ssl_toolkit.data.split_file import seen_in_pretraining
 from ssl_toolkit.evaluation.intervals import wilson_interval
 from ssl_toolkit.run_folder import WEIGHTS, sync_command
 
@@ -33,6 +34,20 @@ def left_out(data: Any, trainer: Trainer) -> str | None:
     if trainer.limit_train_batches != 1.0:
         return None
     return rest_of_epoch(data.num_images("train"), data.batch_size * trainer.world_size, data.noun)
+
+
+def seen_remarks(data: Any, weights: str | Path) -> list[str]:
+    """What is to be said of test images with which the weights were pretrained."""
+    try:
+        seen = seen_in_pretraining(data, weights)
+    except ValueError as error:
+        return [f"whether test images were among those of the pretraining is not known: {error}"]
+    if not seen:
+        return []
+    return [
+        f"{seen:,} of the {data.num_images('test'):,} test {data.noun} were among the training images of the "
+        f"pretraining ({Path(weights).parent}): figures on them may be better than on new ones"
+    ]
 
 
 def accuracy_lines(metrics: Mapping[str, Any], num: int) -> list[str]:

@@ -37,15 +37,17 @@ class Record(Callback):
     Args:
         run: The run's folder.
         resolved: The configuration as plain data.
+        data: The images, whose splits are written down.
 
     Attributes:
         facts: Plain data about this start, to be written with it.
         is_written: Whether it was.
     """
 
-    def __init__(self, run: Path, resolved: dict[str, Any]) -> None:
+    def __init__(self, run: Path, resolved: dict[str, Any], data: Any) -> None:
         self.run = run
         self.resolved = resolved
+        self.data = data
         self.facts: dict[str, Any] = {}
         self.is_written = False
 
@@ -55,6 +57,7 @@ class Record(Callback):
             if (self.run / CONFIG).exists():  # else the folder may hold files of the user's
                 remove_leftovers(self.run)
             write_config(self.run, self.resolved)
+            self.data.write_splits(self.run)
             write_environment(self.run, **self.facts)
             write_status(self.run, "running")
         self.is_written = True

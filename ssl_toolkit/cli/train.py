@@ -20,7 +20,7 @@ from ssl_toolkit.cli.global_batch import batch_facts, keep_global_batch
 from ssl_toolkit.cli.leftover_args import leftover_remarks
 from ssl_toolkit.cli.parser import parse, plain
 from ssl_toolkit.cli.prepare import prepare, rebuild_task, set_log_interval
-from ssl_toolkit.cli.remarks import left_out, say_what_next, warmup_remarks
+from ssl_toolkit.cli.remarks import left_out, say_what_next, seen_remarks, warmup_remarks
 from ssl_toolkit.cli.resume_changes import changed_settings, check_kept, remarks
 from ssl_toolkit.cli.run_context import Record, bad_files_noted, failure_noted, one_line_errors, quiet
 from ssl_toolkit.cli.training_parser import training_parser
@@ -83,7 +83,7 @@ def train(command: str, arguments: Sequence[str], quietly: bool = False, apart: 
     if apart and starts_processes(config.trainer):
         run_command(command, arguments)
         return run
-    objects = prepare(parser, config)
+    objects = prepare(parser, config, run if checkpoint is not None else None)
     if is_rank_zero():
         for remark in (*leftover_remarks(line, objects.model), *restart_remarks()):
             print(remark)
@@ -152,7 +152,7 @@ def start(
     """Makes the trainer, settles what depends on the number of processes, and says what is about to be trained."""
     with quiet(), one_line_errors():
         resolved = write_out(plain(parser, config))
-        record = Record(run, resolved)
+        record = Record(run, resolved, objects.data)
         trainer = make_trainer(objects, record)
         if line.resumed is not None:
             is_given = "data.batch_size" in line.set_by_options
@@ -163,6 +163,7 @@ def start(
             said += note_changes(record, objects.model, checkpoint)
         elif weights := getattr(objects.model, "pretraining", None):
             said.append(size_remark(weights["weights"], objects.data.image_size))
+            said += seen_remarks(objects.data, weights["weights"])
         if is_rank_zero():
             for remark in (*said, objects.data.summary(), left_out(objects.data, trainer)):
                 if remark:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ssl_toolkit.data.bad_files import BadFiles, OnError
 from ssl_toolkit.data.cache import CacheKind, default_cache_dir, open_store
 from ssl_toolkit.data.decode import BadImage
-from ssl_toolkit.data.sources import Source
+from ssl_toolkit.data.sources import Source, SubsetSource
 from ssl_toolkit.data.store import Store
 
 
@@ -70,11 +70,20 @@ class ImageSet:
         )
 
     @property
+    def settings(self) -> str:
+        """What decoded pixels depend on beside their file."""
+        return f"image_size={self._options.image_size} channels={self._options.channels}"
+
+    @property
     def bad_files(self) -> list[BadImage]:
         """The images that could not be decoded, as far as is known, in the order of the source."""
         if "store" not in self.__dict__:
             return []
         return [error for _, error in sorted(self.store.bad.found.items())]
+
+    def subset(self, places: NDArray[np.int64]) -> ImageSet:
+        """The images at some places of the source, renumbered from 0."""
+        return ImageSet(SubsetSource(self.source, places), self._options, self._is_rank_zero)
 
     def without_bad(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """The images among these that are not known to be bad."""

@@ -18,14 +18,19 @@ from ssl_toolkit.data.console import say
 from ssl_toolkit.data.dataset import ImageSet, ReadOptions
 from ssl_toolkit.data.decode import BadImage
 from ssl_toolkit.data.decode_pool import READ_TIMEOUT
+from ssl_toolkit.data.division import divide, divide_as_before
 from ssl_toolkit.data.loader import BatchLoader
 from ssl_toolkit.data.order import epoch_order, groups_of
 from ssl_toolkit.data.shards import ShardOptions
 from ssl_toolkit.data.source_factory import Origin, open_sets
 from ssl_toolkit.data.sources import LabelKind
+from ssl_toolkit.data.split_file import FILE as SPLIT_FILE
+from ssl_toolkit.data.split_file import Assignment, read_split_file, write_split_file
 from ssl_toolkit.data.splits import Division, Fractions, Split
 from ssl_toolkit.data.store import DecodedStore
 from ssl_toolkit.distributed.ranks import is_rank_zero, num_cores, rank, world_size
+
+_NAMES_SHOWN = 4
 
 
 class ImageData(LightningDataModule):
@@ -71,6 +76,7 @@ class ImageData(LightningDataModule):
         seed: Of the order of the images and of the choice of the few labelled ones.
         split_seed: Of what runs with different seeds must share to be comparable: which images are in the test,
             validation and training splits, which are chosen by `max_images`, and the procedural images themselves.
+        splits: A run, or the splits.parquet of one: its images keep their splits, and only new ones are divided.
 
     Attributes:
         loader_class: What makes the batches.
@@ -110,6 +116,7 @@ class ImageData(LightningDataModule):
         read_timeout: float = READ_TIMEOUT,
         seed: int = 0,
         split_seed: int = 0,
+        splits: str | None = None,
     ) -> None:
         super().__init__()
         check_below_one("val_fraction", val_fraction)
@@ -150,6 +157,25 @@ class ImageData(LightningDataModule):
         self._train_loader: BatchLoader | None = None
         self._resumed: dict[str, int] = {}
         self._division: Division | None = None
+        self._splits = splits
+        self._before: dict[str, Assignment] = {}
+
+    def go_on_with(self, run: Path) -> None:
+        """Has the images of a run that is resumed stay in their splits, and refuses others; to be called first.
+
+        Args:
+            run: The folder of the run; one without a split file, of an earlier version, changes nothing.
+
+        Raises:
+            ValueError: In one line, if the file is damaged; and at `setup`, if an image is gone or has changed.
+        """
+        if (run / SPLIT_FILE).is_file():
+            self._before = read_split_file(run)
+
+    def write_splits(self, run: Path) -> None:
+        """Writes the split of each image into the folder of a run, unless it is there."""
+        if not (run / SPLIT_FILE).exists():
+            write_split_file(run / SPLIT_FILE, self._divided().assignments())
 
     def prepare_data(self) -> None:
         """Lets rank zero download and build the disk cache while the others wait for it."""
@@ -278,6 +304,11 @@ class ImageData(LightningDataModule):
         images, members = self._divided().split(split)
         return images.labels[members]
 
+    def sizes(self, split: Split) -> NDArray[np.int64]:
+        """int64 array: the bytes of the files of the images of a split, in the order of `indices`; -1 for none."""
+        images, members = self._divided().split(split)
+        return images.source.sizes()[members]
+
     def name(self, split: Split, index: int) -> str:
         """The name of an image, such as its path in the folder, from its number in a `Batch` of this split."""
         return self._divided().split(split).images.source.name(index)
@@ -300,13 +331,15 @@ class ImageData(LightningDataModule):
     def summary(self) -> str:
         """One line: the images of each split, the classes, the bad files."""
         counts = ", ".join(f"{count} {split}" for split, count in self._divided().counts().items())
-        classes = f" of {self.num_classes} classes" if self.num_classes else ""
+        names = ", ".join(self.class_names[:_NAMES_SHOWN])
+        names += ", ..." if self.num_classes > _NAMES_SHOWN else ""
+        classes = f" of {self.num_classes} classes ({names})" if self.num_classes else ""
         bad = f"; bad images left out: {len(self.bad_files)}" if self.bad_files else ""
         return f"{self._origin.title}: {counts} {self.noun}{classes}{bad}"
 
     def _divided(self) -> Division:
         if self._division is None:
-            self._division = Division(self._open_sets(), self._fractions, self._origin.split_seed)
+            self._division = self._divide()
             stays = isinstance(self._division.split("train").images.store, DecodedStore)
             if self._origin.is_remote and self._division.shares_source and not stays and is_rank_zero():
                 say(
@@ -315,5 +348,15 @@ class ImageData(LightningDataModule):
                 )
         return self._division
 
+    def _divide(self) -> Division:
+        limited = self._origin.max_images is not None
+        if self._before:
+            return divide_as_before(self._open_sets(), self._before, self._fractions, limited, self.noun)
+        known = None if self._splits is None else read_split_file(self._splits)["train"]
+        return divide(self._open_sets(), self._fractions, self._origin.split_seed, known, self.noun)
+
     def _open_sets(self) -> dict[str, ImageSet]:
-        return open_sets(self._origin, self._options)
+        origin = self._origin
+        if self._before and origin.source != "procedural":
+            origin = origin._replace(max_images=None)  # those that were chosen are known by their names
+        return open_sets(origin, self._options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,8 @@ from ssl_toolkit.distributed.ranks import is_rank_zero
 from ssl_toolkit.errors import nearest
 
 FILE_SOURCES = ("folder", "shards")
+_SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+_ALIASES = frozenset(alias for aliases in _SPLITS.values() for alias in aliases)
 
 
 class Origin(NamedTuple):
@@ -95,12 +98,53 @@ def _open_files(origin: Origin, options: ReadOptions) -> dict[str, Source]:
     if origin.path is None:
         what = "tar shards" if origin.source == "shards" else "folder of images"
         raise ValueError(f"data.path is missing: give the {what}, or set data.source: procedural")
+    check_apart(origin)
     main = _open(origin.path, origin, options)
+    _check_no_splits(main, origin)
     sources = {"train": _limit(main, origin)}
     for name, path in (("val", origin.val_path), ("test", origin.test_path)):
         if path is not None:
             sources[name] = _open(path, origin, options, main.class_names)
     return sources
+
+
+def check_apart(origin: Origin) -> None:
+    """Refuses folders or shards of which one holds the images of another."""
+    given = [(f"data.{name}", getattr(origin, name)) for name in ("path", "val_path", "test_path")]
+    places = [(name, path) for name, path in given if path is not None]
+    for number, (name, path) in enumerate(places):
+        for other, other_path in places[:number]:
+            if _overlap(path, other_path):
+                raise ValueError(
+                    f"{name} ({plain(path)}) and {other} ({plain(other_path)}) hold the same images, which would be in "
+                    f"two splits; give folders that lie apart, or leave {name} out and divide by data.val_fraction and "
+                    "data.test_fraction"
+                )
+
+
+def _overlap(first: str, second: str) -> bool:
+    if first == second:
+        return True
+    if is_remote(first) or is_remote(second):
+        return False
+    one, other = (Path(each).expanduser().resolve() for each in (first, second))
+    return one == other or (one.is_dir() and one in other.parents) or (other.is_dir() and other in one.parents)
+
+
+def _check_no_splits(source: Source, origin: Origin) -> None:
+    """Refuses classes that are the folders of splits."""
+    names = {name.lower(): name for name in source.class_names}
+    found = {
+        split: next((names[each] for each in aliases if each in names), None) for split, aliases in _SPLITS.items()
+    }
+    if found["train"] is None or not (found["val"] or found["test"]) or not names.keys() <= _ALIASES:
+        return
+    options = [f"--data.path {origin.path}/{found['train']}"]
+    options += [f"--data.{split}_path {origin.path}/{found[split]}" for split in ("val", "test") if found[split]]
+    raise ValueError(
+        f"the folder '{origin.path}' has no classes but the splits {', '.join(source.class_names)}: give "
+        + " ".join(options)
+    )
 
 
 def _open(path: str, origin: Origin, options: ReadOptions, class_names: Sequence[str] = ()) -> Source:

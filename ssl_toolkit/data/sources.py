@@ -58,6 +58,10 @@ class Source(ABC):
         """A short name of the image for messages and tables, such as its path in the folder."""
         return str(index)
 
+    def sizes(self) -> NDArray[np.int64]:
+        """The bytes of each image's file: int64 array of shape ``[num]``, -1 where it has none of its own."""
+        return np.full(len(self), -1, dtype=np.int64)
+
     def label(self, index: int) -> int:
         """The class number of the image, -1 if it has none."""
         return -1
@@ -141,6 +145,7 @@ class FolderSource(Source):
         self._channels = channels
         files = folders.find_images(self.path)
         self._names = [file.name for file in files]
+        self._sizes = np.array([file.size for file in files], dtype=np.int64)
         digest = hashlib.blake2b(digest_size=16)
         for file in files:
             digest.update(f"{file.name}\0{file.size}\0{file.modified}\n".encode("utf-8", "surrogateescape"))
@@ -162,6 +167,13 @@ class FolderSource(Source):
         # a name that is not valid UTF-8 must still be printable
         return self._names[index].encode("utf-8", "replace").decode()
 
+    def sizes(self) -> NDArray[np.int64]:
+        return self._sizes
+
+    def files(self) -> list[tuple[Path, int]]:
+        """The path and the bytes of each image."""
+        return [(self.path / name, size) for name, size in zip(self._names, self._sizes.tolist(), strict=True)]
+
     def label(self, index: int) -> int:
         return -1 if self._labels is None else int(self._labels[index])
 
@@ -175,31 +187,37 @@ class SubsetSource(Source):
     Args:
         source: The other source.
         indices: int64 array of places in it.
+
+    Attributes:
+        places: These.
     """
 
     def __init__(self, source: Source, indices: NDArray[np.int64]) -> None:
         self.source = source
         self.class_names = source.class_names
-        self._indices = indices
+        self.places = indices
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self.places)
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        return self.source.read(int(self._indices[index]))
+        return self.source.read(int(self.places[index]))
 
     def fingerprint(self) -> str:
-        digest = hashlib.blake2b(self._indices.astype("<i8").tobytes(), digest_size=16)
+        digest = hashlib.blake2b(self.places.astype("<i8").tobytes(), digest_size=16)
         return f"subset {digest.hexdigest()} of {self.source.fingerprint()}"
 
     def name(self, index: int) -> str:
-        return self.source.name(int(self._indices[index]))
+        return self.source.name(int(self.places[index]))
+
+    def sizes(self) -> NDArray[np.int64]:
+        return self.source.sizes()[self.places]
 
     def label(self, index: int) -> int:
-        return self.source.label(int(self._indices[index]))
+        return self.source.label(int(self.places[index]))
 
     def labels(self) -> NDArray[np.int64]:
-        return self.source.labels()[self._indices]
+        return self.source.labels()[self.places]
 
     def examples(self, num: int) -> list[int]:
         if self.source.groups() is None:
@@ -208,10 +226,10 @@ class SubsetSource(Source):
 
     def groups(self) -> Groups | None:
         groups = self.source.groups()
-        return None if groups is None else Groups(groups.of[self._indices], groups.window)
+        return None if groups is None else Groups(groups.of[self.places], groups.window)
 
     def ahead(self, batches: Iterator[NDArray[np.int64]]) -> Generator[None, None, None]:
-        yield from self.source.ahead(self._indices[batch] for batch in batches)
+        yield from self.source.ahead(self.places[batch] for batch in batches)
 
     def read_many(self, indices: Sequence[int]) -> list[NDArray[np.uint8] | BadImage]:
-        return self.source.read_many([int(self._indices[index]) for index in indices])
+        return self.source.read_many([int(self.places[index]) for index in indices])

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ssl_toolkit.data.dataset import ImageSet
 from ssl_toolkit.data.decode import BadImage
+from ssl_toolkit.data.split_file import Assignment, assignment_of
 from ssl_toolkit.errors import nearest
 from ssl_toolkit.random import fold_in, sample_keys, uniform
 
@@ -49,27 +50,26 @@ class Division:
 
     Args:
         sets: All images: those to be divided under "train", and those that are a split as they are under its name.
-        fractions: How they are divided.
-        split_seed: Another seed gives another division.
-
-    Attributes:
+        parts: The places of the images of each split in their set.
+        fractions: How few of the training images are labelled.
         shares_source: Whether the validation or the test split is a part of the same source as the training split.
 
     Raises:
         ValueError: The images are too few, or too many of them are bad.
     """
 
-    def __init__(self, sets: dict[str, ImageSet], fractions: Fractions, split_seed: int) -> None:
+    def __init__(
+        self,
+        sets: dict[str, ImageSet],
+        parts: dict[str, NDArray[np.int64]],
+        fractions: Fractions,
+        shares_source: bool,
+    ) -> None:
         self._fractions = fractions
         self._sets = sets
-        main = sets["train"]
-        val_fraction = 0.0 if "val" in sets else fractions.val_fraction
-        test_fraction = 0.0 if "test" in sets else fractions.test_fraction
-        parts = split_indices(main.labels.numpy(), val_fraction, test_fraction, split_seed)
-        parts |= {name: np.arange(len(images.labels)) for name, images in sets.items() if name != "train"}
         self._parts = parts  # with bad images, which are known only when all have been decoded
         self._splits: dict[str, SplitImages] = {}
-        self.shares_source = bool(val_fraction or test_fraction)
+        self.shares_source = shares_source
         self.split("train")
 
     def split(self, name: str) -> SplitImages:
@@ -93,6 +93,14 @@ class Division:
         return {
             name: len(self._splits[name].indices if name in self._splits else self._parts[name])
             for name in get_args(Split)
+        }
+
+    def assignments(self) -> dict[str, Assignment]:
+        """The split of each image of each set, for a split file."""
+        of_main = {name: places for name, places in self._parts.items() if name not in self._sets or name == "train"}
+        return {
+            name: assignment_of(images, of_main if name == "train" else {name: self._parts[name]})
+            for name, images in self._sets.items()
         }
 
     def bad_files(self) -> list[BadImage]:

@@ -6,6 +6,7 @@ when the store is built, and a batch of equal images is one copy of whole rows.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence
@@ -42,6 +43,14 @@ class Store(ABC):
             The images that can be decoded, in order, and the places in ``indices`` of those that cannot.
         """
 
+    def digests(self, most_bytes: int) -> NDArray[np.uint64] | None:
+        """A hash of each image's pixels, uint64 array, 0 for a bad one; None where they are not all at hand.
+
+        Args:
+            most_bytes: None, too, if all of them take more.
+        """
+        return None
+
     def ahead(self, batches: Iterator[NDArray[np.int64]]) -> Generator[None, None, None]:
         """As `Source.ahead`; nothing to prepare where all images are decoded."""
         yield from ()
@@ -77,6 +86,17 @@ class DecodedStore(Store):
         good = self._sizes[indices, 0] > 0
         arrays = [self._image(index) for index in indices[good]]
         return to_canvas(arrays, self._channels), np.flatnonzero(~good).tolist()
+
+    def digests(self, most_bytes: int) -> NDArray[np.uint64] | None:
+        if len(self._data) > most_bytes:
+            return None
+        found = np.zeros(len(self._sizes), dtype=np.uint64)
+        for index, size in enumerate(self._sizes):
+            if size[0]:
+                pixels = self._data[self._offsets[index] : self._offsets[index + 1]]
+                digest = hashlib.blake2b(pixels.tobytes(), digest_size=8, salt=size.astype("<i8").tobytes()).digest()
+                found[index] = int.from_bytes(digest, "little") or 1
+        return found
 
     def _image(self, index: int) -> NDArray[np.uint8]:
         height, width = self._sizes[index]

@@ -101,7 +101,6 @@ def test_a_run_killed_at_a_few_moments_ends_as_if_nothing_had_been(server, tmp_p
     reached(f"{num} of {num} kills, then every bit the same; at most {redone} steps done again, saved every {EVERY}")
 
 
-@pytest.mark.slow
 @pytest.mark.guarantee("R1")
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", methods.on_representatives())

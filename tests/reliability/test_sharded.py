@@ -198,7 +198,7 @@ def components():
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(900)
 def test_every_component_works_in_parts_or_is_refused(run_processes, tmp_path, capsys):
     jobs, pairs = [], {}

@@ -38,10 +38,12 @@ def differing(first, second):
     return names
 
 
-@pytest.mark.slow
 @pytest.mark.guarantee("R6")
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("strategy", "victims"), [("ddp", [0, 1, 0]), ("fsdp2", [1])])
+@pytest.mark.parametrize(
+    ("strategy", "victims"),
+    [pytest.param("ddp", [0, 1, 0], marks=pytest.mark.nightly), pytest.param("fsdp2", [1], marks=pytest.mark.slow)],
+)
 def test_killed_ranks_are_started_again_and_the_run_ends_as_if_nothing_had_been(strategy, victims, tmp_path, reached):
     steps = 30 * (1 + len(victims))
     recipe = write_recipe(tmp_path, trainer={"max_steps": steps, "max_epochs": -1}, checkpoint={"every_n_steps": 2})

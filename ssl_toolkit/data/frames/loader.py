@@ -120,6 +120,11 @@ class SequenceSet(ImageSet):
         """The decoded frames; the first use may take as long as decoding them all."""
         return SequenceStore(self._sequences, self._frames.store, self._clip_frames)
 
+    def subset(self, places: NDArray[np.int64]) -> ImageSet:
+        """Refused: sequences cannot be left out of their source."""
+        num = len(self.source) - len(places)
+        raise ValueError(f"{num:,} sequences are new since the run was begun: take them away, or begin a new run")
+
     @property
     def bad_files(self) -> list[BadImage]:
         """The frames that could not be decoded, as far as is known."""

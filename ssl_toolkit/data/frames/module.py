@@ -10,6 +10,7 @@ from ssl_toolkit.data.frames.loader import SequenceLoader, SequenceSet
 from ssl_toolkit.data.frames.source import SequenceSource
 from ssl_toolkit.data.loader import BatchLoader
 from ssl_toolkit.data.module import ImageData
+from ssl_toolkit.data.source_factory import check_apart
 from ssl_toolkit.distributed.ranks import is_rank_zero
 
 Sampling = Literal["uniform", "clip"]
@@ -64,6 +65,7 @@ class FrameData(ImageData):
         origin, options = self._origin, self._options
         if origin.path is None:
             raise ValueError("data.path is missing: give the folder of the sequences")
+        check_apart(origin)
         evenly, clip = (self._max_frames, None) if self._sampling == "uniform" else (None, self._max_frames)
         sets: dict[str, ImageSet] = {}
         class_names = None

@@ -96,6 +96,8 @@ class SequenceSource(Source):
             digest.update(f"{file.name}\0{file.size}\0{file.modified}\n".encode("utf-8", "surrogateescape"))
         sequences = group_frames(root, [file.name for file in files], labels)
         self._names = sorted(sequences, key=natural_key)
+        size_of = {file.name: file.size for file in files}
+        self._sizes = [sum(size_of[name] for name in {frame.file for frame in sequences[each]}) for each in self._names]
         self._labels = None
         if labels == "folder":
             self.class_names, self._labels = folders.label_by_folder(root, self._names, class_names)
@@ -118,6 +120,9 @@ class SequenceSource(Source):
 
     def name(self, index: int) -> str:
         return self._names[index].encode("utf-8", "replace").decode()
+
+    def sizes(self) -> NDArray[np.int64]:
+        return np.array(self._sizes, dtype=np.int64)
 
     def label(self, index: int) -> int:
         return -1 if self._labels is None else int(self._labels[index])

@@ -141,6 +141,9 @@ class ShardSource(Source):
     def name(self, index: int) -> str:
         return printable(f"{self._names[self._index.shard(index)]}/{self._index.name(index)}")
 
+    def sizes(self) -> NDArray[np.int64]:
+        return np.asarray(self._index.columns["sizes"][:], dtype=np.int64)
+
     def label(self, index: int) -> int:
         return self._labelled.number(index)
 

@@ -14,9 +14,8 @@ def test_an_earlier_quickstart_is_not_overwritten(tmp_path, capsys):
     assert (tmp_path / "report.html").read_text() == "earlier"
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("seed", [pytest.param(0, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.nightly)])
 def test_pretraining_is_worth_it_beyond_doubt(seed, tmp_path, capsys):
     assert main(["quickstart", "--out", str(tmp_path), "--seed", str(seed)]) == 0
     results = {row["weights"]: row["draws"] for row in json.loads((tmp_path / "comparison.json").read_text())}

@@ -1,5 +1,7 @@
 """Sequences of frames: found, ordered, sampled, divided and delivered as they lie in the folder."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -77,7 +79,7 @@ def test_sequences_arrive_whole_and_in_order(folder, cache, tmp_path):
         assert batch.frames.sizes.tolist() == [[8, 10]] * int(batch.lengths.sum())
         assert batch.epoch == 0
     assert data.name("train", 4) == "walk/take 1"
-    assert data.summary() == f"{folder}: 6 train, 0 val, 0 test sequences of 2 classes"
+    assert data.summary() == f"{folder}: 6 train, 0 val, 0 test sequences of 2 classes (jump, walk)"
 
 
 def test_a_tensor_is_a_sequence_too(folder, tmp_path):
@@ -152,7 +154,8 @@ def test_splits_and_few_labels_have_the_meaning_of_images(tmp_path):
     assert not parts[0] & parts[1]
     assert not parts[1] & parts[2]
     assert make_data(tmp_path, label_fraction=0.5).num_images("train") == 20
-    both = make_data(tmp_path, val_path=str(tmp_path))
+    other = shutil.copytree(tmp_path, tmp_path.with_name("other"))
+    both = make_data(tmp_path, val_path=str(other))
     assert both.num_images("val") == both.num_images("train") == 40
     assert len(list(both.val_dataloader())) == 20
 

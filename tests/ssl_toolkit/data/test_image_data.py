@@ -36,7 +36,7 @@ def test_folder_with_labels(folder):
     assert sorted(np.concatenate([data.indices(split) for split in ("train", "val", "test")])) == list(range(60))
     assert torch.bincount(data.labels("val")).tolist() == [4, 4, 4]
     assert data.bad_files == []
-    assert data.summary() == f"{folder}: 42 train, 12 val, 6 test images of 3 classes"
+    assert data.summary() == f"{folder}: 42 train, 12 val, 6 test images of 3 classes (ant, bee, cat)"
     assert data.name("train", 21) == "bee/21.png"
     for batch in data.train_dataloader():
         assert batch.images.pixels.shape[:2] == (7, 3)
@@ -112,7 +112,7 @@ def test_max_images(folder):
 def test_procedural():
     data = ImageData(source="procedural", max_images=50, image_size=16, batch_size=20, val_fraction=0.2)
     assert data.num_classes == 10
-    assert data.summary() == "procedural: 40 train, 10 val, 0 test images of 10 classes"
+    assert data.summary() == "procedural: 40 train, 10 val, 0 test images of 10 classes (bird, boat, car, cup, ...)"
     batch = next(iter(data.train_dataloader()))
     assert batch.images.pixels.shape == (20, 3, 16, 16)
     other = ImageData(source="procedural", max_images=50, image_size=16, batch_size=20, val_fraction=0.2, seed=1)

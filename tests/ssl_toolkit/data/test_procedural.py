@@ -91,7 +91,7 @@ def test_impossible_arguments_are_refused(arguments):
         ProceduralSource(**arguments)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_linear_classifier_of_the_pixels_fails():
     pixels = ProceduralSource(5000, 64).render(range(5000)).reshape(5000, -1).astype(np.float32)
     labels = np.arange(5000) % 10
@@ -103,7 +103,7 @@ def test_a_linear_classifier_of_the_pixels_fails():
     assert max(scores) < 0.35
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_network_with_labels_succeeds():
     torch.manual_seed(0)
     pixels = torch.from_numpy(ProceduralSource(5000, 64).render(range(5000))).permute(0, 3, 1, 2)

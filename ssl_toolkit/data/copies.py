@@ -1,0 +1,92 @@
+"""Identical images, which must not be on both sides of a split."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssl_toolkit.data.dataset import ImageSet
+from ssl_toolkit.data.sources import FolderSource, Source, SubsetSource
+
+MOST_FILES = 200_000
+MOST_PIXEL_BYTES = 1 << 30
+_ENDS = 4096
+
+
+def first_copies(sets: Sequence[ImageSet]) -> list[NDArray[np.int64]] | None:
+    """The first of the images that are identical to each image, over several sets.
+
+    Files are compared by their bytes; images of another kind, of one set, by their pixels where these are decoded and
+    do not take more than 1 GiB.
+
+    Args:
+        sets: The sets; all numbers count from the first image of the first set.
+
+    Returns:
+        An int64 array for each set, with each image's own number where none before it is identical. None where looking
+        would take long: among more than 200,000 files, and among images that are decoded again for each batch.
+    """
+    files = [file for images in sets for file in _files(images.source)]
+    total = sum(len(images.source) for images in sets)
+    if len(files) == total:
+        firsts = _first_files(files) if total <= MOST_FILES else None
+    elif len(sets) == 1 and (digests := sets[0].store.digests(MOST_PIXEL_BYTES)) is not None:
+        firsts = _firsts(digests.tolist())
+    else:
+        firsts = None
+    if firsts is None:
+        return None
+    return np.split(firsts, np.cumsum([len(images.source) for images in sets])[:-1])
+
+
+def _files(source: Source) -> list[tuple[Path, int]]:
+    """Path and number of bytes of each image of a folder; nothing of another source."""
+    if isinstance(source, SubsetSource):
+        files = _files(source.source)
+        return [files[place] for place in source.places.tolist()] if files else []
+    return source.files() if isinstance(source, FolderSource) else []
+
+
+def _first_files(files: Sequence[tuple[Path, int]]) -> NDArray[np.int64]:
+    firsts = np.arange(len(files))
+    # of most files the size alone says that they have no copy, and of nearly all others their ends
+    for places in _shared((size for _, size in files), range(len(files))):
+        for alike in _shared((_digest(files[place][0], _ENDS) for place in places), places):
+            for same in _shared((_digest(files[place][0]) for place in alike), alike):
+                firsts[same] = same[0]
+    return firsts
+
+
+def _shared(keys: Iterable[Hashable], places: Sequence[int]) -> list[list[int]]:
+    """The places that share a key with another one, key by key; a key of None is shared with nobody."""
+    found = defaultdict(list)
+    for key, place in zip(keys, places, strict=True):
+        if key is not None:
+            found[key].append(place)
+    return [each for each in found.values() if len(each) > 1]
+
+
+def _digest(file: Path, ends: int | None = None) -> bytes | None:
+    """Of a file, or of its two ends; None if it cannot be read, which is said elsewhere."""
+    try:
+        with file.open("rb") as opened:
+            if ends is None:
+                digest = hashlib.blake2b()
+                while block := opened.read(1 << 20):
+                    digest.update(block)
+                return digest.digest()
+            first = opened.read(ends)
+            opened.seek(max(0, file.stat().st_size - ends))
+            return hashlib.blake2b(first + opened.read(ends), digest_size=16).digest()
+    except OSError:
+        return None
+
+
+def _firsts(keys: Sequence[int]) -> NDArray[np.int64]:
+    seen: dict[int, int] = {}
+    return np.array([seen.setdefault(key, place) if key else place for place, key in enumerate(keys)], dtype=np.int64)

@@ -1,0 +1,159 @@
+"""Division of a run's images into splits: by fractions, without copies on both sides, or as another run has it."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssl_toolkit.data.console import say
+from ssl_toolkit.data.copies import first_copies
+from ssl_toolkit.data.dataset import ImageSet
+from ssl_toolkit.data.split_file import Assignment, check_pixels, kept_places
+from ssl_toolkit.data.splits import Division, Fractions, Split, split_indices
+from ssl_toolkit.distributed.ranks import is_rank_zero
+
+Parts = dict[str, NDArray[np.int64]]
+_NEW = "?"
+
+
+def divide(
+    sets: dict[str, ImageSet],
+    fractions: Fractions,
+    split_seed: int,
+    known: Assignment | None = None,
+    noun: str = "images",
+) -> Division:
+    """Divides the images of a new run.
+
+    Identical images are on one side: they are divided as one. Images of a validation or test set of its own that are
+    also among the training images are left out of these.
+
+    Args:
+        sets: All images: those to be divided under "train", and those that are a split as they are under its name.
+        fractions: How they are divided.
+        split_seed: Another seed gives another division.
+        known: Splits that images keep, by their names; only new ones are divided.
+        noun: What to call the images.
+    """
+    main = sets["train"]
+    val_fraction = 0.0 if "val" in sets else fractions.val_fraction
+    test_fraction = 0.0 if "test" in sets else fractions.test_fraction
+    shared = bool(val_fraction or test_fraction)
+    others = [name for name in ("val", "test") if name in sets]
+    own = np.arange(len(main.source))
+    firsts = first_copies([main, *(sets[name] for name in others)]) if shared or others else None
+    first = own if firsts is None else firsts[0]
+    splits = _known_splits(main, known, noun) if known is not None else np.full(len(own), _NEW, dtype="<U5")
+    _follow_known(splits, first)
+    new = np.flatnonzero((splits == _NEW) & (first == own))
+    drawn = _draw(main.labels.numpy()[new], val_fraction, test_fraction, split_seed, strict=known is None)
+    for name, places in drawn.items():
+        splits[new[places]] = name
+    splits = np.where(splits == _NEW, splits[first], splits)
+    parts: Parts = {name: np.flatnonzero(splits == name) for name in get_args(Split)}
+    parts |= {name: np.arange(len(sets[name].source)) for name in others}
+    if firsts is not None:
+        _tell_of_copies(main, first, splits, noun)
+        _leave_out_copies(sets, others, firsts, parts, noun)
+    return Division(sets, parts, fractions, shared)
+
+
+def divide_as_before(
+    sets: dict[str, ImageSet], before: dict[str, Assignment], fractions: Fractions, limited: bool, noun: str
+) -> Division:
+    """The division with which a run was begun; images that are new since then are left out.
+
+    Args:
+        sets: All images as they are now.
+        before: The assignments of the run's split file.
+        fractions: How few of the training images are labelled.
+        limited: Whether the run uses some images only, so that others are no news.
+        noun: What to call the images.
+
+    Raises:
+        ValueError: In one line, if an image is gone or has changed.
+    """
+    if sets.keys() != before.keys():
+        raise ValueError(f"the run was begun with {noun} for {', '.join(before)}, now there are {', '.join(sets)}")
+    kept, parts = {}, {}
+    for name, images in sets.items():
+        places, num = kept_places(images.source, before[name], noun), len(images.source)
+        is_whole = len(places) == num and (places == np.arange(num)).all()
+        kept[name] = images if is_whole else images.subset(places)
+        check_pixels(kept[name], before[name], noun)
+        if len(places) < num and not limited and is_rank_zero():
+            say(
+                f"{num - len(places):,} {noun} are new since the run was begun and are left out: it goes on with its "
+                f"{len(places):,} (a new run with --data.splits RUN keeps their splits and takes the new ones)"
+            )
+        splits = before[name].splits
+        own = [name] if name != "train" else [each for each in get_args(Split) if each not in sets or each == "train"]
+        parts |= {each: np.flatnonzero(splits == each) for each in own}
+    shared = any(len(parts[name]) for name in ("val", "test") if name not in sets)
+    return Division(kept, parts, fractions, shared)
+
+
+def _draw(labels: NDArray[np.int64], val_fraction: float, test_fraction: float, seed: int, strict: bool) -> Parts:
+    """As `split_indices`; of a few new images (not ``strict``) none may be for validation or testing."""
+    if strict:
+        return split_indices(labels, val_fraction, test_fraction, seed)
+    num_test, num_val = round(len(labels) * test_fraction), round(len(labels) * val_fraction)
+    if not num_test + num_val or num_test + num_val >= len(labels):
+        return {"train": np.arange(len(labels))}
+    return split_indices(labels, val_fraction if num_val else 0.0, test_fraction if num_test else 0.0, seed)
+
+
+def _known_splits(images: ImageSet, known: Assignment, noun: str) -> NDArray[np.str_]:
+    """The known split of each image by its name; a question mark for a new one."""
+    split_of = dict(zip(known.names, known.splits.tolist(), strict=True))
+    if not split_of:
+        raise ValueError(f"data.splits: the file holds no names, because the run had {known.num:,} {noun}")
+    num = len(images.source)
+    splits = np.array([split_of.get(images.source.name(place), _NEW) for place in range(num)], dtype="<U5")
+    if is_rank_zero():
+        new = int((splits == _NEW).sum())
+        say(
+            f"data.splits: {num - new:,} known {noun} keep their splits, {new:,} are new, "
+            f"{len(split_of) - (num - new):,} are no longer there"
+        )
+    return splits
+
+
+def _follow_known(splits: NDArray[np.str_], first: NDArray[np.int64]) -> None:
+    """Gives new copies of known images their split: the test split's before the validation and the training split's."""
+    for name in reversed(get_args(Split)):
+        groups = np.zeros(len(splits), dtype=bool)
+        groups[first[splits == name]] = True
+        splits[(splits == _NEW) & groups[first]] = name
+
+
+def _tell_of_copies(images: ImageSet, first: NDArray[np.int64], splits: NDArray[np.str_], noun: str) -> None:
+    copies = images.without_bad(np.flatnonzero(first != np.arange(len(first))))
+    if not len(copies) or not is_rank_zero():
+        return
+    example = f"{images.source.name(int(copies[0]))} of {images.source.name(int(first[copies[0]]))}"
+    mixed = int((splits[copies] != splits[first[copies]]).sum())
+    where = f", but {mixed:,} are in another split" if mixed else " and are in its split"
+    say(f"{len(copies):,} of {len(first):,} {noun} are identical to another one{where} ({example})")
+
+
+def _leave_out_copies(
+    sets: dict[str, ImageSet], others: list[str], firsts: list[NDArray[np.int64]], parts: Parts, noun: str
+) -> None:
+    """Takes out of training what is also for validation or testing in its own set, and out of validation likewise."""
+    keys = dict(zip(["train", *others], firsts, strict=True))
+    for held_out in reversed(others):
+        group = keys[held_out][parts[held_out]]
+        for name in ["train", *others[: others.index(held_out)]]:
+            shared = np.isin(keys[name][parts[name]], group)
+            if not shared.any():
+                continue
+            if is_rank_zero():
+                example = sets[name].source.name(int(parts[name][shared][0]))
+                say(
+                    f"{int(shared.sum()):,} {noun} for {'training' if name == 'train' else 'validation'} are identical "
+                    f"to {noun} of the {held_out} split and are left out ({example})"
+                )
+            parts[name] = parts[name][~shared]
