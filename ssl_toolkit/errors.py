@@ -7,10 +7,18 @@ from collections.abc import Iterable
 
 # exit status of a program that cannot write (EX_IOERR of sysexits.h)
 CANNOT_WRITE = 74
+# and of one that Ctrl-C has ended, as a shell reports it
+INTERRUPTED = 130
 
 
 class RunFailed(ValueError):
     """Failure of a run while it trains, not before."""
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether Ctrl-C ended a training, at which Lightning leaves the interpreter with a status of its own."""
+    is_exit = isinstance(error, SystemExit)
+    return isinstance(error, KeyboardInterrupt) or (is_exit and isinstance(error.__context__, KeyboardInterrupt))
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

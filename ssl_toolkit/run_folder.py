@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from filelock import FileLock, Timeout
 
 from ssl_toolkit.distributed.ranks import is_rank_zero
 from ssl_toolkit.errors import nearest, printable
@@ -26,6 +29,7 @@ STATUS = "status.json"
 ENVIRONMENT = "environment.json"
 BAD_FILES = "bad_files.txt"
 WATCHED = "watch.json"
+LOCK = ".lock"
 _STARTED = "SSL_TOOLKIT_STARTED"
 
 
@@ -45,14 +49,71 @@ def new_run(path: str | None, task_name: str) -> Path:
         if int(os.environ.get("WORLD_SIZE", under_srun)) > 1 and _STARTED not in os.environ:
             raise ValueError("several processes need to agree on the run's folder: name it with --out")
         # processes that Lightning launches run this command again and must find the same folder
-        stamp = os.environ.setdefault(_STARTED, datetime.now().strftime("%Y%m%d-%H%M%S"))
-        path = f"runs/{task_name}-{stamp}"
+        if _STARTED not in os.environ:
+            os.environ[_STARTED] = _claim(f"runs/{task_name}")
+        path = f"runs/{task_name}-{os.environ[_STARTED]}"
     folder = Path(path)
     if folder.is_file():
         raise ValueError(f"--out {folder} is a file, expected a folder for the run")
-    if is_rank_zero() and (folder / CONFIG).exists():
-        raise ValueError(f"{folder} holds a run already: continue it with --resume {folder}, or choose another --out")
+    if is_rank_zero():
+        _check_free(folder)
     return folder
+
+
+def _claim(prefix: str) -> str:
+    """Makes a folder that was not there, named by the time, and returns what comes after the prefix in its name."""
+    now = datetime.now().strftime("%Y%m%d-%H%M%S")
+    for number in itertools.count(1):
+        stamp = now if number == 1 else f"{now}-{number}"
+        with contextlib.suppress(FileExistsError):
+            Path(f"{prefix}-{stamp}").mkdir(parents=True)
+            return stamp
+    raise AssertionError
+
+
+def _check_free(folder: Path) -> None:
+    if (folder / CONFIG).exists():
+        raise ValueError(f"{folder} holds a run already: continue it with --resume {folder}, or choose another --out")
+
+
+@contextlib.contextmanager
+def held(run: Path, is_new: bool) -> Iterator[None]:
+    """Holds a run's folder against other processes, as long as the context lasts.
+
+    The lock is the operating system's (``flock``): it ends with the process, however that ends. On NFS it holds between
+    machines where the server knows locks, and that of a machine that died ends when the server gives it up (NFS 4: 90
+    seconds as a rule). Where a file system knows no locks, it is said, and nothing is held.
+
+    Args:
+        run: The folder; it is made, and removed if it stays without a run.
+        is_new: Whether a run begins there.
+
+    Raises:
+        ValueError: In one line, if another process holds it, or has begun a run there in the meantime.
+    """
+    if not is_rank_zero():
+        yield
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(
+            f"another process is training in {run}: wait until it has ended, or choose another --out for a new run"
+        ) from None
+    except NotImplementedError:
+        print(f"{run} lies on a file system without locks: see to it that no other process trains there")
+    try:
+        if is_new:
+            _check_free(run)
+        yield
+    finally:
+        lock.release()
+        if not (run / CONFIG).exists():
+            (run / LOCK).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it holds files of the user's
+                run.rmdir()
 
 
 def open_run(path: str) -> Path:

@@ -20,6 +20,8 @@ from ssl_toolkit.runtime.preemption import Preemption
 
 # failures to save in a row after which a run stops: what is not saved is lost
 _MOST_FAILURES = 3
+_FIRST_SECONDS = 60.0
+_BYTES_PER_SECOND = 2e8
 
 
 class Checkpoint(callbacks.Checkpoint):
@@ -45,6 +47,7 @@ class Checkpoint(callbacks.Checkpoint):
         self._step_on_disk = -1
         self._waiting = False
         self._signal = 0
+        self._seconds: float | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock, and listens for signals."""
@@ -131,17 +134,32 @@ class Checkpoint(callbacks.Checkpoint):
 
     def _agree(self, trainer: Trainer) -> tuple[bool, int]:
         """Whether it is time to save, by rank zero's clock, and the signal that any process got; 0 for none."""
-        due = trainer.is_global_zero and time.monotonic() - self._last_saved > 60 * self.every_minutes
+        due = trainer.is_global_zero and self._is_time(trainer)
         if trainer.world_size == 1:
             return due, self.preemption.number
         found = torch.tensor([int(due), self.preemption.number], device=trainer.strategy.root_device)
         due, number = all_reduce_max(found).tolist()
         return bool(due), number
 
+    def _is_time(self, trainer: Trainer) -> bool:
+        """Whether so much was done since the last checkpoint that it is worth one."""
+        since, pause = time.monotonic() - self._last_saved, 60 * self.every_minutes
+        if since > pause:
+            return True
+        # what a run has done so far should not be lost with its first minutes, where that costs next to nothing
+        if self._seconds is None:
+            self._seconds = _seconds_to_save(trainer)
+        if since < 100 * self._seconds:
+            return False
+        is_first = self._step_on_disk == 0 and since > _FIRST_SECONDS
+        return is_first or (trainer.current_epoch == 0 and trainer.is_last_batch)
+
     def _save(self, trainer: Trainer) -> None:
+        start = time.monotonic()
         folder = Path(trainer.default_root_dir) / CHECKPOINTS
         trainer.save_checkpoint(folder / f"step-{trainer.global_step:010d}.ckpt")
         self._last_saved, self._step_on_disk = time.monotonic(), trainer.global_step
+        self._seconds = self._last_saved - start
         self._waiting = False
         # only rank zero writes, but all have to stop
         failures = trainer.strategy.broadcast(getattr(trainer.strategy.checkpoint_io, "failures", 0))
@@ -151,6 +169,12 @@ class Checkpoint(callbacks.Checkpoint):
         if trainer.is_global_zero:
             for old in sorted(folder.glob("step-*.ckpt"))[: -self.keep]:
                 remove_with_checksum(old)
+
+
+def _seconds_to_save(trainer: Trainer) -> float:
+    """An estimate for a checkpoint that was never made: weights and two moments, to a disk that is not quick."""
+    num_bytes = sum(each.numel() * each.element_size() for each in trainer.lightning_module.parameters())
+    return 0.05 + 3 * num_bytes / _BYTES_PER_SECOND
 
 
 def _stop_within_step(trainer: Trainer) -> None:

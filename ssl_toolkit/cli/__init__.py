@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ssl_toolkit.cli.imports import quick_imports
 from ssl_toolkit.distributed.ranks import place
-from ssl_toolkit.errors import CANNOT_WRITE, RunFailed, nearest
+from ssl_toolkit.errors import CANNOT_WRITE, INTERRUPTED, RunFailed, is_interrupt, nearest
 from ssl_toolkit.io.credentials import check_no_password
 from ssl_toolkit.perf.malloc import keep_freed_memory
 
@@ -98,12 +98,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         fail(str(error.strerror) + (f": '{error.filename}'" if error.filename else " while writing a file"))
         return CANNOT_WRITE if no_room else 2
-    except KeyboardInterrupt:
-        print("\nssl-toolkit: interrupted", file=sys.stderr)
-        return 130
     except BaseException as error:
+        if is_interrupt(error):
+            print("\nssl-toolkit: interrupted; what is finished is kept", file=sys.stderr)
+            return INTERRUPTED
         # what says of itself what is wrong, but not where
-        if place() and not (isinstance(error, SystemExit) and error.code in (None, 0, 128 + signal.SIGTERM)):
+        if place() and not (
+            isinstance(error, SystemExit) and error.code in (None, 0, 128 + signal.SIGTERM, INTERRUPTED)
+        ):
             status = f"ended with status {error.code}" if isinstance(error, SystemExit) else "failed:"
             print(f"ssl-toolkit: {place()} {status}", file=sys.stderr)
         raise

@@ -19,7 +19,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ssl_toolkit.cli.run_context import quiet
-from ssl_toolkit.errors import CANNOT_WRITE, RunFailed
+from ssl_toolkit.errors import CANNOT_WRITE, INTERRUPTED, RunFailed, is_interrupt
 from ssl_toolkit.perf.malloc import keep_freed_memory
 from ssl_toolkit.runtime.preemption import EXIT_STATUS
 
@@ -48,7 +48,7 @@ def called_from_python() -> Iterator[None]:
         with _state_restored():
             yield
     except SystemExit as stop:
-        if isinstance(stop.__context__, KeyboardInterrupt):
+        if stop.code == INTERRUPTED or is_interrupt(stop):
             raise KeyboardInterrupt from None
         raise
     finally:
@@ -135,6 +135,8 @@ def run_command(command: str, arguments: Sequence[str]) -> None:
             raise
     if status == EXIT_STATUS:
         raise SystemExit(EXIT_STATUS)
+    if status == INTERRUPTED:
+        raise KeyboardInterrupt
     if status == CANNOT_WRITE:
         raise OSError(said)
     if status:

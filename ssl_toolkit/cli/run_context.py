@@ -15,7 +15,7 @@ from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ssl_toolkit.distributed.ranks import is_rank_zero, rank
-from ssl_toolkit.errors import nearest
+from ssl_toolkit.errors import INTERRUPTED, is_interrupt, nearest
 from ssl_toolkit.run_folder import (
     CONFIG,
     remove_leftovers,
@@ -135,8 +135,13 @@ def failure_noted(record: Record, trainer: Trainer) -> Iterator[None]:
         yield
     except BaseException as error:
         is_exit = isinstance(error, SystemExit)
-        known = (is_exit and error.code == EXIT_STATUS) or (isinstance(error, RankFailed) and error.is_noted)
-        if record.is_written and not known:
+        known = (is_exit and error.code in (EXIT_STATUS, INTERRUPTED)) or (
+            isinstance(error, RankFailed) and error.is_noted
+        )
+        if record.is_written and is_interrupt(error):
+            with contextlib.suppress(OSError):
+                write_status(record.run, "preempted", step=trainer.global_step, reason="SIGINT")
+        elif record.is_written and not known:
             reason = f"exit status {error.code}" if is_exit else str(error).strip() or type(error).__name__
             facts = {"rank": rank()} if trainer.world_size > 1 else {}
             with contextlib.suppress(OSError):  # the disk may be what failed

@@ -30,6 +30,7 @@ from ssl_toolkit.optim import large_batch_remark
 from ssl_toolkit.report import write_report
 from ssl_toolkit.run_folder import (
     BAD_FILES,
+    held,
     new_run,
     newest_checkpoint,
     read_config,
@@ -83,19 +84,33 @@ def train(command: str, arguments: Sequence[str], quietly: bool = False, apart: 
     if apart and starts_processes(config.trainer):
         run_command(command, arguments)
         return run
+    with held(run, is_new=line.resumed is None):
+        _train(line, parser, config, run, checkpoint, started, quietly)
+    return run
+
+
+def _train(
+    line: CommandLine,
+    parser: ArgumentParser,
+    config: Namespace,
+    run: Path,
+    checkpoint: Path | None,
+    started: float,
+    quietly: bool,
+) -> None:
+    """Runs a training command in its folder, which is held."""
     objects = prepare(parser, config, run if checkpoint is not None else None)
     if is_rank_zero():
         for remark in (*leftover_remarks(line, objects.model), *restart_remarks()):
             print(remark)
     tune(line, parser, config, objects, started)
     trainer, record = start(line, parser, config, objects, run, checkpoint)
-    fit(command, trainer, record, objects, checkpoint)
+    fit(line.command, trainer, record, objects, checkpoint)
     if is_rank_zero():
         finish(objects, run)
         write_status(run, "finished", step=trainer.global_step)
         if not quietly:
-            say_what_next(command, run, trainer, objects.data.num_images("test"))
-    return run
+            say_what_next(line.command, run, trainer, objects.data.num_images("test"))
 
 
 def find_run(line: CommandLine, config: Namespace) -> tuple[Path, Path | None]:

@@ -1,4 +1,4 @@
-"""Preemption: at SIGTERM or SIGUSR1 a run finishes the step, saves, and ends.
+"""Preemption: at SIGTERM, SIGUSR1 or Ctrl-C a run finishes the step, saves, and ends.
 
 A signal's handler only notes it. Lightning's own takes part in a broadcast at whatever moment the signal comes, and
 waits for ever if only one of several processes gets it.
@@ -17,6 +17,8 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
+from ssl_toolkit.distributed.ranks import is_rank_zero
+from ssl_toolkit.errors import INTERRUPTED
 from ssl_toolkit.run_folder import write_status
 
 # what a shell reports of a process that SIGTERM ended
@@ -24,7 +26,7 @@ EXIT_STATUS = 128 + signal.SIGTERM
 
 
 class Preemption:
-    """Preemption handler: listens for SIGTERM and SIGUSR1 while a run trains.
+    """Preemption handler: listens for SIGTERM, SIGUSR1 and SIGINT (Ctrl-C) while a run trains.
 
     Attributes:
         number: The signal that this process got; 0 for none.
@@ -47,7 +49,7 @@ class Preemption:
             return
         self.number = 0
         # not on Windows
-        for name in ("SIGTERM", "SIGUSR1"):
+        for name in ("SIGTERM", "SIGUSR1", "SIGINT"):
             if number := getattr(signal, name, None):
                 self._handlers[number] = signal.signal(number, self._note)
 
@@ -59,6 +61,11 @@ class Preemption:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.number = number
+        if number == signal.SIGINT:
+            # the second Ctrl-C is not to wait for a step
+            signal.signal(number, signal.default_int_handler)
+            if is_rank_zero():
+                os.write(2, b"\nsaving after this step; Ctrl-C again ends at once\n")
 
     def leave(self, trainer: Trainer, number: int) -> None:
         """Ends the process, as all others of the run; what is to be saved has been.
@@ -70,7 +77,7 @@ class Preemption:
             number: The signal that one of the processes got.
 
         Raises:
-            SystemExit: With the status 143.
+            SystemExit: With the status 143; 130 for Ctrl-C.
         """
         self.stop_listening()
         if trainer.is_global_zero:
@@ -80,7 +87,7 @@ class Preemption:
             job = _slurm_job()
             if job and name == "SIGUSR1":
                 _requeue(job)
-        raise SystemExit(EXIT_STATUS)
+        raise SystemExit(INTERRUPTED if number == signal.SIGINT else EXIT_STATUS)
 
 
 def is_restarted() -> bool:

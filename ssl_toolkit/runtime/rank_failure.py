@@ -22,14 +22,14 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from ssl_toolkit.distributed.ranks import place, rank
-from ssl_toolkit.errors import CANNOT_WRITE, RunFailed
+from ssl_toolkit.errors import CANNOT_WRITE, INTERRUPTED, RunFailed
 from ssl_toolkit.run_folder import read_status, write_status
 from ssl_toolkit.runtime.preemption import EXIT_STATUS, Preemption
 
 # in seconds: between two looks of the monitor, for the process to end by itself, for the first error to be written
 _EVERY, _GRACE, _PATIENCE = 2.0, 5.0, 3.0
 _RANK_ZERO_PID = "SSL_TOOLKIT_RANK_ZERO_PID"
-_IN_ORDER = (None, 0, EXIT_STATUS, CANNOT_WRITE)
+_IN_ORDER = (None, 0, EXIT_STATUS, INTERRUPTED, CANNOT_WRITE)
 _OF_A_CONNECTION = re.compile(r"gloo|nccl|process ?group|TCPStore|pair closure", re.IGNORECASE)
 
 

@@ -23,9 +23,10 @@ def begun(tmp_path_factory):
         file = folder / "images" / "ab"[number % 2] / f"{number:02}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(file)
-    options = ["-c", "configs/transfer/linear_probe.yaml", *MODEL, "--data.path", folder / "images", "--tracker",
-               "none", "--data.image_size", 16, "--data.batch_size", 6, "--data.test_fraction", 0.4, "--trainer.max_steps", 3,
-               "--trainer.max_epochs", -1, "--trainer.accelerator", "cpu", "--out", folder / "run"]  # fmt: skip
+    trainer = ["--trainer.max_steps", 3, "--trainer.max_epochs", -1, "--trainer.accelerator", "cpu"]
+    images = ["--data.path", folder / "images", "--data.image_size", 16, "--data.batch_size", 6]
+    options = ["-c", "configs/transfer/linear_probe.yaml", *MODEL, *images, "--data.test_fraction", 0.4, *trainer]
+    options += ["--tracker", "none", "--out", folder / "run"]
     assert main(["transfer", *map(str, options)]) == 0
     return folder
 
