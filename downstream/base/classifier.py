@@ -130,8 +130,10 @@ class Classifier(DownstreamTask):
 
     def _largest_class(self) -> int | None:
         """The class of the most training samples: naming it always is what an accuracy has to beat."""
-        labels = getattr(self.data, "labels", None)
-        found = labels("train") if callable(labels) else torch.empty(0)
+        labels: Any = getattr(self.data, "labels", None)
+        if labels is None:
+            return None
+        found: Tensor = labels("train")
         found = found[found >= 0]
         return int(found.bincount().argmax()) if len(found) else None
 

@@ -51,6 +51,8 @@ class DownstreamTask(Task):
         WeightsError: The weights file is missing, damaged, or for another backbone.
     """
 
+    whole_batches = False
+
     def __init__(
         self,
         *,

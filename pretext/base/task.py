@@ -45,6 +45,21 @@ class PretextTask(Task):
             context: What the loss depends on beside them and the weights.
         """
 
+    def check_batch(self, size: int) -> None:
+        """Refuses a batch of one image, which there is nothing to compare with."""
+        if size < 2:
+            raise ValueError(
+                "a pretext task learns nothing from batches of one image; set data.batch_size to 2 or more (dozens are "
+                "usual)"
+            )
+
+    def setup(self, stage: str) -> None:
+        """As in `Task`."""
+        size = getattr(getattr(self.trainer, "datamodule", None), "batch_size", None)
+        if stage == "fit" and isinstance(size, int):
+            self.check_batch(size * self.trainer.world_size)
+        super().setup(stage)
+
     def view_pictures(self, views: Any) -> Tensor:
         """The views as pictures: float tensor of shape ``[batch, num_views, channels, height, width]`` in [0, 1].
 

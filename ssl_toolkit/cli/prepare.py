@@ -28,6 +28,7 @@ def prepare(parser: ArgumentParser, config: Namespace, resumed: Path | None = No
     objects = instantiate(parser, config)
     check_trainer(vars(objects.trainer))
     check_task(config, objects)
+    objects.data.whole_batches = objects.model.whole_batches
     if resumed is not None:
         objects.data.go_on_with(resumed)
     objects.data.setup("fit")

@@ -31,7 +31,7 @@ def warmup_remarks(objects: Namespace) -> list[str]:
 
 def left_out(data: Any, trainer: Trainer) -> str | None:
     """What is to be said of images that do not fill a batch; None if there are none, or fewer batches are wanted."""
-    if trainer.limit_train_batches != 1.0:
+    if trainer.limit_train_batches != 1.0 or data.whole_batches is False:
         return None
     return rest_of_epoch(data.num_images("train"), data.batch_size * trainer.world_size, data.noun)
 

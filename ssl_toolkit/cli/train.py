@@ -172,6 +172,7 @@ def start(
         if line.resumed is not None:
             is_given = "data.batch_size" in line.set_by_options
             keep_global_batch(objects.data, trainer.world_size, run, resolved, is_given)
+        objects.model.check_batch(objects.data.batch_size * trainer.world_size)
         record.facts = batch_facts(objects.data, trainer.world_size)
         said = [*settle_lr(objects, trainer, resolved), *warmup_remarks(objects)]
         if checkpoint is not None:

@@ -27,10 +27,10 @@ from ssl_toolkit.data.store import Store
 class BatchLoader:
     """Batch loader of one split; each ``iter()`` begins a new epoch.
 
-    With ``drop_last`` (training) global batch ``k`` is ``order[k * G : (k + 1) * G]``, where ``G = batch_size *
+    With ``drop_last`` (pretraining) global batch ``k`` is ``order[k * G : (k + 1) * G]``, where ``G = batch_size *
     world_size``, and each process takes its own contiguous slice of it, so that the global batches do not depend on
-    the number of processes; a rest smaller than ``G`` is left out of this epoch. Without it (evaluation) every image is
-    delivered once: they are divided, in order, into as few global batches of at most ``G`` as there can be, all of
+    the number of processes; a rest smaller than ``G`` is left out of this epoch. Without it every image is delivered
+    once: they are divided, in order, into as few global batches of at most ``G`` as there can be, all of
     nearly the same size, and each of these among the processes, so that a loss over a whole batch does not depend on
     their number either. (Only where ``G`` is less than twice the processes, a batch may have to hold more, for each
     process needs an image in it.)

@@ -80,6 +80,7 @@ class ImageData(LightningDataModule):
 
     Attributes:
         loader_class: What makes the batches.
+        whole_batches: Leave images that do not fill a batch out of an epoch of training; None for what the task needs.
         noun: What the samples are called in messages.
 
     Raises:
@@ -157,6 +158,7 @@ class ImageData(LightningDataModule):
         self._train_loader: BatchLoader | None = None
         self._resumed: dict[str, int] = {}
         self._division: Division | None = None
+        self.whole_batches: bool | None = None
         self._splits = splits
         self._before: dict[str, Assignment] = {}
 
@@ -201,7 +203,7 @@ class ImageData(LightningDataModule):
             split: "train", "val" or "test".
             shuffle: A new order in each epoch.
             batch_size: For each process; that of the training by default.
-            drop_last: Only whole batches, which all processes share (training); otherwise every image is delivered.
+            drop_last: Only whole batches, which all processes share (pretraining); otherwise every image is delivered.
             indices: int64 numbers of images in the source, to use only these images of the split.
 
         Raises:
@@ -244,18 +246,23 @@ class ImageData(LightningDataModule):
         return device if device is not None and device.type == "cuda" else None
 
     def train_dataloader(self) -> BatchLoader:
-        """The training split in a new order in each epoch, in whole batches; goes on where a checkpoint was taken."""
+        """The training split in a new order in each epoch; goes on where a checkpoint was taken."""
         trainer = self.trainer
         # Lightning's overfit_batches means the same few batches in every epoch
         shuffle = not getattr(trainer, "overfit_batches", 0)
         check_same_in_all_processes(self.indices("train"), self.labels("train"), self.noun)
-        loader = self.loader("train", shuffle=shuffle, drop_last=True)
+        loader = self.loader("train", shuffle=shuffle, drop_last=self._has_whole_batches())
         if trainer is not None and trainer.limit_train_batches is not None:
             loader.follow(trainer.current_epoch, trainer.limit_train_batches)
         if self._resumed:
             loader.load_state_dict(self._resumed)
         self._resumed, self._train_loader = {}, loader
         return loader
+
+    def _has_whole_batches(self) -> bool:
+        if self.whole_batches is not None:
+            return self.whole_batches
+        return getattr(getattr(self.trainer, "lightning_module", None), "whole_batches", True)
 
     def state_dict(self) -> dict[str, int]:
         """The state of the training loader, for a checkpoint, and the size of the batches that it counts.
@@ -265,7 +272,8 @@ class ImageData(LightningDataModule):
         """
         if self._train_loader is None:
             return {}
-        return {**self._train_loader.state_dict(), "global_batch": self.batch_size * world_size()}
+        facts = {"global_batch": self.batch_size * world_size(), "whole_batches": self._has_whole_batches()}
+        return {**self._train_loader.state_dict(), **facts}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Makes the next `train_dataloader` go on at this state.
@@ -281,6 +289,8 @@ class ImageData(LightningDataModule):
                 f"data.batch_size {self.batch_size:,} in {num} process{'es' if num > 1 else ''} makes {now:,}; "
                 + (f"set it to {before // num:,}" if before % num == 0 else f"use a number that divides {before:,}")
             )
+        # earlier versions left out what did not fill a batch, of downstream tasks, too
+        self.whole_batches = bool(state_dict.get("whole_batches", True))
         self._resumed = state_dict
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:

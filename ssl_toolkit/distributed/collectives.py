@@ -71,6 +71,17 @@ def gather_uneven(x: Tensor) -> tuple[Tensor, int]:
     return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)]), sum(lengths[: rank()])
 
 
+def relative_share(num: int, device: torch.device) -> Tensor:
+    """This process's share of the samples of all processes, times their number: 1 where each has as many.
+
+    Args:
+        num: Samples of this process.
+        device: Where the scalar is; a GPU is not waited for.
+    """
+    own = torch.full((), float(num), device=device)
+    return own * world_size() / _summed(own)
+
+
 def weighted_means(sums: Mapping[str, tuple[float, float]]) -> dict[str, float]:
     """Weighted means over the processes, of which each gives its sum and its weight by name.
 

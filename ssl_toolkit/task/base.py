@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ssl_toolkit.data import ImageData
-from ssl_toolkit.distributed.ranks import rank
+from ssl_toolkit.distributed.collectives import relative_share
+from ssl_toolkit.distributed.ranks import rank, world_size
 from ssl_toolkit.distributed.sync_batchnorm import convert_sync_batchnorm
 from ssl_toolkit.init import Initializer, check_covered
 from ssl_toolkit.modules import Backbone, EMATeacher, FeatureQueue, checkpoint_stages
@@ -67,6 +68,7 @@ class Task(OptimizedModule, ABC):
             tries beside those of the trainer; a subclass may add its own.
         traits: What sets the task apart from a plain loss over single images; the tests of the core take one task for
             each trait.
+        whole_batches: Whether it is trained on whole batches only, since its loss looks at a batch as a whole.
         takes_soft_targets: Whether the loss follows mixing and smoothing (`StepContext.soften`); a task of which it
             does not is refused with regularizers that set them.
         stops_gradients: Whether the loss holds something constant that depends on the weights that are trained
@@ -78,6 +80,7 @@ class Task(OptimizedModule, ABC):
     data_class: ClassVar[type[LightningDataModule]] = ImageData
     speed_settings: ClassVar[dict[str, tuple[Any, ...]]] = {"memory_format": ("channels_last", "contiguous")}
     traits: ClassVar[frozenset[Trait]] = frozenset()
+    whole_batches: ClassVar[bool] = True
     takes_soft_targets: ClassVar[bool] = False
     stops_gradients: ClassVar[bool] = False
     # scores of variance 1, more than any usual head begins with, add half a nat to a cross entropy (its second order)
@@ -141,6 +144,13 @@ class Task(OptimizedModule, ABC):
     def is_complete(self) -> bool:
         """Whether all of the task's layers are there."""
         return True
+
+    def check_batch(self, size: int) -> None:
+        """Raises a ValueError for a batch from which the task cannot learn.
+
+        Args:
+            size: Samples in a batch of all processes together.
+        """
 
     def mixed_rows(self, batch: Any, partners: Tensor) -> tuple[Tensor, Tensor]:
         """How what the backbone sees in a step is made up of samples, for regularizers that mix them.
@@ -235,11 +245,15 @@ class Task(OptimizedModule, ABC):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss of a batch with its penalties, logged."""
         context = StepContext(True, self.progress, batch)
+        # gradients are averaged over the processes, as if each had as many samples
+        is_uneven = not self.whole_batches and world_size() > 1
+        share = relative_share(len(batch.indices), self.device) if is_uneven else None
 
         def compute() -> tuple[Tensor, StepOutput]:
             output = self.step(batch, self.keys(batch), context)
             penalties = [regularizer.penalty(self, output.features) for regularizer in self.regularizers]
-            return sum((each for each in penalties if each is not None), start=output.loss), output
+            loss = sum((each for each in penalties if each is not None), start=output.loss)
+            return loss * share if share is not None else loss, output
 
         for regularizer in self.regularizers:
             compute = partial(regularizer.around, self, context, compute)

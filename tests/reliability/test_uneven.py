@@ -1,15 +1,19 @@
 """Numbers of images that nothing divides, tensors that do not fit each other, processes that see other images."""
 
+import os
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch.nn.parallel import DistributedDataParallel
 
 import parity
 from gloo_processes import run_processes
+from run_comparison import arguments_for, batches_noted, checkpoint, views_made_one_by_one, without_dropout
 from ssl_toolkit.cli.remarks import left_out
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.data import BatchLoader, DecodingStore, ImageData, Source
@@ -190,3 +194,75 @@ def test_what_is_left_out_is_said_once(tmp_path, capsys):
     assert left_out(data, trainer) is None
     trainer.limit_train_batches = 1.0
     assert "; 3 of the 23 images" in (left_out(data, trainer) or "")
+
+
+GLOBAL = 6
+
+
+def write_downstream_recipe(folder):
+    """A classifier of which nothing is drawn, BatchNorm and all of it trained."""
+    file = Path(arguments_for("Classification", folder, {"data": {"val_fraction": 0, "test_fraction": 0}})[1])
+    recipe = without_dropout(yaml.safe_load(file.read_text()))
+    recipe["model"]["init_args"] |= {
+        "freeze_backbone": False,
+        "optimizer": {"class_path": "ssl_toolkit.optim.SGD", "init_args": {"lr": 0.01, "momentum": 0.0}},
+        "schedule": {"class_path": "ssl_toolkit.schedule.Constant"},
+    }
+    recipe["trainer"] |= {"precision": "64-true", "max_epochs": 1}
+    file.write_text(yaml.safe_dump(recipe))
+    return str(file)
+
+
+def weights_after_an_epoch(recipe, numbers, folder):
+    """Trains on each number of images; the weights, and the batches that this process saw."""
+    num = world_size()
+    if num > 1:
+        os.environ["LOCAL_RANK"] = str(rank())  # so that Lightning starts no process itself
+    found = {}
+    for images in numbers:
+        batches = []
+        options = ["--data.max_images", images, "--data.batch_size", GLOBAL // num, "--trainer.devices", num]
+        with batches_noted(batches.append), views_made_one_by_one("Classification"):
+            run = train(
+                "transfer", ["-c", recipe, *map(str, options), "--out", f"{folder}/{num}-{images}"], quietly=True
+            )
+        found[images] = checkpoint(run)["state_dict"], [batch[3] for batch in batches]
+    return found
+
+
+@pytest.mark.guarantee("P4")
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("num", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_the_rest_of_an_epoch_is_trained_as_one_process_does(num, tmp_path, monkeypatch, reached):
+    monkeypatch.setattr("ssl_toolkit.cli.train.finish", lambda *_: None)
+    recipe, numbers = write_downstream_recipe(tmp_path), [4, *range(GLOBAL, 2 * GLOBAL + 1)]
+    alone = weights_after_an_epoch(recipe, numbers, str(tmp_path))
+    together = run_processes(weights_after_an_epoch, num, recipe, numbers, str(tmp_path), timeout=150)
+    largest = 0.0
+    for images in numbers:
+        weights, batches = alone[images]
+        assert sorted(index for batch in batches for index in batch) == list(range(images)), "each image once"
+        assert max(map(len, batches)) - min(map(len, batches)) <= 1
+        parts = zip(*(each[images][1] for each in together), strict=True)
+        assert [[index for part in step for index in part] for step in parts] == batches
+        others = together[0][images][0]
+        largest = max([largest, *(float((weights[name] - others[name]).abs().max()) for name in weights)])
+    assert largest < 1e-12
+    reached(f"downstream, {num} processes: {len(numbers)} numbers of images, weights differ by at most {largest:.0e}")
+
+
+def test_few_images_are_one_batch(tmp_path):
+    recipe = write_downstream_recipe(tmp_path)
+    run = train(
+        "transfer", ["-c", recipe, "--data.max_images=5", "--data.batch_size=64", "--out", str(tmp_path / "run")]
+    )
+    assert checkpoint(run)["global_step"] == 1
+
+
+def test_a_pretraining_batch_of_one_is_refused(tmp_path):
+    recipe = parity.write_recipe("SimCLR", tmp_path)
+    with pytest.raises(
+        ValueError, match="a pretext task learns nothing from batches of one image"
+    ):
+        train("pretrain", ["-c", recipe, "--data.batch_size=1", "--out", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
