@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor
 
+from ssl_toolkit.checkpoint.contents import check_contents
 from ssl_toolkit.distributed.ranks import is_rank_zero
 from ssl_toolkit.io.archives import check_not_compressed
 from ssl_toolkit.io.atomic import flush_folder, remove_with_checksum, write_checksum
@@ -91,7 +93,8 @@ def read_checkpoint(path: Path, dtensors: Mapping[str, Tensor] | None = None) ->
         dtensors: For a folder: the parameters that are sharded (see `ssl_toolkit.checkpoint.sharded.load`).
 
     Raises:
-        ValueError: If it holds anything else, or is damaged; nothing in it is run.
+        ValueError: If it holds anything else (see `ssl_toolkit.checkpoint.contents`), or is damaged; nothing in it is
+            run.
     """
     try:
         if path.is_dir():
@@ -100,7 +103,9 @@ def read_checkpoint(path: Path, dtensors: Mapping[str, Tensor] | None = None) ->
             loaded = sharded.load(path, dtensors)
         else:
             check_not_compressed(path)
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of what is refused below
+                loaded = torch.load(path, map_location="cpu", weights_only=True)
     # of what is no checkpoint, torch raises whatever comes first, and of a folder something outside of Exception
     except BaseException as error:
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
@@ -109,10 +114,7 @@ def read_checkpoint(path: Path, dtensors: Mapping[str, Tensor] | None = None) ->
             f"{path} is no checkpoint of a run, which holds tensors and plain data only ({_first_line(error)}); "
             "nothing in it was run"
         ) from None
-    missing = {"state_dict", "global_step", "loops", "pytorch-lightning_version"}
-    missing -= set(loaded) if isinstance(loaded, dict) else set()
-    if missing:
-        raise ValueError(f"{path} is no checkpoint of a run: it lacks {', '.join(sorted(missing))}")
+    check_contents(loaded, path)
     return loaded
 
 

@@ -79,8 +79,12 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turns Lightning's errors about wrong settings into one-line errors."""
+def one_line_errors(checkpoint: Path | None = None) -> Iterator[None]:
+    """Turns Lightning's errors about wrong settings into one-line errors.
+
+    Args:
+        checkpoint: What is resumed.
+    """
     try:
         yield
     except MisconfigurationException as error:
@@ -90,7 +94,9 @@ def one_line_errors() -> Iterator[None]:
             raise
         first = re.search(r"\w+\.[\w.]+", str(error).partition(":")[2])
         where = f"; the first tensor that does not fit is {first[0]}" if first else ""
-        raise ValueError(f"the checkpoint is of another network than the configuration asks for{where}") from None
+        raise ValueError(
+            f"{checkpoint or 'the checkpoint'} is of another network than the configuration asks for{where}"
+        ) from None
 
 
 def check_trainer(arguments: dict[str, Any]) -> None:

@@ -187,7 +187,7 @@ def fit(command: str, trainer: Trainer, record: Record, objects: Namespace, chec
     """Trains, and tests a downstream task; whatever ends it stands in the run's folder."""
     together = end_on_rank_failure(record.run, trainer, objects.checkpoint.preemption)
     noted = failure_noted(record, trainer), bad_files_noted(record, objects.data)
-    with quiet(), one_line_errors(), noted[0], noted[1], together:
+    with quiet(), one_line_errors(checkpoint), noted[0], noted[1], together:
         trainer.fit(objects.model, datamodule=objects.data, ckpt_path=checkpoint, weights_only=True)
         if command == "transfer" and objects.data.num_images("test"):
             trainer.test(objects.model, datamodule=objects.data, verbose=False)

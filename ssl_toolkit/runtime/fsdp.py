@@ -105,10 +105,10 @@ class ShardedStrategy(ModelParallelStrategy):
     def load_optimizer_state_dict(self, checkpoint: Any) -> None:
         """Sets this process's shards."""
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-            parameters = [each for group in optimizer.param_groups for each in group["params"]]
+            parameters = dict(enumerate(each for group in optimizer.param_groups for each in group["params"]))
             for number, values in state["state"].items():
                 for name, value in values.items():
-                    values[name] = _distribute(value, parameters[number])
+                    values[name] = _distribute(value, parameters.get(number))
             optimizer.load_state_dict(state)
 
     def _dtensors(self) -> dict[str, Tensor]:

@@ -248,14 +248,33 @@ def test_what_needs_whole_weights_is_refused_before_the_folder_is_a_run(options,
     assert not run.exists()
 
 
+def loops(step):
+    """What Lightning counts, as far as a checkpoint has to have it."""
+    counts = dict.fromkeys(("ready", "completed", "started", "processed"), step)
+    two, three = ({name: counts[name] for name in list(counts)[:num]} for num in (2, 3))
+    none = dict.fromkeys(two, 0)
+    batches = {"total": counts, "current": counts, "is_last_batch": False}
+    epochs = dict.fromkeys(counts, 0)
+    return {"fit_loop": {
+        "state_dict": {}, "epoch_loop.state_dict": {}, "epoch_loop.batch_progress": batches,
+        "epoch_loop.scheduler_progress": {"total": none, "current": none},
+        "epoch_loop.automatic_optimization.optim_progress": {"optimizer": {
+            "step": {"total": two, "current": two}, "zero_grad": {"total": three, "current": three}}},
+        "epoch_loop.manual_optimization.optim_step_progress": {"total": none, "current": none},
+        "epoch_loop.val_loop.batch_progress": batches, "epoch_progress": {"total": epochs, "current": epochs},
+    }}  # fmt: skip
+
+
 def example(step):
     """A checkpoint as Lightning makes it, small."""
     generator = torch.Generator().manual_seed(step)
     tensors = {"weight": torch.randn(6, 4, generator=generator), "num": torch.tensor(step)}
     moments = {"exp_avg": torch.randn(6, 4, generator=generator), "step": torch.tensor(float(step)), "other": None}
+    groups = [{"lr": 0.1, "params": [0]}]
     return {
-        "state_dict": tensors, "optimizer_states": [{"state": {0: moments}, "param_groups": [{"lr": 0.1}]}],
-        "global_step": step, "loops": {}, "pytorch-lightning_version": "2.6.6",
+        "state_dict": tensors, "optimizer_states": [{"state": {0: moments}, "param_groups": groups}],
+        "global_step": step, "epoch": 0, "loops": loops(step), "pytorch-lightning_version": "2.6.6",
+        "callbacks": {}, "lr_schedulers": [],
     }  # fmt: skip
 
 
@@ -273,7 +292,7 @@ def assert_is(checkpoint, step):
     for name, value in expected["optimizer_states"][0]["state"][0].items():
         found = checkpoint["optimizer_states"][0]["state"][0][name]
         assert (value is None and found is None) or value.equal(found)
-    assert checkpoint["optimizer_states"][0]["param_groups"] == [{"lr": 0.1}]
+    assert checkpoint["optimizer_states"][0]["param_groups"] == [{"lr": 0.1, "params": [0]}]
 
 
 @pytest.fixture
@@ -347,13 +366,35 @@ def test_hostile_files_of_a_folder_run_nothing(saved, tmp_path, monkeypatch, rea
                 read_checkpoint(newest)
             ran += marker.exists()
             (newest / name).write_bytes(whole)
-    rest = torch.load(newest / "rest.pt", weights_only=True)
-    rest["tensors"]["state_dict/weight"]["parts"][0][2] = "../../elsewhere"
-    torch.save(rest, newest / "rest.pt")
-    with pytest.raises(ValueError, match="outside of the checkpoint"):
-        read_checkpoint(newest)
     assert ran == 0
     reached(f"a checkpoint in parts: {ran} of {2 * len(names)} pickles executed")
+
+
+CLAIMS = {
+    "outside of the checkpoint": lambda each: each["parts"][0].__setitem__(2, "../../elsewhere"),
+    "beyond its end": lambda each: each["parts"][0].__setitem__(0, [6, 0]),
+    "no such bytes": lambda each: each["parts"][0].__setitem__(4, 1 << 40),
+    "more numbers than": lambda each: each.update(
+        size=[1 << 30, 4], parts=[[[0, 0], [1 << 30, 4], *each["parts"][0][2:]]]
+    ),
+    "not the whole of its shards": lambda each: each.update(size=[1 << 30, 4]),
+    "not the whole": lambda each: each["parts"].clear(),
+    "other dimensions": lambda each: each.update(size=[24]),
+    "size is .text., expected counts": lambda each: each.update(size="text"),
+    "dtype is missing": lambda each: each.pop("dtype"),
+}
+
+
+@pytest.mark.guarantee("S1")
+@pytest.mark.parametrize("said", CLAIMS)
+def test_what_a_folder_claims_of_its_shards_is_compared_with_its_files(saved, said):
+    newest = saved / CHECKPOINTS / "step-0000000010.ckpt"
+    rest = torch.load(newest / "rest.pt", weights_only=True)
+    CLAIMS[said](rest["tensors"]["state_dict/weight"])
+    torch.save(rest, newest / "rest.pt")
+    with pytest.raises(ValueError, match=f"{newest}.*{said}") as refused:
+        read_checkpoint(newest)
+    assert "\n" not in str(refused.value)
 
 
 def killed_while_saving(folder):
