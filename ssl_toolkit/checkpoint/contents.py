@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from ssl_toolkit.checkpoint.schema import (
+from ssl_toolkit.io.schema import (
     ANYTHING,
     COUNT,
     FLAG,
     NUMBER,
-    TENSOR,
     TEXT,
     Each,
     Kind,
@@ -29,6 +29,14 @@ from ssl_toolkit.checkpoint.schema import (
     shown,
 )
 
+
+def _is_tensor(value: Any) -> bool:
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized or value.is_nested:
+        return False
+    return value.device.type == "cpu" or hasattr(value, "full_tensor")
+
+
+TENSOR = Kind("a dense tensor", _is_tensor)
 _LIGHTNING = re.compile(r"([2-9]|[1-9]\d)(\.\d+)+((\.?(dev|post)|a|b|rc)\d+)?")
 VERSION = Kind(
     "a version of Lightning from 2.0 on",

@@ -77,8 +77,8 @@ class AtomicCheckpointIO(CheckpointIO):
         flush_folder(target.parent)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """See `read_checkpoint`."""
-        return read_checkpoint(Path(path))
+        """See `read_to_resume`."""
+        return read_to_resume(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
         """Deletes a checkpoint."""
@@ -93,8 +93,7 @@ def read_checkpoint(path: Path, dtensors: Mapping[str, Tensor] | None = None) ->
         dtensors: For a folder: the parameters that are sharded (see `ssl_toolkit.checkpoint.sharded.load`).
 
     Raises:
-        ValueError: If it holds anything else (see `ssl_toolkit.checkpoint.contents`), or is damaged; nothing in it is
-            run.
+        ValueError: If it holds anything else, or is damaged; nothing in it is run.
     """
     try:
         if path.is_dir():
@@ -114,6 +113,24 @@ def read_checkpoint(path: Path, dtensors: Mapping[str, Tensor] | None = None) ->
             f"{path} is no checkpoint of a run, which holds tensors and plain data only ({_first_line(error)}); "
             "nothing in it was run"
         ) from None
+    missing = {"state_dict", "global_step", "loops", "pytorch-lightning_version"}
+    missing -= set(loaded) if isinstance(loaded, dict) else set()
+    if missing:
+        raise ValueError(f"{path} is no checkpoint of a run: it lacks {', '.join(sorted(missing))}")
+    return loaded
+
+
+def read_to_resume(path: Path, dtensors: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
+    """Loads a checkpoint as `read_checkpoint` does, and checks all that a run restores from it.
+
+    Args:
+        path: Likewise.
+        dtensors: Likewise.
+
+    Raises:
+        ValueError: Likewise; or if it claims what cannot be (see `ssl_toolkit.checkpoint.contents`).
+    """
+    loaded = read_checkpoint(path, dtensors)
     check_contents(loaded, path)
     return loaded
 

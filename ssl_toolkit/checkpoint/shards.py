@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ssl_toolkit.checkpoint.schema import ANYTHING, COUNT, TEXT, Each, Kind, problems, shown
+from ssl_toolkit.io.schema import ANYTHING, COUNT, TEXT, Each, Kind, problems, shown
 
 _DTYPE = Kind("a type of numbers", lambda value: isinstance(value, torch.dtype))
 _COUNTS = Kind("counts", lambda value: isinstance(value, list) and all(map(COUNT.fits, value)))

@@ -141,7 +141,8 @@ def failure_noted(record: Record, trainer: Trainer) -> Iterator[None]:
         known = (is_exit and error.code == EXIT_STATUS) or (isinstance(error, RankFailed) and error.is_noted)
         if record.is_written and not known:
             reason = f"exit status {error.code}" if is_exit else str(error).strip() or type(error).__name__
-            facts = {"rank": rank()} if trainer.world_size > 1 else {}
+            failed = error.rank if isinstance(error, RankFailed) else rank()
+            facts = {"rank": failed} if trainer.world_size > 1 and failed is not None else {}
             with contextlib.suppress(OSError):  # the disk may be what failed
                 write_status(record.run, "failed", step=trainer.global_step, reason=reason, **facts)
         raise

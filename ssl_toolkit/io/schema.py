@@ -6,9 +6,6 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
-
 from ssl_toolkit.errors import printable
 
 _MOST = 1 << 48
@@ -46,17 +43,11 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) < 1e300 and math.isfinite(value)
 
 
-def _is_tensor(value: Any) -> bool:
-    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized or value.is_nested:
-        return False
-    return value.device.type == "cpu" or hasattr(value, "full_tensor")
-
-
 COUNT = Kind("a count (a whole number, 0 or more)", lambda value: type(value) is int and 0 <= value < _MOST)
+AT_LEAST_ONE = Kind("a whole number of at least 1", lambda value: COUNT.fits(value) and value > 0)
 NUMBER = Kind("a finite number", _is_number)
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 TEXT = Kind("a text", lambda value: isinstance(value, str))
-TENSOR = Kind("a dense tensor", _is_tensor)
 ANYTHING = Kind("anything", lambda value: True)
 
 
@@ -95,7 +86,7 @@ def problems(value: Any, schema: Any, where: str = "") -> Iterator[str]:
 
 def shown(value: Any) -> str:
     """A value in a few words: data from a file may be long, or hold codes that a terminal would obey."""
-    if isinstance(value, Tensor):
+    if hasattr(value, "shape"):
         return f"a tensor of shape {list(value.shape)}"
     if isinstance(value, (dict, list, tuple, set)):
         return f"a {type(value).__name__} of {len(value)}"
