@@ -53,7 +53,8 @@ def new_run(path: str | None, task_name: str) -> Path:
         if int(os.environ.get("WORLD_SIZE", under_srun)) > 1 and _STARTED not in os.environ:
             raise ValueError("several processes need to agree on the run's folder: name it with --out")
         # processes that Lightning launches run this command again and must find the same folder
-        stamp = os.environ.setdefault(_STARTED, datetime.now().strftime("%Y%m%d-%H%M%S"))
+        stamp = os.environ.get(_STARTED) or _free_stamp(task_name)
+        os.environ[_STARTED] = stamp
         path = f"runs/{task_name}-{stamp}"
     folder = Path(path)
     if folder.is_file():
@@ -61,6 +62,13 @@ def new_run(path: str | None, task_name: str) -> Path:
     if is_rank_zero() and (folder / CONFIG).exists():
         raise ValueError(f"{folder} holds a run already: continue it with --resume {folder}, or choose another --out")
     return folder
+
+
+def _free_stamp(task_name: str) -> str:
+    """The time, and a number if another run of the task began in this second."""
+    now = datetime.now().strftime("%Y%m%d-%H%M%S")
+    stamps = (now, *(f"{now}-{number}" for number in range(2, 1000)))
+    return next(stamp for stamp in stamps if not Path(f"runs/{task_name}-{stamp}").exists())
 
 
 def open_run(path: str) -> Path:

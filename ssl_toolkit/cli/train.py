@@ -15,7 +15,7 @@ from ssl_toolkit.callbacks import ExportWeights, LearningRate, ProgressBar, Resu
 from ssl_toolkit.checkpoint import AtomicCheckpointIO
 from ssl_toolkit.cli.autotune_trials import fastest_settings, steps_within
 from ssl_toolkit.cli.command_line import CommandLine
-from ssl_toolkit.cli.from_python import run_command, starts_processes
+from ssl_toolkit.cli.from_python import run_command, starts_processes, variables_restored
 from ssl_toolkit.cli.global_batch import batch_facts, keep_global_batch
 from ssl_toolkit.cli.leftover_args import leftover_remarks
 from ssl_toolkit.cli.parser import parse, plain
@@ -57,6 +57,7 @@ def transfer(arguments: Sequence[str]) -> None:
     train("transfer", arguments)
 
 
+@variables_restored()
 def train(command: str, arguments: Sequence[str], quietly: bool = False, apart: bool = False) -> Path:
     """Runs a training command.
 
