@@ -21,6 +21,8 @@ from filelock import FileLock, Timeout
 from ssl_toolkit.distributed.ranks import is_rank_zero
 from ssl_toolkit.errors import nearest, printable
 from ssl_toolkit.io.atomic import damage, remove_orphans, write_atomically
+from ssl_toolkit.io.schema import ANYTHING, AT_LEAST_ONE, COUNT, TEXT, Each, Maybe, problems
+from ssl_toolkit.io.yaml_files import read_yaml
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
@@ -31,6 +33,12 @@ BAD_FILES = "bad_files.txt"
 WATCHED = "watch.json"
 LOCK = ".lock"
 _STARTED = "SSL_TOOLKIT_STARTED"
+_START = {
+    "started": Maybe(TEXT), "command": Maybe([TEXT]), "versions": Maybe(Each(TEXT)), "gpus": Maybe([TEXT]),
+    "processes": Maybe(AT_LEAST_ONE), "batch_size": Maybe(AT_LEAST_ONE), "step": Maybe(COUNT),
+    "changed": Maybe(Each([ANYTHING])),
+}  # fmt: skip
+_STARTS = {"starts": [_START]}
 
 
 def new_run(path: str | None, task_name: str) -> Path:
@@ -186,7 +194,7 @@ def write_bad_files(run: Path, bad: Iterable[tuple[str, str]]) -> int:
         How many are listed.
     """
     file = run / BAD_FILES
-    before = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    before = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
     lines = {*before, *("\t".join(map(printable, each)) for each in bad)}
     if len(lines) > len(before):
         write_atomically(file, "".join(f"{line}\n" for line in sorted(lines)))
@@ -210,7 +218,10 @@ def write_config(run: Path, config: dict[str, Any]) -> None:
 
 def read_config(run: Path) -> dict[str, Any]:
     """Reads the resolved configuration of a run."""
-    return yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
+    config = read_yaml(run / CONFIG) or {}
+    if not isinstance(config, dict) or not isinstance(config.get("model", {}), dict):
+        raise ValueError(f"{run / CONFIG} is damaged: expected settings by their names; restore it from a copy")
+    return config
 
 
 def write_environment(run: Path, **facts: Any) -> None:
@@ -239,9 +250,37 @@ def write_environment(run: Path, **facts: Any) -> None:
 
 
 def read_starts(run: Path) -> list[dict[str, Any]]:
-    """What was written of each start of a run, the last one last."""
-    file = run / ENVIRONMENT
-    return json.loads(file.read_text(encoding="utf-8"))["starts"] if file.exists() else []
+    """What was written of each start of a run, the last one last.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    return (read_json(run / ENVIRONMENT, _STARTS) or {"starts": []})["starts"]
+
+
+def read_json(file: Path, schema: Any) -> Any:
+    """Reads a file of a run that holds JSON.
+
+    Args:
+        file: The file.
+        schema: What it has to hold (see `ssl_toolkit.io.schema`).
+
+    Returns:
+        What it holds; None if there is no file.
+
+    Raises:
+        ValueError: It holds anything else.
+    """
+    if not file.is_file():
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        found = next(problems(content, schema), None)
+    except (ValueError, RecursionError) as error:
+        content, found = None, str(error).splitlines()[0]
+    if found:
+        raise ValueError(f"{file} is damaged ({found}): restore it from a copy, or remove it to go on without it")
+    return content
 
 
 def processor() -> str:

@@ -121,7 +121,8 @@ class Classifier(DownstreamTask):
         top1 = counts[:, 0].float() / counts[:, 1].clamp(min=1)
         for index in tested.nonzero().flatten().tolist():
             name = names[index] if index < len(names) else str(index)
-            self.log(f"test/top1_of/{name}", top1[index], sync_dist=world_size() > 1)
+            # Lightning refuses a name that holds its own word for loaders, unless it is told to add none
+            self.log(f"test/top1_of/{name}", top1[index], sync_dist=world_size() > 1, add_dataloader_idx=False)
         self.log("test/mean_class_top1", top1[tested].mean(), sync_dist=world_size() > 1)
         largest = self._largest_class()
         if largest is not None:

@@ -91,6 +91,8 @@ class WeightAverage(Callback):
         """Starts at the weights, or where the checkpoint was."""
         self.check(pl_module)
         loaded = self._loaded.get("average", {})
+        if trainer.ckpt_path and self._tensors(pl_module).keys() - loaded.keys():
+            raise ValueError(f"{trainer.ckpt_path} does not fit this run: it lacks the average, or some weights of it")
         self._average = {
             name: torch.empty_like(tensor).copy_(loaded.get(name, tensor))
             for name, tensor in self._tensors(pl_module).items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor
 
+from ssl_toolkit.checkpoint.contents import check_contents
 from ssl_toolkit.distributed.ranks import is_rank_zero
 from ssl_toolkit.io.archives import check_not_compressed
 from ssl_toolkit.io.atomic import flush_folder, remove_with_checksum, write_checksum
@@ -75,8 +77,8 @@ class AtomicCheckpointIO(CheckpointIO):
         flush_folder(target.parent)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """See `read_checkpoint`."""
-        return read_checkpoint(Path(path))
+        """See `read_to_resume`."""
+        return read_to_resume(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
         """Deletes a checkpoint."""
@@ -100,7 +102,9 @@ def read_checkpoint(path: Path, dtensors: Mapping[str, Tensor] | None = None) ->
             loaded = sharded.load(path, dtensors)
         else:
             check_not_compressed(path)
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of what is refused below
+                loaded = torch.load(path, map_location="cpu", weights_only=True)
     # of what is no checkpoint, torch raises whatever comes first, and of a folder something outside of Exception
     except BaseException as error:
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
@@ -113,6 +117,21 @@ def read_checkpoint(path: Path, dtensors: Mapping[str, Tensor] | None = None) ->
     missing -= set(loaded) if isinstance(loaded, dict) else set()
     if missing:
         raise ValueError(f"{path} is no checkpoint of a run: it lacks {', '.join(sorted(missing))}")
+    return loaded
+
+
+def read_to_resume(path: Path, dtensors: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
+    """Loads a checkpoint as `read_checkpoint` does, and checks all that a run restores from it.
+
+    Args:
+        path: Likewise.
+        dtensors: Likewise.
+
+    Raises:
+        ValueError: Likewise; or if it claims what cannot be (see `ssl_toolkit.checkpoint.contents`).
+    """
+    loaded = read_checkpoint(path, dtensors)
+    check_contents(loaded, path)
     return loaded
 
 

@@ -29,6 +29,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
+from ssl_toolkit.checkpoint.shards import check_description
 from ssl_toolkit.distributed.ranks import from_rank_zero, rank, world_size
 from ssl_toolkit.io.archives import check_not_compressed
 from ssl_toolkit.io.atomic import SUMS, checksums, flush_folder, remove_orphans, remove_with_checksum, write_atomically
@@ -68,6 +69,7 @@ def load(path: Path, dtensors: Mapping[str, Tensor] | None = None) -> dict[str, 
     """
     check_not_compressed(path / _REST)
     rest = torch.load(path / _REST, map_location="cpu", weights_only=True)
+    check_description(rest, path)
     described, names = rest["tensors"], rest["names"]
     targets: dict[str, Any] = {}
     for key, each in described.items():
@@ -126,8 +128,6 @@ class _Reader(dcp.FileSystemReader):
             chunks = []
             for offsets, sizes, file, start, length in each["parts"]:
                 chunks.append(ChunkStorageMetadata(torch.Size(offsets), torch.Size(sizes)))
-                if Path(file).name != file:
-                    raise ValueError(f"{file!r} is outside of the checkpoint")
                 places[MetadataIndex(key, torch.Size(offsets))] = _StorageInfo(file, start, length)
             properties = TensorProperties(dtype=each["dtype"])
             tensors[key] = TensorStorageMetadata(properties, torch.Size(each["size"]), chunks)

@@ -12,6 +12,7 @@ import yaml
 
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.errors import nearest
+from ssl_toolkit.io.yaml_files import check_yaml
 from ssl_toolkit.run_folder import CONFIG, open_run
 from ssl_toolkit.runtime.preemption import is_restarted
 
@@ -144,8 +145,13 @@ def _key(option: str) -> str:
 def _read(recipe: str) -> dict[str, Any]:
     """What a recipe says, a file or YAML itself; nothing if it is none, which the parser will say."""
     try:
-        content = yaml.safe_load(Path(recipe).read_text(encoding="utf-8") if _is_file(recipe) else recipe)
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        text = Path(recipe).read_text(encoding="utf-8") if _is_file(recipe) else recipe
+    except (OSError, UnicodeDecodeError):
+        return {}
+    check_yaml(text, recipe if _is_file(recipe) else "the recipe")
+    try:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -23,9 +23,11 @@ from ssl_toolkit.errors import CANNOT_WRITE, INTERRUPTED, RunFailed, is_interrup
 from ssl_toolkit.perf.malloc import keep_freed_memory
 from ssl_toolkit.runtime.preemption import EXIT_STATUS
 
+# what a run tells the processes that Lightning starts for it
+OF_A_RUN = ("SSL_TOOLKIT_STARTED", "SSL_TOOLKIT_RANK_ZERO_PID")
 # what a run, and Lightning, tell libraries and the processes that they start
 _VARIABLES = (
-    "SSL_TOOLKIT_STARTED", "SSL_TOOLKIT_FIRST_PROCESS", "OMP_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG",
+    *OF_A_RUN, "OMP_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG",
     "MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE",
 )  # fmt: skip
 # how long several processes may take to save their state when they are told to end
@@ -59,19 +61,13 @@ def called_from_python() -> Iterator[None]:
 @contextlib.contextmanager
 def _state_restored() -> Iterator[None]:
     """Puts back what belongs to the whole process: settings of torch, variables, the answer to Ctrl-C."""
-    variables = {name: os.environ.get(name) for name in _VARIABLES}
     threads, interrupt, is_together = torch.get_num_threads(), signal.getsignal(signal.SIGINT), dist.is_initialized()
     deterministic = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark = torch.backends.cudnn.benchmark
     try:
-        with torch.random.fork_rng(devices=[]):
+        with variables_restored(_VARIABLES), torch.random.fork_rng(devices=[]):
             yield
     finally:
-        for name, value in variables.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
         torch.backends.cudnn.benchmark = benchmark
@@ -79,6 +75,20 @@ def _state_restored() -> Iterator[None]:
             signal.signal(signal.SIGINT, interrupt)
         if not is_together and dist.is_initialized() and dist.get_world_size() == 1:
             dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def variables_restored(names: Sequence[str] = OF_A_RUN) -> Iterator[None]:
+    """Puts environment variables back: the next run of this process is another one."""
+    variables = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in variables.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def starts_processes(trainer: Namespace) -> bool:

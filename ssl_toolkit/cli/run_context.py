@@ -82,8 +82,12 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turns Lightning's errors about wrong settings into one-line errors."""
+def one_line_errors(checkpoint: Path | None = None) -> Iterator[None]:
+    """Turns Lightning's errors about wrong settings into one-line errors.
+
+    Args:
+        checkpoint: What is resumed.
+    """
     try:
         yield
     except MisconfigurationException as error:
@@ -93,7 +97,9 @@ def one_line_errors() -> Iterator[None]:
             raise
         first = re.search(r"\w+\.[\w.]+", str(error).partition(":")[2])
         where = f"; the first tensor that does not fit is {first[0]}" if first else ""
-        raise ValueError(f"the checkpoint is of another network than the configuration asks for{where}") from None
+        raise ValueError(
+            f"{checkpoint or 'the checkpoint'} is of another network than the configuration asks for{where}"
+        ) from None
 
 
 def check_trainer(arguments: dict[str, Any]) -> None:
@@ -143,7 +149,8 @@ def failure_noted(record: Record, trainer: Trainer) -> Iterator[None]:
                 write_status(record.run, "preempted", step=trainer.global_step, reason="SIGINT")
         elif record.is_written and not known:
             reason = f"exit status {error.code}" if is_exit else str(error).strip() or type(error).__name__
-            facts = {"rank": rank()} if trainer.world_size > 1 else {}
+            failed = error.rank if isinstance(error, RankFailed) else rank()
+            facts = {"rank": failed} if trainer.world_size > 1 and failed is not None else {}
             with contextlib.suppress(OSError):  # the disk may be what failed
                 write_status(record.run, "failed", step=trainer.global_step, reason=reason, **facts)
         raise

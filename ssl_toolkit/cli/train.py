@@ -15,7 +15,7 @@ from ssl_toolkit.callbacks import ExportWeights, LearningRate, ProgressBar, Resu
 from ssl_toolkit.checkpoint import AtomicCheckpointIO
 from ssl_toolkit.cli.autotune_trials import fastest_settings, steps_within
 from ssl_toolkit.cli.command_line import CommandLine
-from ssl_toolkit.cli.from_python import run_command, starts_processes
+from ssl_toolkit.cli.from_python import run_command, starts_processes, variables_restored
 from ssl_toolkit.cli.global_batch import batch_facts, keep_global_batch
 from ssl_toolkit.cli.leftover_args import leftover_remarks
 from ssl_toolkit.cli.parser import parse, plain
@@ -57,6 +57,7 @@ def transfer(arguments: Sequence[str]) -> None:
     train("transfer", arguments)
 
 
+@variables_restored()
 def train(command: str, arguments: Sequence[str], quietly: bool = False, apart: bool = False) -> Path:
     """Runs a training command.
 
@@ -205,7 +206,7 @@ def fit(command: str, trainer: Trainer, record: Record, objects: Namespace, chec
     """Trains, and tests a downstream task; whatever ends it stands in the run's folder."""
     together = end_on_rank_failure(record.run, trainer, objects.checkpoint.preemption)
     noted = failure_noted(record, trainer), bad_files_noted(record, objects.data)
-    with quiet(), one_line_errors(), noted[0], noted[1], together:
+    with quiet(), one_line_errors(checkpoint), noted[0], noted[1], together:
         trainer.fit(objects.model, datamodule=objects.data, ckpt_path=checkpoint, weights_only=True)
         if command == "transfer" and objects.data.num_images("test"):
             trainer.test(objects.model, datamodule=objects.data, verbose=False)

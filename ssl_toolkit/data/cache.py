@@ -96,7 +96,11 @@ def open_store(
             "room for them, or data.cache: none"
         ) from error
     store = read_images(path, channels, bad)
-    assert store is not None
+    if store is None:
+        raise ValueError(
+            f"'{path}' is damaged again as soon as it is written; set data.cache_dir to another folder, or data.cache: "
+            "none"
+        )
     return store
 
 

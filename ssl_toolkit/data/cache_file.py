@@ -106,7 +106,7 @@ def _go_on(images: Path, journal: Path, sizes: NDArray[np.int64], channels: int,
                 part = json.loads(line)
                 part_sizes = np.array(part["sizes"], dtype=np.int64).reshape(-1, 2)
                 found = {int(index): BadImage(str(name), str(reason)) for index, name, reason in part["bad"]}
-            except (ValueError, TypeError, KeyError, OverflowError):
+            except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
                 break  # it is damaged
             part_bytes = int(part_sizes.prod(axis=1).sum()) * channels
             end = num_images + len(part_sizes)
@@ -164,11 +164,12 @@ def read_images(path: Path, channels: int, bad: BadFiles) -> DecodedStore | None
         areas = sizes.astype(np.float64).prod(axis=1)  # of damaged sizes an integer would overflow
         whole = len(sizes) == bad.num_images and bool((sizes >= 0).all()) and areas.sum() * channels == num_bytes
         whole = whole and entries.keys() == set(np.flatnonzero(areas == 0).tolist())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         whole = False
     if not whole:
         say(f"the cache file '{path}' is damaged; decoding the images again")
-        path.unlink()
+        with contextlib.suppress(OSError):  # a folder that cannot be written: whoever writes there will say so
+            path.unlink()
         return None
     bad.saw_all(0, len(sizes))
     for index, error in sorted(entries.items()):

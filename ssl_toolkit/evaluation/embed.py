@@ -39,9 +39,10 @@ def embed(
     ``name`` (path in the folder), ``split``, ``index`` (number in the source), ``label`` (class number; only if any
     image has one) and the features: in parquet one column ``features``, fixed-size lists of float32; in npz an array
     ``features`` of shape ``[num_images, num_features]``; in csv a column each, ``f0``, ``f1``, ... An image without a
-    label among others has null in parquet, nothing in csv and -1 in npz. Parquet (in its schema metadata) and npz hold
-    under ``ssl_toolkit`` one JSON text with what made the features: the weights file and its SHA-256, the backbone's
-    arguments, ``image_size``, ``representation`` and the class names.
+    label among others has null in parquet, nothing in csv and -1 in npz. In csv an apostrophe stands before a name that
+    begins with ``=``, ``+``, ``-`` or ``@``, which a spreadsheet would compute. Parquet (in its schema metadata) and
+    npz hold under ``ssl_toolkit`` one JSON text with what made the features: the weights file and its SHA-256, the
+    backbone's arguments, ``image_size``, ``representation`` and the class names.
 
     Args:
         weights: A weights file.
@@ -162,7 +163,12 @@ def _write_csv(path: Path, rows: _Rows, about: str) -> None:
         writer.writerow(["name", "split", "index", *["label"] * labelled, *numbers])
         for name, split, index, label, features in zip(*rows, strict=True):
             labels = ["" if label < 0 else label] * labelled
-            writer.writerow([name, split, index, *labels, *features])
+            writer.writerow([_no_formula(name), split, index, *labels, *features])
+
+
+def _no_formula(text: str) -> str:
+    """A text that a spreadsheet takes for one: of what begins with these signs it would compute a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
 
 
 _WRITERS: dict[str, Callable[[Path, _Rows, str], None]] = {

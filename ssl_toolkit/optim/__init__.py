@@ -7,9 +7,10 @@ from ssl_toolkit.optim.groups import ParameterRule, check_rules, freeze, paramet
 from ssl_toolkit.optim.muon import Muon
 from ssl_toolkit.optim.scaling import LRScaling, large_batch_remark, scaled_lr
 from ssl_toolkit.optim.sgd import LARS, SGD, SGDP, Lion
+from ssl_toolkit.optim.state import check_state
 
 __all__ = [
     "LAMB", "LARS", "SGD", "SGDP", "Adadelta", "Adagrad", "Adam", "AdamP", "AdamW", "LRScaling", "Lion", "Muon",
-    "NAdam", "OptimizerSpec", "ParameterRule", "RAdam", "RMSprop", "check_rules", "freeze", "large_batch_remark",
-    "match_layout", "parameter_groups", "scaled_lr",
+    "NAdam", "OptimizerSpec", "ParameterRule", "RAdam", "RMSprop", "check_rules", "check_state", "freeze",
+    "large_batch_remark", "match_layout", "parameter_groups", "scaled_lr",
 ]  # fmt: skip

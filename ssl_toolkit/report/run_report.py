@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ssl_toolkit.io.schema import COUNT, NUMBER, TEXT, Each, Kind
 from ssl_toolkit.report.page import Code, Figure, Piece, Section, Table, Text, write_page
-from ssl_toolkit.run_folder import CONFIG, WATCHED, WEIGHTS, sync_command
+from ssl_toolkit.run_folder import CONFIG, WATCHED, WEIGHTS, read_config, read_json, read_starts, sync_command
 from ssl_toolkit.tracking.metrics_csv import read_metrics
 
 FILE = "report.html"
@@ -39,6 +38,14 @@ TITLES = {
 }
 
 
+_WATCHED = [{"what": TEXT, "advice": TEXT}]
+_INTERVAL = {"value": NUMBER, "low": NUMBER, "high": NUMBER}
+_CHOICE = Kind("a number or nothing", lambda value: value is None or NUMBER.fits(value))
+_ROW = {"representation": TEXT, "weights": TEXT, "num_features": COUNT, "knn": _INTERVAL, "knn_k": _CHOICE,
+        "linear": _INTERVAL}  # fmt: skip
+_EVALUATION = {"rows": [_ROW], "num_images": Each(COUNT), "num_classes": COUNT, "verdict": TEXT}
+
+
 def write_report(run_dir: str | Path) -> Path:
     """Writes ``report.html`` into a run's folder: result, findings, curves, views, evaluation, bad files, commands,
     settings.
@@ -56,10 +63,10 @@ def write_report(run_dir: str | Path) -> Path:
     if not (run / CONFIG).is_file():
         reason = f"holds no {CONFIG}" if run.is_dir() else "does not exist"
         raise ValueError(f"cannot write a report: the folder {run} {reason}; give the folder of a run")
+    config = read_config(run)
     text = (run / CONFIG).read_text(encoding="utf-8")
-    config = yaml.safe_load(text) or {}
     metrics = read_metrics(run)
-    starts = _json(run / "environment.json").get("starts", [])
+    starts = _whole(lambda: read_starts(run)) or []
     sections = [
         Section("Result", _result(metrics, starts)),
         Section("What the health monitor found", _findings(run)),
@@ -75,14 +82,26 @@ def write_report(run_dir: str | Path) -> Path:
     return write_page(run / FILE, run.resolve().name, written, _subtitle(config, starts))
 
 
-def _json(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+def _whole(read: Callable[[], Any]) -> Any:
+    """What is read; of a damaged file nothing, and it is named."""
+    try:
+        return read()
+    except ValueError as error:
+        print(f"left out of the report: {error}", file=sys.stderr)
+        return None
+
+
+def _setting(config: Any, *keys: str) -> Any:
+    """A setting; an empty text if there is none."""
+    for key in keys:
+        config = config.get(key) if isinstance(config, dict) else None
+    return "" if config is None else config
 
 
 def _subtitle(config: Mapping[str, Any], starts: Sequence[Mapping[str, Any]]) -> str:
-    task = (config.get("model") or {}).get("class_path", "")
-    backbone = ((config.get("model") or {}).get("init_args") or {}).get("backbone") or {}
-    parts = [task.rpartition(".")[2], backbone.get("name"), *(start["started"][:10] for start in starts[:1])]
+    task = str(_setting(config, "model", "class_path"))
+    backbone = _setting(config, "model", "init_args", "backbone", "name")
+    parts = [task.rpartition(".")[2], backbone, *(start.get("started", "")[:10] for start in starts[:1])]
     return " · ".join(str(part) for part in parts if part)
 
 
@@ -115,9 +134,8 @@ def _number(value: float, percent: bool) -> str:
 
 
 def _findings(run: Path) -> list[Piece]:
-    file = run / WATCHED
-    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
-    return [Text(f"{each['what']} {each['advice']}") for each in found]
+    found = _whole(lambda: read_json(run / WATCHED, _WATCHED))
+    return [Text(f"{each['what']} {each['advice']}") for each in found or ()]
 
 
 def _curves(metrics: Mapping[str, Sequence[float]]) -> list[Piece]:
@@ -143,7 +161,7 @@ def _views(run: Path) -> list[Piece]:
 
 
 def _evaluation(run: Path) -> list[Piece]:
-    evaluation = _json(run / "evaluation.json")
+    evaluation = _whole(lambda: read_json(run / "evaluation.json", _EVALUATION))
     if not evaluation:
         return []
     rows = [
@@ -178,7 +196,7 @@ def _interval(interval: Mapping[str, float]) -> str:
 
 def _bad_files(run: Path) -> list[Piece]:
     file = run / "bad_files.txt"
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
     if not lines:
         return []
     rows = [line.partition("\t")[::2] for line in lines[:MAX_BAD_FILES]]
@@ -188,7 +206,7 @@ def _bad_files(run: Path) -> list[Piece]:
 
 def _commands(run: Path, config: Mapping[str, Any]) -> list[str]:
     folder, weights = shlex.quote(str(run)), shlex.quote(str(run / WEIGHTS))
-    command = "transfer" if (config.get("model") or {}).get("class_path", "").startswith("downstream.") else "pretrain"
+    command = "transfer" if str(_setting(config, "model", "class_path")).startswith("downstream.") else "pretrain"
     commands = [f"ssl-toolkit {command} --resume {folder}"]
     if command == "pretrain":
         recipe = "configs/transfer/linear_probe.yaml"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from ssl_toolkit.checkpoint.io import AtomicCheckpointIO, read_checkpoint
+from ssl_toolkit.checkpoint.io import AtomicCheckpointIO, read_to_resume
 
 NAME = "fsdp2"
 
@@ -92,7 +92,7 @@ class ShardedStrategy(ModelParallelStrategy):
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Each process loads its shards, from a sharded checkpoint or from a whole one."""
         dtensors = self._dtensors()
-        checkpoint = read_checkpoint(Path(self.broadcast(checkpoint_path)), dtensors)
+        checkpoint = read_to_resume(Path(self.broadcast(checkpoint_path)), dtensors)
         weights = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: _distribute(tensor, dtensors.get(name)) for name, tensor in weights.items()}
         return checkpoint
@@ -105,10 +105,10 @@ class ShardedStrategy(ModelParallelStrategy):
     def load_optimizer_state_dict(self, checkpoint: Any) -> None:
         """Sets this process's shards."""
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-            parameters = [each for group in optimizer.param_groups for each in group["params"]]
+            parameters = dict(enumerate(each for group in optimizer.param_groups for each in group["params"]))
             for number, values in state["state"].items():
                 for name, value in values.items():
-                    values[name] = _distribute(value, parameters[number])
+                    values[name] = _distribute(value, parameters.get(number))
             optimizer.load_state_dict(state)
 
     def _dtensors(self) -> dict[str, Tensor]:

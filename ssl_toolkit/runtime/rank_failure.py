@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning.pytorch import Trainer
 
@@ -38,11 +38,21 @@ class RankFailed(RunFailed):
 
     Attributes:
         is_noted: Whether the first error is in the run's status already.
+        rank: The one that failed; None if that cannot be seen from here.
     """
 
-    def __init__(self, message: str, is_noted: bool) -> None:
+    def __init__(self, message: str, is_noted: bool, rank: int | None) -> None:
         super().__init__(message)
         self.is_noted = is_noted
+        self.rank = rank
+
+
+class _Failure(NamedTuple):
+    """What is known of another rank's failure; see `RankFailed`."""
+
+    message: str
+    is_noted: bool
+    rank: int | None
 
 
 def announce_rank_zero() -> None:
@@ -113,9 +123,11 @@ class _RankMonitor:
         # gloo goes on with advice
         said = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
         if found is None and re.search(r"timed? ?out", said, re.IGNORECASE):
-            found = f"another process does not answer: it is stuck, or does not do the same as this one ({said})", False
+            said = f"another process does not answer: it is stuck, or does not do the same as this one ({said})"
+            found = _Failure(said, False, None)
         if found is None:
-            found = f"another process is gone; what it or its launcher said last tells why ({said})", False
+            said = f"another process is gone; what it or its launcher said last tells why ({said})"
+            found = _Failure(said, False, None)
         return RankFailed(*found)
 
     def _watch(self) -> None:
@@ -123,7 +135,7 @@ class _RankMonitor:
             self._adopt_children()
             found = self._failure()
             if found is not None and not self._over.wait(_GRACE):
-                self._terminate(*found)
+                self._terminate(found)
 
     def _adopt_children(self) -> None:
         """Takes the launched processes from Lightning, which would kill this one silently if one of them failed."""
@@ -132,26 +144,27 @@ class _RankMonitor:
                 self._children = launched
                 thread._child_processes = []  # pyright: ignore[reportAttributeAccessIssue] - its way to end
 
-    def _failure(self) -> tuple[str, bool] | None:
-        """The failure of another rank, and whether it is in the run's status; None if there is none."""
+    def _failure(self) -> _Failure | None:
+        """The failure of another rank; None if there is none."""
         status = read_status(self._run)
         if status != self._before and status.get("state") == "failed" and status.get("rank", rank()) != rank():
-            return f"rank {status['rank']} has failed: {status.get('reason')}", True
+            return _Failure(f"rank {status['rank']} has failed: {status.get('reason')}", True, status["rank"])
         if self._parent not in (None, os.getppid()):
-            return "rank 0 is gone", False
+            return _Failure("rank 0 is gone", False, 0)
         for number, child in enumerate(self._children, start=rank() + 1):
             if (code := child.poll()) not in _IN_ORDER:
                 how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-                return f"rank {number} {how}", False
+                return _Failure(f"rank {number} {how}", False, number)
         return None
 
-    def _terminate(self, reason: str, is_noted: bool) -> None:
+    def _terminate(self, failure: _Failure) -> None:
         """Ends this process, whatever it is waiting for, and those that it launched."""
         with contextlib.suppress(OSError):
-            if not is_noted:
-                write_status(self._run, "failed", reason=reason, rank=rank())
+            if not failure.is_noted:
+                facts = {} if failure.rank is None else {"rank": failure.rank}
+                write_status(self._run, "failed", reason=failure.message, **facts)
         with contextlib.suppress(OSError, ValueError):
-            print(f"ssl-toolkit: error: {place()}: {reason}", file=sys.stderr)
+            print(f"ssl-toolkit: error: {place()}: {failure.message}", file=sys.stderr)
             sys.stdout.flush()
             sys.stderr.flush()
         for child in self._children:

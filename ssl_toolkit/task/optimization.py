@@ -11,6 +11,7 @@ from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor
 
+from ssl_toolkit.checkpoint.contents import steps_of_state
 from ssl_toolkit.distributed.collectives import gather
 from ssl_toolkit.optim import (
     Adam,
@@ -18,6 +19,7 @@ from ssl_toolkit.optim import (
     LRScaling,
     OptimizerSpec,
     ParameterRule,
+    check_state,
     match_layout,
     parameter_groups,
     scaled_lr,
@@ -65,6 +67,7 @@ class OptimizedModule(MeasuredModule):
         self.progress = Progress()
         self._kept: list[dict[str, Tensor]] = []
         self._has_stepped = False
+        self._steps_of_state = 0
         self._decay_factors: list[float] = []
         self._settings: list[dict[str, Any]] = []
 
@@ -110,6 +113,7 @@ class OptimizedModule(MeasuredModule):
         self._decay_factors = [group["weight_decay_factor"] for group in groups]
         constant = [group["constant_lr"] for group in groups]
         optimizer = spec.build(groups, fused=self._may_fuse())
+        optimizer.register_load_state_dict_pre_hook(self._check_state)
         optimizer.register_load_state_dict_post_hook(match_layout)
         optimizer.register_step_post_hook(self._note_step)
 
@@ -122,6 +126,13 @@ class OptimizedModule(MeasuredModule):
             {name: each[name] for name in each.keys() - {"params", "lr"}} for each in optimizer.param_groups
         ]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _check_state(self, optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+        """Called before an optimizer takes over a saved state."""
+        try:
+            check_state(optimizer, saved, self.optimizer_spec.build, self._steps_of_state > 0)
+        except ValueError as error:
+            raise ValueError(f"{self._checkpoint} does not fit this run: {error}") from None
 
     def _may_fuse(self) -> bool:
         """Whether the optimizer may be fused: in float16 it then unscales the gradients itself, too late to change.
@@ -189,6 +200,15 @@ class OptimizedModule(MeasuredModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What is computed outside of a training is computed as at the checkpoint's step."""
         self.progress = Progress(*checkpoint.get("progress", Progress()))
+        self._steps_of_state = steps_of_state(checkpoint)
+        own = type(self).configure_optimizers is OptimizedModule.configure_optimizers
+        if own and any("lr_lambdas" not in each for each in checkpoint.get("lr_schedulers", ())):
+            raise ValueError(f"{self._checkpoint} does not fit this run: its lr_schedulers lack lr_lambdas")
+
+    @property
+    def _checkpoint(self) -> str:
+        """What is resumed, for messages."""
+        return str(self.trainer.ckpt_path or "the checkpoint")
 
     def _progress(self, step: int) -> Progress:
         total_steps = int(self.trainer.estimated_stepping_batches)

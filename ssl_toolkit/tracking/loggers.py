@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.loggers.logger import Logger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from ssl_toolkit.tracking.metrics_logger import MetricsLogger
-from ssl_toolkit.tracking.weights_and_biases import GuardedWandbLogger, Wandb
+from ssl_toolkit.tracking.weights_and_biases import WANDB_ID, GuardedWandbLogger, Wandb
 
 Tracker = Wandb | Literal["wandb", "none"]
 """The type of the setting ``tracker``: ``none``, ``wandb`` (all defaults), or the settings of `Wandb` one by one."""
-
-WANDB_ID = "wandb_id.txt"
 
 
 def make_loggers(
@@ -53,12 +51,15 @@ def make_loggers(
 
 
 def _wandb_id(run_dir: Path, run_id: str | None) -> str:
-    """The id kept in the folder; a new one is put there."""
+    """The id kept in the folder, where a new one is put when the W&B run starts.
+
+    A new run takes that of ``WANDB_RUN_ID``, by which the agent of a sweep knows the runs that it starts.
+    """
     file = run_dir / WANDB_ID
-    if run_id is None and file.is_file():
-        return file.read_text(encoding="utf-8").strip()
-    run_id = run_id or secrets.token_hex(4)
-    if rank_zero_only.rank in (None, 0):
-        run_dir.mkdir(parents=True, exist_ok=True)
-        file.write_text(run_id + "\n", encoding="utf-8")
-    return run_id
+    kept = file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""
+    for given in (run_id, kept, os.environ.get("WANDB_RUN_ID")):
+        if given and re.fullmatch(r"[\w.-]{1,128}", given, re.ASCII):
+            return given
+        if given:
+            print(f"{given[:40]!r} is no id of a W&B run: another one is taken")
+    return secrets.token_hex(4)

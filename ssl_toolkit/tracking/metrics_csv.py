@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,12 @@ def read_metrics(file: str | Path) -> dict[str, list[float]]:
         file: The file, or the run's folder.
 
     Returns:
-        The columns by name, all of the same length, with NaN where a row has no value. Empty if there is no file.
+        The columns by name, all of the same length, with NaN where a row has no value. Empty if there is no file, or
+        nothing in it can be read; damaged rows are left out.
     """
     file = Path(file) / FILE if Path(file).is_dir() else Path(file)
-    columns, rows = _read(file) if file.is_file() else ([], [])
-    return {name: [_number(row[name]) for row in rows] for name in columns}
+    columns, rows, _ = _read(file)
+    return {name: [_number(row[name]) for row in rows] for name in columns} if rows else {}
 
 
 def last_values(file: str | Path) -> dict[str, float]:
@@ -34,8 +37,7 @@ def last_values(file: str | Path) -> dict[str, float]:
         file: The file, or the run's folder.
     """
     file = Path(file) / FILE if Path(file).is_dir() else Path(file)
-    rows = _read(file)[1] if file.is_file() else []
-    return {name: _number(text) for row in rows for name, text in row.items() if text}
+    return {name: _number(text) for row in _read(file)[1] for name, text in row.items() if text}
 
 
 def _number(text: str) -> float:
@@ -45,11 +47,30 @@ def _number(text: str) -> float:
         return float("nan")
 
 
-def _read(file: Path) -> tuple[list[str], list[dict[str, str]]]:
-    text = file.read_text(encoding="utf-8")
+def _read(file: Path) -> tuple[list[str], list[dict[str, str]], int]:
+    """The columns, the rows by column, and how many lines are no rows."""
+    if not file.is_file():
+        return [], [], 0
+    text = file.read_text(encoding="utf-8", errors="replace")
     # a process killed while it wrote leaves a last line without an end
-    reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
-    return list(reader.fieldnames or []), list(reader)
+    columns, *found = list(_lines(text[: text.rfind("\n") + 1])) or [[]]
+    if "step" not in columns or len(set(columns)) < len(columns):
+        return [], [], 1 + len(found)
+    rows = [dict(zip(columns, cells, strict=True)) for cells in found if len(cells) == len(columns)]
+    rows = [row for row in rows if math.isfinite(_number(row["step"]))]
+    return columns, rows, len(found) - len(rows)
+
+
+def _lines(text: str) -> Iterator[list[str]]:
+    """The cells of each line; none of one that is no CSV."""
+    reader = csv.reader(io.StringIO(text))
+    while True:
+        try:
+            yield next(reader)
+        except StopIteration:
+            return
+        except csv.Error:
+            yield []
 
 
 def _text(columns: list[str], rows: list[dict[str, Any]]) -> str:
@@ -74,7 +95,12 @@ class MetricsFile:
         self._pending: list[dict[str, Any]] = []
         self._warned = False
         if file.is_file():
-            self._replace(*_read(file))
+            columns, rows, num_damaged = _read(file)
+            if num_damaged:
+                kept = file.with_name(f"{file.name}.damaged")
+                file.replace(kept)
+                print(f"{file} has {num_damaged:,} damaged lines: they are left out, and kept in {kept}")
+            self._replace(columns, rows)
 
     def append(self, metrics: dict[str, Any], step: int) -> None:
         """Takes a row of numbers or tensors, to be written by the next `save`."""
@@ -99,7 +125,7 @@ class MetricsFile:
         seen = dict.fromkeys(name for row in self._pending for name in row)
         new = [name for name in seen if name not in self._columns]
         if new:
-            rows = _read(self.file)[1] if self.file.is_file() else []
+            rows = _read(self.file)[1]
             # the step and the epoch first, for the reader; then the metrics as they came
             order = {"step": 0, "epoch": 1}
             columns = sorted([*self._columns, *new], key=lambda name: order.get(name, 2))
@@ -112,7 +138,7 @@ class MetricsFile:
         """Drops the rows of this step and of later ones, which a resumed run writes again."""
         if not self.file.is_file():
             return
-        columns, rows = _read(self.file)
+        columns, rows, _ = _read(self.file)
         self._replace(columns, [row for row in rows if _number(row["step"]) < step])
 
     def _replace(self, columns: list[str], rows: list[dict[str, Any]]) -> None:

@@ -14,9 +14,11 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import DummyExperiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
+from ssl_toolkit.io.atomic import write_atomically
 from ssl_toolkit.tracking.metrics_csv import read_metrics
 from ssl_toolkit.tracking.patience import NoAnswer, end_without_wandb, within
 
+WANDB_ID = "wandb_id.txt"
 INIT_SECONDS = 60
 FINISH_SECONDS = 600
 ANSWER_SECONDS = 60  # for what W&B's own process does at once while it is well
@@ -73,9 +75,10 @@ class GuardedWandbLogger(WandbLogger):
     """Lightning's W&B logger, which gives up after the first failure with one warning; the run goes on.
 
     No answer is a failure, too: each call is made in a separate thread, which is left behind if it does not return.
-    It starts the W&B run when the trainer does, ends it with it, and continues it, by its id, when there is more to log
-    or the run is resumed. Nothing of it is global: several runs of one process, and a run of the user's own, do not
-    meet.
+    It starts the W&B run when the first step is about to be made or there is something to log, so that a start that
+    is refused, and a finished run that is resumed, leave nothing behind; ends it with the trainer, and continues it, by
+    its id, when there is more to log or the run is resumed. Nothing of it is global: several runs of one process, and a
+    run of the user's own, do not meet.
 
     Args:
         run_dir: The run's folder; W&B's files go to its folder ``wandb``.
@@ -99,7 +102,12 @@ class GuardedWandbLogger(WandbLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The W&B run, or after a failure something that takes every call and does nothing."""
+        """The W&B run, which starts when it is used; after a failure something that does nothing with any call."""
+        return DummyExperiment() if self._failed else self._experiment or _NotStarted(self)
+
+    @rank_zero_only
+    def start(self) -> Any:
+        """Starts the W&B run if there is none; returns what `experiment` does then."""
         if self._experiment is None and not self._failed:
             # W&B keeps to its own limit once it has reached its process
             self._experiment = self._guard(self._start, seconds=2 * INIT_SECONDS + ANSWER_SECONDS)
@@ -109,15 +117,13 @@ class GuardedWandbLogger(WandbLogger):
         import wandb
 
         self._is_offline = is_offline = offline(self.settings.mode)
-        # W&B does not join parts recorded offline under one id, the one sent last replaces the others; so each later
-        # part is made to begin with all that came before it
-        self._replay = is_offline and any(self.run_dir.glob("wandb/offline-run-*"))
         # console="off": W&B's capture of the terminal garbles the progress bar
         # finish_timeout: without it a run whose network is gone never ends
         settings = wandb.Settings(
             console="off", silent=is_offline, init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS
         )
         self.run_dir.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.run_dir / WANDB_ID, f"{self.run_id}\n")
         run = wandb.init(
             project=self.settings.project,
             name=self._name,
@@ -134,6 +140,9 @@ class GuardedWandbLogger(WandbLogger):
             reinit="create_new",
             settings=settings,
         )
+        # W&B does not join parts recorded offline under one id, the one sent last replaces the others; so each later
+        # part is made to begin with all that came before it, as does a run whose tracker is switched on at a resume
+        self._replay = is_offline or not run.resumed
         run.define_metric("trainer/global_step")
         run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
         return run
@@ -157,33 +166,50 @@ class GuardedWandbLogger(WandbLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         """Logs numbers."""
-        run = self.experiment  # starts the W&B run if there is none
-        if run is not None and self._replay:
-            self._replay = False
-            self._guard(self._log_past, seconds=FINISH_SECONDS)
+        self.start()
+        if self._replay:
+            # the last row is the one that is about to be logged: the CSV logger comes before this one
+            self._log_past(slice(-1))
         self._guard(super().log_metrics, metrics, step)
 
-    def _log_past(self) -> None:
+    @rank_zero_only
+    def begin(self) -> None:
+        """Starts the W&B run before the first step, with all rows that there are: a kill leaves no part without."""
+        self.start()
+        if self._replay:
+            self._log_past(slice(None))
+
+    @rank_zero_only
+    def log_finished_run(self) -> None:
+        """Logs all of a run that was finished before its tracker was switched on."""
+        if self._experiment is None and not (self.run_dir / WANDB_ID).is_file():
+            self.begin()
+
+    def _log_past(self, which: slice) -> None:
+        self._replay = False
+        self._guard(self._replay_rows, which, seconds=FINISH_SECONDS)
+
+    def _replay_rows(self, which: slice) -> None:
         import wandb
 
-        if (self.run_dir / "views.png").is_file():
-            self.experiment.log({"views": wandb.Image(str(self.run_dir / "views.png")), "trainer/global_step": 0})
         columns = read_metrics(self.run_dir)
-        # the last row is the one that is about to be logged: the CSV logger comes before this one
-        for values in list(zip(*columns.values(), strict=True))[:-1]:
+        past = list(zip(*columns.values(), strict=True))[which]
+        if past and (self.run_dir / "views.png").is_file():
+            self.experiment.log({"views": wandb.Image(str(self.run_dir / "views.png")), "trainer/global_step": 0})
+        for values in past:
             row = {name: value for name, value in zip(columns, values, strict=True) if not math.isnan(value)}
             super().log_metrics(row, int(row.pop("step")))
 
     @rank_zero_only
     def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
         """Logs pictures."""
-        _ = self.experiment  # starts the W&B run, which may take longer than to log
+        self.start()  # which may take longer than to log
         self._guard(super().log_image, key, images, step, **kwargs)
 
     @rank_zero_only
     def log_hyperparams(self, params: Any) -> None:
         """Adds to the configuration."""
-        _ = self.experiment
+        self.start()
         self._guard(super().log_hyperparams, params)
 
     @rank_zero_only
@@ -202,12 +228,22 @@ class GuardedWandbLogger(WandbLogger):
         return self.run_id
 
 
+class _NotStarted:
+    """Stands for the W&B run before there is one: Lightning asks for it at each start, and does nothing with it."""
+
+    def __init__(self, logger: GuardedWandbLogger) -> None:
+        self._logger = logger
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._logger.start(), name)
+
+
 def _guarded(name: str) -> Any:
     """A method of Lightning's logger that cannot stop a run."""
 
     @rank_zero_only
     def method(self: GuardedWandbLogger, *args: Any, **kwargs: Any) -> Any:
-        _ = self.experiment
+        self.start()
         return self._guard(getattr(WandbLogger, name), self, *args, **kwargs)
 
     method.__doc__ = getattr(WandbLogger, name).__doc__

@@ -161,14 +161,14 @@ class KeptChoices:
         try:
             settings, trials, day = self._all()[_key(what, candidates)]
             return Choice(settings, [Trial(*trial) for trial in trials], day)
-        except (KeyError, OSError, TypeError, ValueError):
+        except (KeyError, OSError, TypeError, ValueError, RecursionError):
             return None
 
     def keep(self, what: dict[str, Any], candidates: dict[str, list[Any]], choice: Choice) -> None:
         """Notes a choice; without a folder to write to, nothing happens."""
         try:
             kept = self._all()
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             kept = {}
         try:
             write_atomically(self.path, json.dumps({**kept, _key(what, candidates): choice}, indent=1))

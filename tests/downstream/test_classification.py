@@ -1,5 +1,7 @@
 """Classification: what is trained and what is not, learning rates by depth, metrics, weights files, few labels."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,8 @@ from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.optim import SGD, AdamW
 from ssl_toolkit.regularization import FeatureNorm, LabelSmoothing, VarianceCovariance
 from ssl_toolkit.schedule import Constant, Cosine
+from ssl_toolkit.tracking import MetricsLogger
+from ssl_toolkit.tracking.metrics_csv import last_values
 from ssl_toolkit.weights import WeightsError, save_backbone
 
 pytestmark = [
@@ -335,3 +339,18 @@ def test_data_that_do_not_fit(folder):
         make_trainer(max_steps=1).fit(make_task(num_classes=2), datamodule=make_data(folder))
     with pytest.raises(ValueError, match="num_classes is not known"):
         make_task().setup("test")
+
+
+@pytest.mark.parametrize("name", ["dataloader_idx_1", "loss", "a.b", "top1_of", "nan", "=1+1"])
+def test_a_class_of_any_name_has_its_figure(folder, tmp_path, name):
+    shutil.copytree(folder, tmp_path / "discs")
+    (tmp_path / "discs" / "red").rename(tmp_path / "discs" / name)
+    data = make_data(tmp_path / "discs", test_fraction=0.5)
+    task, logger = make_task(), MetricsLogger(tmp_path / "run")
+    trainer = make_trainer(max_steps=1)
+    trainer.fit(task, datamodule=data)
+    trainer.loggers = [logger]
+    metrics = trainer.test(task, datamodule=data, verbose=False)[0]
+    logger.save()
+    assert 0 <= metrics[f"test/top1_of/{name}"] <= 1
+    assert last_values(tmp_path / "run")[f"test/top1_of/{name}"] == pytest.approx(metrics[f"test/top1_of/{name}"])

@@ -253,8 +253,9 @@ def example(step):
     generator = torch.Generator().manual_seed(step)
     tensors = {"weight": torch.randn(6, 4, generator=generator), "num": torch.tensor(step)}
     moments = {"exp_avg": torch.randn(6, 4, generator=generator), "step": torch.tensor(float(step)), "other": None}
+    groups = [{"lr": 0.1, "params": [0]}]
     return {
-        "state_dict": tensors, "optimizer_states": [{"state": {0: moments}, "param_groups": [{"lr": 0.1}]}],
+        "state_dict": tensors, "optimizer_states": [{"state": {0: moments}, "param_groups": groups}],
         "global_step": step, "loops": {}, "pytorch-lightning_version": "2.6.6",
     }  # fmt: skip
 
@@ -273,7 +274,7 @@ def assert_is(checkpoint, step):
     for name, value in expected["optimizer_states"][0]["state"][0].items():
         found = checkpoint["optimizer_states"][0]["state"][0][name]
         assert (value is None and found is None) or value.equal(found)
-    assert checkpoint["optimizer_states"][0]["param_groups"] == [{"lr": 0.1}]
+    assert checkpoint["optimizer_states"][0]["param_groups"] == [{"lr": 0.1, "params": [0]}]
 
 
 @pytest.fixture
@@ -347,13 +348,35 @@ def test_hostile_files_of_a_folder_run_nothing(saved, tmp_path, monkeypatch, rea
                 read_checkpoint(newest)
             ran += marker.exists()
             (newest / name).write_bytes(whole)
-    rest = torch.load(newest / "rest.pt", weights_only=True)
-    rest["tensors"]["state_dict/weight"]["parts"][0][2] = "../../elsewhere"
-    torch.save(rest, newest / "rest.pt")
-    with pytest.raises(ValueError, match="outside of the checkpoint"):
-        read_checkpoint(newest)
     assert ran == 0
     reached(f"a checkpoint in parts: {ran} of {2 * len(names)} pickles executed")
+
+
+CLAIMS = {
+    "outside of the checkpoint": lambda each: each["parts"][0].__setitem__(2, "../../elsewhere"),
+    "beyond its end": lambda each: each["parts"][0].__setitem__(0, [6, 0]),
+    "no such bytes": lambda each: each["parts"][0].__setitem__(4, 1 << 40),
+    "more numbers than": lambda each: each.update(
+        size=[1 << 30, 4], parts=[[[0, 0], [1 << 30, 4], *each["parts"][0][2:]]]
+    ),
+    "not the whole of its shards": lambda each: each.update(size=[1 << 30, 4]),
+    "not the whole": lambda each: each["parts"].clear(),
+    "other dimensions": lambda each: each.update(size=[24]),
+    "size is .text., expected counts": lambda each: each.update(size="text"),
+    "dtype is missing": lambda each: each.pop("dtype"),
+}
+
+
+@pytest.mark.guarantee("S1")
+@pytest.mark.parametrize("said", CLAIMS)
+def test_what_a_folder_claims_of_its_shards_is_compared_with_its_files(saved, said):
+    newest = saved / CHECKPOINTS / "step-0000000010.ckpt"
+    rest = torch.load(newest / "rest.pt", weights_only=True)
+    CLAIMS[said](rest["tensors"]["state_dict/weight"])
+    torch.save(rest, newest / "rest.pt")
+    with pytest.raises(ValueError, match=f"{newest}.*{said}") as refused:
+        read_checkpoint(newest)
+    assert "\n" not in str(refused.value)
 
 
 def killed_while_saving(folder):

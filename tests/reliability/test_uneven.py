@@ -261,8 +261,6 @@ def test_few_images_are_one_batch(tmp_path):
 
 def test_a_pretraining_batch_of_one_is_refused(tmp_path):
     recipe = parity.write_recipe("SimCLR", tmp_path)
-    with pytest.raises(
-        ValueError, match="a pretext task learns nothing from batches of one image"
-    ):
+    with pytest.raises(ValueError, match="a pretext task learns nothing from batches of one image"):
         train("pretrain", ["-c", recipe, "--data.batch_size=1", "--out", str(tmp_path / "run")])
     assert not (tmp_path / "run").exists()

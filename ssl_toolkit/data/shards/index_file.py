@@ -23,10 +23,24 @@ from ssl_toolkit.data.shards.open_file import OpenFile
 from ssl_toolkit.data.shards.remote import Found
 from ssl_toolkit.data.shards.shard import ShardContents
 from ssl_toolkit.io.atomic import atomic_file
+from ssl_toolkit.io.schema import COUNT, TEXT, Kind, problems
 
 MAGIC = b"SSLTKSH1"
 COLUMNS = {"offsets": "<i8", "sizes": "<u4", "classes": "<i4", "folders": "<i4", "name_ends": "<u4", "names": "u1"}
 _DIGEST_BYTES = 32
+_ENTRY = Kind(
+    "a shard",
+    lambda value: (
+        isinstance(value, list)
+        and len(value) == 7
+        and TEXT.fits(value[0])
+        and all(map(COUNT.fits, (value[1], *value[3:6])))
+        and isinstance(value[2], str | int | float | None)
+        and isinstance(value[6], dict)
+        and all(map(COUNT.fits, value[6].values()))
+    ),
+)
+_ABOUT = {"shards": [_ENTRY], "classes": [TEXT], "folders": [TEXT]}
 _BLOCK = 1 << 22
 _MOST_TEXTS = 1_000_000
 
@@ -189,7 +203,9 @@ def read_index(path: Path) -> Index | None:
         about, num_bytes = _checked(file)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    if next(problems(about, _ABOUT), None):
         return None
     entries = [
         Entry(name, Found(size, stamp), num_images, num_name_bytes, unlabelled, others)
@@ -205,7 +221,27 @@ def read_index(path: Path) -> Index | None:
         offset += length + -length % 8
     if offset != num_bytes:
         return None
-    return Index(entries, starts, name_starts, columns, about["classes"], about["folders"])
+    index = Index(entries, starts, name_starts, columns, about["classes"], about["folders"])
+    return index if _is_consistent(index) else None
+
+
+def _is_consistent(index: Index) -> bool:
+    """Whether the columns are of these shards and tables; the sum says only that they are what was written."""
+    for column, texts in (("classes", index.class_texts), ("folders", index.folder_texts)):
+        places = index.columns[column][:]
+        if len(places) and not -1 <= places.min() <= places.max() < len(texts):
+            return False
+    for shard, entry in enumerate(index.entries):
+        images = slice(int(index.starts[shard]), int(index.starts[shard + 1]))
+        offsets, sizes = index.columns["offsets"][images], index.columns["sizes"][images]
+        ends = index.columns["name_ends"][images]
+        if (ends[1:] < ends[:-1]).any() or (ends[-1] if len(ends) else 0) != entry.num_name_bytes:
+            return False
+        if len(offsets) and not 0 <= offsets.min() <= offsets.max() <= entry.found.size:
+            return False
+        if (offsets + sizes > entry.found.size).any():
+            return False
+    return True
 
 
 def _checked(file: OpenFile) -> tuple[dict[str, Any], int]:

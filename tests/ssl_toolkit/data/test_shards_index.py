@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import io
 import json
@@ -19,6 +20,7 @@ import pytest
 from ssl_toolkit.data import BadImage, FolderSource, ImageData
 from ssl_toolkit.data.shards import ShardOptions, ShardSource
 from ssl_toolkit.data.shards import index as index_module
+from ssl_toolkit.data.shards.index_file import COLUMNS, MAGIC, read_index
 from ssl_toolkit.data.shards.url_patterns import find_shards, short_names
 from tar_shards import number_of, png, write_shards, write_tar
 
@@ -191,6 +193,48 @@ def test_a_damaged_index_is_made_again(shards, reads):
         opened.truncate(100)  # while it is in use
     with pytest.raises(ValueError, match="the index of the shards was cut off by another program"):
         again.name(29)
+
+
+WRONG = {
+    "a class beyond the table": lambda about, columns: columns["classes"].__setitem__(0, 99),
+    "a folder before the table": lambda about, columns: columns["folders"].__setitem__(0, -7),
+    "an image beyond its shard": lambda about, columns: columns["offsets"].__setitem__(1, 1 << 40),
+    "an image before its shard": lambda about, columns: columns["offsets"].__setitem__(1, -5),
+    "a huge image": lambda about, columns: columns["sizes"].__setitem__(1, 4_000_000_000),
+    "names that go back": lambda about, columns: columns["name_ends"].__setitem__(1, 0),
+    "a count as text": lambda about, columns: about["shards"][0].__setitem__(3, "5"),
+    "a negative count": lambda about, columns: about["shards"][0].__setitem__(3, -5),
+    "a shard of other entries": lambda about, columns: about["shards"].__setitem__(0, [1, 2]),
+    "other files as a list": lambda about, columns: about["shards"][0].__setitem__(6, []),
+    "no shards": lambda about, columns: about.update(shards=None),
+    "no table": lambda about, columns: about.pop("folders"),
+    "a table of numbers": lambda about, columns: about.update(classes=[1, 2, 3], folders=[4] * 9),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_an_index_with_a_fitting_sum_and_wrong_content_is_made_again(shards, reads, wrong):
+    labels = open_shards(shards).labels().tolist()
+    (file,) = (shards.parent / "cache").glob("*.shards")
+    content = file.read_bytes()
+    index = read_index(file)
+    length = int.from_bytes(content[-16:-8], "little")
+    body, text = content[: -48 - length], content[-48 - length : -48]
+    about, columns, offset = json.loads(text), {}, 0
+    body = bytearray(body)
+    for name, kind in COLUMNS.items():
+        columns[name] = np.frombuffer(body, dtype=kind, count=len(index.columns[name]), offset=offset)
+        offset += columns[name].nbytes + -columns[name].nbytes % 8
+    WRONG[wrong](about, columns)
+    changed = bytes(body) + json.dumps(about).encode()
+    digest = hashlib.blake2b(changed, digest_size=32).digest()
+    length = len(changed) - len(body)
+    file.write_bytes(changed + digest + length.to_bytes(8, "little") + MAGIC)
+    reads.clear()
+    again = open_shards(shards)
+    assert len(reads) == 6
+    assert file.read_bytes() == content
+    assert again.labels().tolist() == labels
 
 
 def test_an_index_that_was_begun_is_gone_on_with(shards, reads):

@@ -264,6 +264,24 @@ def test_a_file_with_a_damaged_table_is_built_again(tmp_path, place, capsys):
     assert path.read_bytes() == whole
 
 
+def test_a_damaged_file_on_a_read_only_mount_is_decoded_again(tmp_path, monkeypatch, capsys):
+    open_store(Noise(), tmp_path, "disk")
+    (path,) = tmp_path.glob("*.images")
+    damaged = bytearray(path.read_bytes())
+    damaged[-34 - 640 : -34 - 632] = (-3).to_bytes(8, "little", signed=True)  # the size of the first image
+    path.write_bytes(damaged)
+
+    def read_only(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", read_only)
+    monkeypatch.setattr(cache_file, "FileLock", read_only)
+    assert isinstance(open_store(Noise(), tmp_path, "auto"), DecodedStore)
+    assert "is damaged; decoding the images again" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"cannot write the decoded images to .*Read-only file system"):
+        open_store(Noise(), tmp_path, "disk")
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -133,3 +133,14 @@ def test_errors_name_the_nearest(folder, weights, tmp_path):
         embed(weights, image_data(folder), tmp_path / "f.npz", representation="layer_3")
     with pytest.raises(ValueError, match=r"missing\.safetensors"):
         embed(tmp_path / "missing.safetensors", image_data(folder), tmp_path / "f.npz")
+
+
+def test_no_name_in_a_csv_file_is_a_formula_of_a_spreadsheet(weights, tmp_path):
+    names = ["=1+1.png", "+1.png", "-1.png", "@sum.png", "\tplain.png", "plain.png"]
+    for name in names:
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(np.zeros((16, 16, 3), dtype=np.uint8)).save(tmp_path / "images" / name)
+    data = ImageData(path=str(tmp_path / "images"), labels="none", image_size=16, batch_size=3, cache="memory")
+    with embed(weights, data, tmp_path / "features.csv", device="cpu").open(newline="") as file:
+        found = {row[0] for row in list(csv.reader(file))[1:]}
+    assert found == {f"'{name}" for name in names[:5]} | {"plain.png"}

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import time
 import warnings
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from ssl_toolkit.callbacks.resume_metrics import ResumeMetrics
+from ssl_toolkit.checkpoint import AtomicCheckpointIO
 from ssl_toolkit.run_folder import sync_command
 from ssl_toolkit.tracking import (
     MetricsLogger,
@@ -87,7 +89,9 @@ class Save(Callback):
         trainer.save_checkpoint(Path(trainer.default_root_dir) / f"{trainer.global_step}.ckpt")
 
 
-def fit(run_dir: Path, loggers: list[Any], max_steps: int, ckpt_path: Path | None = None, **options: Any) -> Tiny:
+def fit(
+    run_dir: Path, loggers: list[Any], max_steps: int, ckpt_path: Path | None = None, more: Any = (), **options: Any
+) -> Tiny:
     torch.manual_seed(0)
     task = Tiny()
     trainer = Trainer(
@@ -100,7 +104,7 @@ def fit(run_dir: Path, loggers: list[Any], max_steps: int, ckpt_path: Path | Non
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[ResumeMetrics(), Save()],
+        callbacks=[ResumeMetrics(), Save(), *more],
         **options,
     )
     trainer.fit(task, Batches(), Batches(), ckpt_path=ckpt_path, weights_only=True)
@@ -297,7 +301,7 @@ def test_sync_command_quotes_and_is_none_without_an_offline_run(tmp_path: Path) 
 
 
 def test_given_id_is_kept(tmp_path: Path) -> None:
-    make_loggers(tmp_path, "wandb", run_id="abc123")
+    fit(tmp_path, make_loggers(tmp_path, Wandb(mode="offline"), run_id="abc123"), max_steps=1)
     assert (tmp_path / "wandb_id.txt").read_text() == "abc123\n"
     logger = make_loggers(tmp_path, "wandb")[1]
     assert logger.version == "abc123"
@@ -414,3 +418,84 @@ def test_command_line(arguments: list[str], expected: Any) -> None:
 def test_command_line_refuses(arguments: list[str]) -> None:
     with pytest.raises(jsonargparse.ArgumentError):
         parse(arguments)
+
+
+# ---- what a W&B run is and when it starts
+
+
+def parts(run_dir: Path) -> list[str]:
+    return sorted(part.name for part in run_dir.glob("wandb/*run-*"))
+
+
+@pytest.mark.usefixtures("no_key")
+def test_a_finished_run_that_is_resumed_makes_no_empty_part(tmp_path: Path) -> None:
+    fit(tmp_path, make_loggers(tmp_path), max_steps=4)
+    before, command = parts(tmp_path), sync_command(tmp_path)
+    fit(tmp_path, make_loggers(tmp_path), max_steps=4, ckpt_path=tmp_path / "4.ckpt")
+    assert parts(tmp_path) == before
+    assert sync_command(tmp_path) == command
+    assert command is not None
+    assert command.endswith(before[-1])
+    assert len(history(tmp_path)) == len(read_metrics(tmp_path)["step"])
+
+
+@pytest.mark.usefixtures("no_key")
+def test_a_part_that_was_killed_at_its_first_step_holds_all_that_came_before(tmp_path: Path) -> None:
+    fit(tmp_path, make_loggers(tmp_path), max_steps=4)
+
+    class Stop(Callback):
+        def on_train_batch_start(self, *args: Any) -> None:
+            raise RuntimeError("stopped")
+
+    logger: Any = make_loggers(tmp_path)
+    with pytest.raises(RuntimeError, match="stopped"):
+        fit(tmp_path, logger, max_steps=6, ckpt_path=tmp_path / "4.ckpt", more=[Stop()])
+    command = sync_command(tmp_path)
+    assert command is not None
+    last = Path(command.removeprefix("wandb sync ")).name
+    assert len(parts(tmp_path)) == 2
+    rows = history(tmp_path, last.removeprefix("offline-run-"))
+    assert [row["trainer/global_step"] for row in rows] == read_metrics(tmp_path)["step"] == [0, 1, 2, 3, 3]
+
+
+@pytest.mark.usefixtures("no_key")
+def test_a_start_that_is_refused_leaves_nothing_of_wandb(tmp_path: Path) -> None:
+    fit(tmp_path, make_loggers(tmp_path, "none"), max_steps=2)
+    (tmp_path / "2.ckpt").write_bytes(b"damaged")
+    before = sorted(file.name for file in tmp_path.iterdir())
+    resumed = {"ckpt_path": tmp_path / "2.ckpt", "plugins": [AtomicCheckpointIO()]}
+    with pytest.raises(ValueError, match="is no checkpoint of a run"):
+        fit(tmp_path, make_loggers(tmp_path), max_steps=4, **resumed)
+    assert sorted(file.name for file in tmp_path.iterdir()) == before
+
+
+@pytest.mark.usefixtures("no_key")
+@pytest.mark.parametrize("max_steps", [14, 12], ids=["with steps to make", "finished"])
+def test_a_tracker_switched_on_at_a_resume_gets_the_earlier_rows(tmp_path: Path, max_steps: int) -> None:
+    fit(tmp_path, make_loggers(tmp_path, "none"), max_steps=12)
+    assert parts(tmp_path) == []
+    fit(tmp_path, make_loggers(tmp_path), max_steps=max_steps, ckpt_path=tmp_path / "12.ckpt")
+    metrics = read_metrics(tmp_path)
+    rows = history(tmp_path)
+    assert [row["trainer/global_step"] for row in rows] == metrics["step"]
+    losses = [row["train/loss"] for row in rows if "train/loss" in row]
+    assert losses == [loss for loss in metrics["train/loss"] if loss == loss]
+    assert len(losses) == max_steps
+
+
+@pytest.mark.usefixtures("no_key")
+def test_a_run_of_a_sweep_keeps_the_id_of_its_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_RUN_ID", "agent-7")
+    fit(tmp_path, make_loggers(tmp_path), max_steps=2)
+    monkeypatch.setenv("WANDB_RUN_ID", "agent-8")  # of the next run of the same agent
+    fit(tmp_path, make_loggers(tmp_path), max_steps=4, ckpt_path=tmp_path / "2.ckpt")
+    monkeypatch.delenv("WANDB_RUN_ID")
+    fit(tmp_path, make_loggers(tmp_path), max_steps=6, ckpt_path=tmp_path / "4.ckpt")
+    assert {record.run.run_id for record in records(tmp_path) if record.HasField("run")} == {"agent-7"}
+    assert (tmp_path / "wandb_id.txt").read_text() == "agent-7\n"
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"a/b", b"x" * 500, b""])
+def test_a_damaged_id_is_replaced(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "wandb_id.txt").write_bytes(content)
+    assert re.fullmatch("[0-9a-f]{8}", str(make_loggers(tmp_path)[1].version))
