@@ -43,6 +43,7 @@ class ProgressBar(LightningProgressBar):
         self._enabled = True
         self._progress: Progress | None = None
         self._bar = TaskID(0)
+        self._epoch = 0
         self._shown = -math.inf
         self._start_time, self._start_step = 0.0, 0
 
@@ -63,6 +64,7 @@ class ProgressBar(LightningProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Shows how the run stands."""
+        self._epoch = trainer.current_epoch + 1  # at the end of a run Lightning is already in the next one
         self._show_training(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -142,9 +144,9 @@ class ProgressBar(LightningProgressBar):
         seconds = seconds_left(self.clock() - self._start_time, step - self._start_step, total - step, callbacks)
         metrics = {**trainer.callback_metrics, **getattr(trainer.lightning_module, "numbers", {})}
         status = training_status(metrics, _num_bad_files(trainer), seconds)
-        epoch = min(trainer.current_epoch + 1, trainer.max_epochs or trainer.current_epoch + 1)
         bounded = trainer.max_epochs is not None and trainer.max_epochs > 0
-        epochs = f"{epoch}/{trainer.max_epochs}" if bounded else f"{trainer.current_epoch + 1}"
+        epoch = self._epoch or trainer.current_epoch
+        epochs = f"{epoch}/{trainer.max_epochs}" if bounded else f"{epoch}"
         self._print(f"epoch {epochs}", step, total, status)
 
     def _show(self, what: str, done: int, total: float) -> None:

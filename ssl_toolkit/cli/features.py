@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ def evaluate(arguments: Sequence[str]) -> Evaluation:
         from ssl_toolkit.cli.remarks import seen_remarks
         from ssl_toolkit.data import ImageData
         from ssl_toolkit.evaluation import evaluate as measure
+        from ssl_toolkit.report import write_report
+        from ssl_toolkit.run_folder import CONFIG
 
     parser = _parser("evaluate", measure, skip={"say", "data"})
     parser.add_class_arguments(ImageData, "data")
@@ -36,8 +39,14 @@ def evaluate(arguments: Sequence[str]) -> Evaluation:
     Console().print(evaluation.table())
     for remark in seen_remarks(config.data, config.weights):
         print(remark)
+    if out.exists():
+        earlier = _free_name(out)
+        out.rename(earlier)
+        print(f"earlier figures: {earlier}")
     evaluation.save(out)
     print(f"figures: {out}")
+    if out.parent == Path(config.weights).parent and (out.parent / CONFIG).is_file():
+        print(f"report: {write_report(out.parent)}")
     return evaluation
 
 
@@ -72,21 +81,30 @@ def report(arguments: Sequence[str]) -> None:
     with quick_imports():
         from ssl_toolkit.report import write_report
 
-    parser = _parser("report", write_report)
-    config = parse(parser, arguments)
+    parser = _parser("report", write_report, as_positional=True)
+    # the folder was an option in earlier versions
+    config = parse(parser, [argument for argument in arguments if argument != "--run_dir"])
     config.pop("config")
     print(f"report: {write_report(**vars(config))}")
 
 
-def _parser(command: str, function: Callable, skip: set[str | int] | None = None) -> ArgumentParser:
+def _parser(
+    command: str, function: Callable, skip: set[str | int] | None = None, as_positional: bool = False
+) -> ArgumentParser:
     """A parser whose options are a function's arguments."""
     description = (function.__doc__ or "").partition("\n")[0]
     parser = ArgumentParser(
         prog=f"ssl-toolkit {command}", description=description, exit_on_error=False, allow_abbrev=False
     )
     parser.add_argument("-c", "--config", action="config", help="Options in a YAML file.")
-    parser.add_function_arguments(function, skip=skip, as_positional=False)
+    parser.add_function_arguments(function, skip=skip, as_positional=as_positional)
     return parser
+
+
+def _free_name(file: Path) -> Path:
+    """A name beside a file that is not taken: ``evaluation-1.json``, ``evaluation-2.json`` ..."""
+    names = (file.with_name(f"{file.stem}-{number}{file.suffix}") for number in itertools.count(1))
+    return next(name for name in names if not name.exists())
 
 
 def _parse_with_size(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:

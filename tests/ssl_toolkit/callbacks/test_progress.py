@@ -96,8 +96,14 @@ def test_a_bar_in_a_terminal() -> None:
 
 
 def test_number_of_epochs_unknown() -> None:
-    lines = run(terminal=False, max_steps=7, max_epochs=-1).splitlines()
-    assert lines[0].startswith("epoch 1 · step 1/7 · ")
+    def lines(steps: int) -> list[str]:
+        shown = run(terminal=False, max_steps=steps, max_epochs=-1).splitlines()
+        return [line for line in shown if line.startswith("epoch")]
+
+    assert lines(7)[0].startswith("epoch 1 · step 1/7 · ")
+    assert lines(7)[-1].startswith("epoch 2 · step 7/7 · ")
+    # the last step is that of its epoch, not of one that does not come
+    assert lines(10)[-1].startswith("epoch 2 · step 10/10 · ")
 
 
 def test_error_ends_the_bar() -> None:

@@ -59,3 +59,19 @@ def test_embed_takes_the_size_from_the_weights(weights, tmp_path, capsys):
 )
 def test_a_header_of_another_make_says_nothing(config):
     assert trained_size({"config": config}) is None
+
+
+def test_earlier_figures_are_kept(weights, tmp_path, capsys):
+    evaluated(weights, tmp_path)
+    evaluated(weights, tmp_path, "--data.image_size", "24")
+    evaluated(weights, tmp_path, "--data.image_size", "16")
+    sizes = [json.loads((tmp_path / f"evaluation{each}.json").read_text())["image_size"] for each in ("-1", "-2", "")]
+    assert sizes == [40, 24, 16]
+    assert f"earlier figures: {tmp_path / 'evaluation-2.json'}\n" in capsys.readouterr().out
+
+
+def test_the_report_of_a_run_is_made_again(weights, tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("model: {}\n")
+    evaluated(weights, tmp_path)
+    assert "Evaluation on frozen features" in (tmp_path / "report.html").read_text()
+    assert main(["report", str(tmp_path)]) == main(["report", "--run_dir", str(tmp_path)]) == 0
