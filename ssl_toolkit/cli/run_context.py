@@ -91,7 +91,8 @@ def one_line_errors(checkpoint: Path | None = None) -> Iterator[None]:
     try:
         yield
     except MisconfigurationException as error:
-        raise ValueError(" ".join(str(error).split())) from None
+        of = f"{checkpoint}: " if checkpoint and "restored a checkpoint" in str(error) else ""
+        raise ValueError(of + " ".join(str(error).split())) from None
     except RuntimeError as error:
         if "loading state_dict" not in str(error):
             raise

@@ -255,7 +255,10 @@ class ImageData(LightningDataModule):
         if trainer is not None and trainer.limit_train_batches is not None:
             loader.follow(trainer.current_epoch, trainer.limit_train_batches)
         if self._resumed:
-            loader.load_state_dict(self._resumed)
+            try:
+                loader.load_state_dict(self._resumed)
+            except ValueError as error:
+                raise ValueError(f"{getattr(trainer, 'ckpt_path', None) or 'the checkpoint'}: {error}") from None
         self._resumed, self._train_loader = {}, loader
         return loader
 
@@ -284,8 +287,9 @@ class ImageData(LightningDataModule):
         """
         now, num = self.batch_size * world_size(), world_size()
         if (before := state_dict.get("global_batch", now)) != now:
+            what = getattr(self.trainer, "ckpt_path", None) or "the checkpoint"
             raise ValueError(
-                f"the checkpoint is of a run whose batches have {before:,} {self.noun} in all processes together, but "
+                f"{what} is of a run whose batches have {before:,} {self.noun} in all processes together, but "
                 f"data.batch_size {self.batch_size:,} in {num} process{'es' if num > 1 else ''} makes {now:,}; "
                 + (f"set it to {before // num:,}" if before % num == 0 else f"use a number that divides {before:,}")
             )

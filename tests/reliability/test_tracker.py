@@ -72,10 +72,10 @@ def failures(caught):
 @pytest.fixture
 def fresh_wandb(monkeypatch):
     """W&B with a separate process, of which nothing is left afterwards."""
+    wandb.teardown()  # first: it forgets where its process was, which must not be put back
     for name in [name for name in os.environ if name.startswith("WANDB")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", "/nonexistent")
-    wandb.teardown()
     yield
     with contextlib.suppress(AttributeError):
         LEFT.append(wandb_setup._singleton)

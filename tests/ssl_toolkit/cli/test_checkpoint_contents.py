@@ -61,6 +61,8 @@ CLAIMS = {
     "no place in the data": ("ImageData", MISSING, "place in the data is missing"),
     "a negative place": ("ImageData/batch", -1, "batch is -1"),
     "a place in a later epoch": ("ImageData/epoch", 7, "ImageData.epoch 7"),
+    "a place beyond the epoch": ("ImageData/batch", 10**6, "cannot resume at batch 1000000"),
+    "batches of another size": ("ImageData/global_batch", 7, "whose batches have 7 images"),
     "progress of nothing": ("progress", [6, 0, 5.0], "all steps"),
     "weights are a list": ("state_dict", [], "state_dict is a list"),
     "a weight is a number": ("state_dict/backbone.model.bn1.weight", 1.0, "expected a dense tensor"),
