@@ -159,6 +159,8 @@ def start(
             is_given = "data.batch_size" in line.set_by_options
             keep_global_batch(objects.data, trainer.world_size, run, resolved, is_given)
         record.facts = batch_facts(objects.data, trainer.world_size)
+        if objects.data.not_read:
+            record.facts["not_read"] = objects.data.not_read
         said = settle_lr(objects, trainer, resolved)
         if checkpoint is not None:
             said += note_changes(record, objects.model, checkpoint)

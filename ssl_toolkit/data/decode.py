@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ssl_toolkit.data.formats import FORMATS
 from ssl_toolkit.data.pixels import eight_bit, reduce, reduced_size
 from ssl_toolkit.errors import printable
 from ssl_toolkit.io.atomic import open_plain
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 64 * 1024 * 1024
 """Larger images are refused from their header: decoding one would take more than a gigabyte."""
 MAX_BYTES = 512 * 1024 * 1024

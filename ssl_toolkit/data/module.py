@@ -298,11 +298,17 @@ class ImageData(LightningDataModule):
         return self._division.bad_files() if self._division is not None else []
 
     def summary(self) -> str:
-        """One line: the images of each split, the classes, the bad files."""
+        """One line: the images of each split, the classes, the bad files, those that are no images."""
         counts = ", ".join(f"{count} {split}" for split, count in self._divided().counts().items())
         classes = f" of {self.num_classes} classes" if self.num_classes else ""
         bad = f"; bad images left out: {len(self.bad_files)}" if self.bad_files else ""
-        return f"{self._origin.title}: {counts} {self.noun}{classes}{bad}"
+        others = f"; {self.not_read}" if self.not_read else ""
+        return f"{self._origin.title}: {counts} {self.noun}{classes}{bad}{others}"
+
+    @property
+    def not_read(self) -> str:
+        """What is to be said of files that are no images, by what their names end in; empty if there are none."""
+        return self._divided().not_read()
 
     def _divided(self) -> Division:
         if self._division is None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -28,9 +29,11 @@ class Source(ABC):
 
     Attributes:
         class_names: The names of the classes in the order of their numbers; empty without labels.
+        left_out: How many files beside the images are not read, by what their names end in.
     """
 
     class_names: Sequence[str] = ()
+    left_out: Counter[str] = Counter()  # noqa: RUF012 (never changed)
 
     @abstractmethod
     def __len__(self) -> int:
@@ -139,7 +142,7 @@ class FolderSource(Source):
         self.path = Path(path).expanduser()
         self._image_size = image_size
         self._channels = channels
-        files = folders.find_images(self.path)
+        files, self.left_out = folders.find_images(self.path)
         self._names = [file.name for file in files]
         digest = hashlib.blake2b(digest_size=16)
         for file in files:
@@ -180,6 +183,7 @@ class SubsetSource(Source):
     def __init__(self, source: Source, indices: NDArray[np.int64]) -> None:
         self.source = source
         self.class_names = source.class_names
+        self.left_out = source.left_out
         self._indices = indices
 
     def __len__(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from ssl_toolkit.data.dataset import ImageSet
 from ssl_toolkit.data.decode import BadImage
+from ssl_toolkit.data.formats import not_read
 from ssl_toolkit.errors import nearest
 from ssl_toolkit.random import fold_in, sample_keys, uniform
 
@@ -98,6 +100,10 @@ class Division:
     def bad_files(self) -> list[BadImage]:
         """The images that could not be decoded, as far as is known."""
         return [error for images in self._sets.values() for error in images.bad_files]
+
+    def not_read(self) -> str:
+        """What is to be said of files that are no images; empty if there are none."""
+        return not_read(sum((images.source.left_out for images in self._sets.values()), Counter()))
 
     def _few_labelled(self, images: ImageSet, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         fraction, per_class = self._fractions.label_fraction, self._fractions.labels_per_class

@@ -90,7 +90,7 @@ class SequenceSource(Source):
         class_names: Sequence[str] | None = None,
     ) -> None:
         root = Path(path).expanduser()
-        files = folders.find_images(root, folders.SUFFIXES | TENSOR_SUFFIXES)
+        files, self.left_out = folders.find_images(root, TENSOR_SUFFIXES)
         digest = hashlib.blake2b(f"{max_frames}".encode(), digest_size=16)
         for file in files:
             digest.update(f"{file.name}\0{file.size}\0{file.modified}\n".encode("utf-8", "surrogateescape"))
