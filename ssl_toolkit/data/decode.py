@@ -12,19 +12,23 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ssl_toolkit.data.deep import FULL, Depth, Extremes, Range, depth_of, extremes
 from ssl_toolkit.data.formats import FORMATS
+from ssl_toolkit.data.pillow_gaps import low_bytes_of, prepare, silence_libtiff, why_unknown
 from ssl_toolkit.data.pixels import eight_bit, reduce, reduced_size
 from ssl_toolkit.errors import printable
 from ssl_toolkit.io.atomic import open_plain
 
+DECODING = 2
+"""Counts the changes of what images become: those that were decoded before are decoded again."""
 MAX_PIXELS = 64 * 1024 * 1024
 """Larger images are refused from their header: decoding one would take more than a gigabyte."""
 MAX_BYTES = 512 * 1024 * 1024
@@ -43,6 +47,8 @@ _UPRIGHT = {
 }
 _PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
+
+_Result = TypeVar("_Result")
 
 # what a machine says that is out of its means, whatever the file
 _OUT_OF_MEANS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
@@ -66,18 +72,25 @@ class BadImage(Exception):
 
 
 def decode_file(
-    path: str | Path | IO[bytes], name: str, image_size: int | None = None, channels: int = 3
+    path: str | Path | IO[bytes],
+    name: str,
+    image_size: int | None = None,
+    channels: int = 3,
+    ranges: Mapping[str, Range] | None = None,
 ) -> NDArray[np.uint8]:
     """Decodes an image file.
 
-    The EXIF orientation is applied, transparency is laid on white, 16 bits are scaled to 8. The short side is reduced
-    to at most ``image_size`` (never enlarged), and the long side is then cropped at both ends to at most twice that.
+    The EXIF orientation is applied, transparency is laid on white, more than 8 bits are scaled to 8. The short side is
+    reduced to at most ``image_size`` (never enlarged), and the long side is then cropped at both ends to at most twice
+    that.
 
     Args:
         path: The file, or an open binary file.
         name: What to call it in messages.
         image_size: In pixels; None keeps every pixel.
         channels: 3 for RGB, 1 for luminance (ITU-R 601).
+        ranges: For each kind of numbers of more than 8 bits (``uint16``) those that become black and white; by default
+            what the file says, or what it holds.
 
     Returns:
         uint8 array of shape ``[height, width, channels]``.
@@ -87,11 +100,29 @@ def decode_file(
         MemoryError: There is no memory for it.
         OSError: Too many files are open.
     """
+    return _opened(path, name, lambda file: _decode(file, image_size, channels, ranges))
+
+
+def measure_file(path: str | Path | IO[bytes], name: str) -> Extremes | None:
+    """What numbers an image file holds; None if they are bytes, which is seen from its header.
+
+    Args:
+        path: The file, or an open binary file.
+        name: What to call it in messages.
+
+    Raises:
+        BadImage: As for `decode_file`.
+    """
+    return _opened(path, name, _measure)
+
+
+def _opened(path: str | Path | IO[bytes], name: str, action: Callable[[IO[bytes]], _Result]) -> _Result:
+    """What an action makes of a file."""
     try:
         if not isinstance(path, (str, Path)):
-            return _decode(path, image_size, channels)
+            return action(path)
         with open_plain(path) as file:
-            return _decode(file, image_size, channels)
+            return action(file)
     except BadImage as error:
         raise BadImage(name, error.reason) from None
     except Exception as error:
@@ -108,12 +139,25 @@ def not_its_fault(error: Exception) -> bool:
 
 def to_array(image: Image.Image, image_size: int | None = None, channels: int = 3) -> NDArray[np.uint8]:
     """The same for an image that Pillow has opened already."""
-    mode = "L" if channels == 1 else "RGB"
     _check_pixels(image.width, image.height)
+    return _to_array(image, image_size, channels, depth_of(image))
+
+
+def _to_array(
+    image: Image.Image,
+    image_size: int | None,
+    channels: int,
+    depth: Depth | None,
+    low_bytes: Image.Image | None = None,
+    scale: Range | None = None,
+) -> NDArray[np.uint8]:
+    mode = "L" if channels == 1 else "RGB"
     with _PIXELS.held(image.width * image.height):
         image.load()
+        if low_bytes is not None:
+            low_bytes.load()
         orientation = _orientation(image)  # asked after loading: Pillow turns a TIFF upright itself while it loads
-        image = reduce(eight_bit(image, mode), image_size)
+        image = reduce(eight_bit(image, mode, depth, low_bytes, scale), image_size)
     image = image if image.mode == mode else image.convert(mode)  # grey takes a quarter of the memory until here
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
@@ -121,18 +165,48 @@ def to_array(image: Image.Image, image_size: int | None = None, channels: int = 
     return array[:, :, None] if array.ndim == 2 else array
 
 
-def _decode(file: IO[bytes], image_size: int | None, channels: int) -> NDArray[np.uint8]:
-    _silence_pillow()
-    _check_bytes(file)
-    with Image.open(file, formats=FORMATS) as image:
-        width, height = image.size
-        _check_pixels(width, height)
-        if image.format == "TIFF":
-            _check_tile(image)
+def _decode(
+    file: IO[bytes], image_size: int | None, channels: int, ranges: Mapping[str, Range] | None
+) -> NDArray[np.uint8]:
+    with _checked(file) as image:
         if image_size is not None:
             # the JPEG decoder itself reduces by 2, 4 or 8, staying at twice the size that is wanted
-            image.draft(None, reduced_size(width, height, 2 * image_size))
-        return to_array(image, image_size, channels)
+            image.draft(None, reduced_size(*image.size, 2 * image_size))
+        depth = depth_of(image)
+        if depth is None:
+            return _to_array(image, image_size, channels, None)
+        scale = None if ranges is None else ranges.get(depth.kind) or depth.header or FULL[depth.kind]
+        with low_bytes_of(image, file) as low_bytes:
+            return _to_array(image, image_size, channels, depth, low_bytes, scale)
+
+
+def _measure(file: IO[bytes]) -> Extremes | None:
+    with _checked(file) as image:
+        depth = depth_of(image)
+        if depth is None:
+            return None
+        with low_bytes_of(image, file) as low_bytes, _PIXELS.held(image.width * image.height):
+            image.load()
+            if low_bytes is not None:
+                low_bytes.load()
+            return extremes(image, low_bytes, depth)
+
+
+@contextlib.contextmanager
+def _checked(file: IO[bytes]) -> Iterator[Image.Image]:
+    """An image that is opened, not loaded, and not too large."""
+    _silence_pillow()
+    _check_bytes(file)
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except Image.UnidentifiedImageError:
+        raise BadImage("", why_unknown(file)) from None
+    with image:
+        _check_pixels(*image.size)
+        prepare(image, file)
+        if image.format == "TIFF":
+            _check_tile(image)
+        yield image
 
 
 def _check_pixels(width: int, height: int) -> None:
@@ -144,6 +218,8 @@ def _check_bytes(file: IO[bytes]) -> None:
     """Refuses what takes much memory before Pillow has said how large the image is."""
     num_bytes = file.seek(0, os.SEEK_END)
     file.seek(0)
+    if num_bytes == 0:
+        raise BadImage("", "empty file")
     if num_bytes > MAX_BYTES:
         raise BadImage("", f"a file of {num_bytes // 2**20} MiB, more than {MAX_BYTES // 2**20}")
     # the decoder of WEBP makes two canvases as soon as the file is opened
@@ -217,11 +293,10 @@ def _silence_pillow() -> None:
     # warnings.catch_warnings is not safe in threads; a filter that is put in once and left there is
     if _PILLOW_WARNINGS not in warnings.filters:
         warnings.filterwarnings("ignore", module=r"PIL\.")
+        silence_libtiff()
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
-        return f"not an image in one of the formats {' '.join(FORMATS)}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = " ".join(str(error).split()) or type(error).__name__

@@ -126,10 +126,11 @@ def test_floating_point(values, expected):
     assert decoded(image, "TIFF")[0, :, 0].tolist() == expected
 
 
-def test_floating_point_must_be_finite():
-    image = Image.fromarray(np.array([[0.0, np.nan]], dtype=np.float32))
-    with pytest.raises(BadImage, match="not finite"):
-        decoded(image, "TIFF")
+def test_floating_point_must_hold_a_number():
+    image = Image.fromarray(np.array([[0.0, np.nan, 1.0]], dtype=np.float32))
+    assert decoded(image, "TIFF")[0, :, 0].tolist() == [0, 0, 255]
+    with pytest.raises(BadImage, match="no pixel holds a number"):
+        decoded(Image.fromarray(np.full((2, 2), np.nan, dtype=np.float32)), "TIFF")
 
 
 MODES = {
