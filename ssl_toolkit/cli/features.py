@@ -11,8 +11,11 @@ from jsonargparse import ArgumentParser
 
 from ssl_toolkit.cli.imports import quick_imports
 from ssl_toolkit.cli.parser import instantiate, parse
+from ssl_toolkit.io.atomic import write_atomically
+from ssl_toolkit.run_folder import BAD_FILES, bad_file_lines
 
 if TYPE_CHECKING:
+    from ssl_toolkit.data import ImageData
     from ssl_toolkit.evaluation import Evaluation
 
 
@@ -34,6 +37,7 @@ def evaluate(arguments: Sequence[str]) -> Evaluation:
     evaluation = measure(**vars(config), say=_say)
     Console().print(evaluation.table())
     evaluation.save(out)
+    _tell_what_was_read(config.data, out)
     print(f"figures: {out}")
     return evaluation
 
@@ -49,6 +53,7 @@ def embed(arguments: Sequence[str]) -> Path:
     config = instantiate(parser, parse(parser, arguments))
     config.pop("config")
     file = write(**vars(config))
+    _tell_what_was_read(config.data, file)
     print(f"features: {file}")
     return file
 
@@ -84,6 +89,17 @@ def _parser(command: str, function: Callable, skip: set[str | int] | None = None
     parser.add_argument("-c", "--config", action="config", help="Options in a YAML file.")
     parser.add_function_arguments(function, skip=skip, as_positional=False)
     return parser
+
+
+def _tell_what_was_read(data: ImageData, out: Path) -> None:
+    """Says which images there were, and lists the bad ones beside what came out."""
+    print(f"images: {data.summary()}")
+    lines = bad_file_lines((error.path, error.reason) for error in data.bad_files)
+    listing = out.with_name(f"{out.stem}_{BAD_FILES}")
+    listing.unlink(missing_ok=True)  # that of an earlier time
+    if lines:
+        write_atomically(listing, "".join(f"{line}\n" for line in lines))
+        print(f"unreadable files left out: {len(lines)}, listed in {listing}")
 
 
 def _say(line: str) -> None:

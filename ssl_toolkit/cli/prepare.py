@@ -20,6 +20,7 @@ def prepare(parser: ArgumentParser, config: Namespace) -> Namespace:
     objects = instantiate(parser, config)
     check_trainer(vars(objects.trainer))
     check_task(config, objects)
+    objects.data.range_from(getattr(objects.model, "pretraining", None))
     objects.data.setup("fit")
     objects.early_stopping.check(objects.data)
     set_log_interval(objects)

@@ -10,11 +10,10 @@ import contextlib
 import errno
 import os
 import re
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from PIL import Image
 from ssl_toolkit.data.deep import FULL, Depth, Extremes, Range, depth_of, extremes
 from ssl_toolkit.data.formats import FORMATS
 from ssl_toolkit.data.pillow_gaps import low_bytes_of, prepare, silence_libtiff, why_unknown
+from ssl_toolkit.data.pixel_budget import PixelBudget
 from ssl_toolkit.data.pixels import eight_bit, reduce, reduced_size
 from ssl_toolkit.errors import printable
 from ssl_toolkit.io.atomic import open_plain
@@ -103,8 +103,20 @@ def decode_file(
     return _opened(path, name, lambda file: _decode(file, image_size, channels, ranges))
 
 
-def measure_file(path: str | Path | IO[bytes], name: str) -> Extremes | None:
-    """What numbers an image file holds; None if they are bytes, which is seen from its header.
+class Contents(NamedTuple):
+    """What an image file holds.
+
+    Attributes:
+        extremes: Of numbers of more than 8 bits; None if they are bytes, which is seen from the header.
+        further_pages: How many pages or frames follow the first, which is the one that is decoded.
+    """
+
+    extremes: Extremes | None
+    further_pages: int
+
+
+def look_at(path: str | Path | IO[bytes], name: str) -> Contents:
+    """What an image file holds.
 
     Args:
         path: The file, or an open binary file.
@@ -113,7 +125,7 @@ def measure_file(path: str | Path | IO[bytes], name: str) -> Extremes | None:
     Raises:
         BadImage: As for `decode_file`.
     """
-    return _opened(path, name, _measure)
+    return _opened(path, name, _look_at)
 
 
 def _opened(path: str | Path | IO[bytes], name: str, action: Callable[[IO[bytes]], _Result]) -> _Result:
@@ -180,16 +192,17 @@ def _decode(
             return _to_array(image, image_size, channels, depth, low_bytes, scale)
 
 
-def _measure(file: IO[bytes]) -> Extremes | None:
+def _look_at(file: IO[bytes]) -> Contents:
     with _checked(file) as image:
-        depth = depth_of(image)
-        if depth is None:
-            return None
-        with low_bytes_of(image, file) as low_bytes, _PIXELS.held(image.width * image.height):
-            image.load()
-            if low_bytes is not None:
-                low_bytes.load()
-            return extremes(image, low_bytes, depth)
+        depth, found = depth_of(image), None
+        if depth is not None:
+            with low_bytes_of(image, file) as low_bytes, _PIXELS.held(image.width * image.height):
+                image.load()
+                if low_bytes is not None:
+                    low_bytes.load()
+                found = extremes(image, low_bytes, depth)
+    with _checked(file) as image:  # to look for pages may move on to another
+        return Contents(found, getattr(image, "n_frames", 1) - 1)
 
 
 @contextlib.contextmanager
@@ -249,44 +262,7 @@ def _check_tile(image: Any) -> None:
         raise BadImage("", f"a tile of {width} x {height} pixels for {image.width} x {image.height}")
 
 
-class _PixelBudget:
-    """Keeps many threads from decoding many of the largest images at once, each of which takes half a gigabyte.
-
-    Args:
-        most: Pixels that may be in work at the same time; one image always may.
-        small: Images of so many pixels need not ask.
-    """
-
-    def __init__(self, most: int, small: int) -> None:
-        self._most = most
-        self._small = small
-        self._reset()
-        if hasattr(os, "register_at_fork"):
-            # the threads that hold pixels do not come along
-            os.register_at_fork(after_in_child=self._reset)
-
-    def _reset(self) -> None:
-        self._held = 0
-        self._changed = threading.Condition()
-
-    @contextlib.contextmanager
-    def held(self, num_pixels: int) -> Iterator[None]:
-        """Waits until so many more pixels fit."""
-        if num_pixels <= self._small:
-            yield
-            return
-        with self._changed:
-            self._changed.wait_for(lambda: self._held == 0 or self._held + num_pixels <= self._most)
-            self._held += num_pixels
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._held -= num_pixels
-                self._changed.notify_all()
-
-
-_PIXELS = _PixelBudget(2 * MAX_PIXELS, _SMALL)
+_PIXELS = PixelBudget(2 * MAX_PIXELS, _SMALL)
 
 
 def _silence_pillow() -> None:

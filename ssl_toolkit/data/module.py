@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, get_args
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from ssl_toolkit.data.source_factory import Origin, open_sets
 from ssl_toolkit.data.sources import LabelKind
 from ssl_toolkit.data.splits import Division, Fractions, Split
 from ssl_toolkit.data.store import DecodedStore
+from ssl_toolkit.data.survey import RangeOption, check_range, range_in
 from ssl_toolkit.distributed.ranks import is_rank_zero, num_cores, rank, world_size
 
 
@@ -68,6 +70,10 @@ class ImageData(LightningDataModule):
         num_threads: Threads that decode; as many as there are cores, at most 8, by default. No result depends on it.
         read_timeout: Seconds that reading one image may take. A disk that has not answered by then ends the run, which
             names the image and can be resumed.
+        range: Which numbers become black and white in images of more than 8 bits: "auto" takes what the files say, or
+            else what the training images hold (measured on 64 of them, one range for all files), "header" takes what
+            the files say, or else all numbers of their kind, "full" takes all; or [low, high], or such a pair for each
+            kind, as {uint16: [0, 4095]}.
         seed: Of the order of the images and of the choice of the few labelled ones.
         split_seed: Of what runs with different seeds must share to be comparable: which images are in the test,
             validation and training splits, which are chosen by `max_images`, and the procedural images themselves.
@@ -108,6 +114,7 @@ class ImageData(LightningDataModule):
         shard_cache: float = 100.0,
         num_threads: int | None = None,
         read_timeout: float = READ_TIMEOUT,
+        range: RangeOption = "auto",
         seed: int = 0,
         split_seed: int = 0,
     ) -> None:
@@ -122,6 +129,7 @@ class ImageData(LightningDataModule):
         check_choice("cache", cache, get_args(CacheKind))
         if not read_timeout > 0:
             raise ValueError(f"data.read_timeout must be above 0 seconds, got {read_timeout}")
+        check_range(range)
         if not 0 < label_fraction <= 1:
             raise ValueError(f"data.label_fraction must be above 0 and at most 1, got {label_fraction}")
         if labels_per_class is not None and label_fraction != 1:
@@ -146,6 +154,7 @@ class ImageData(LightningDataModule):
             Path(cache_dir).expanduser() if cache_dir else None,
             num_threads or min(8, num_cores()),
             read_timeout,
+            range,
         )
         self._train_loader: BatchLoader | None = None
         self._resumed: dict[str, int] = {}
@@ -302,8 +311,23 @@ class ImageData(LightningDataModule):
         counts = ", ".join(f"{count} {split}" for split, count in self._divided().counts().items())
         classes = f" of {self.num_classes} classes" if self.num_classes else ""
         bad = f"; bad images left out: {len(self.bad_files)}" if self.bad_files else ""
-        others = f"; {self.not_read}" if self.not_read else ""
-        return f"{self._origin.title}: {counts} {self.noun}{classes}{bad}{others}"
+        remarks = [*self._divided().survey.remarks(), *([self.not_read] if self.not_read else [])]
+        return "; ".join([f"{self._origin.title}: {counts} {self.noun}{classes}{bad}", *remarks])
+
+    @property
+    def ranges(self) -> dict[str, list[float]]:
+        """The range of each kind of numbers of more than 8 bits that the training images hold."""
+        survey = self._divided().survey
+        return {kind: list(survey.ranges[kind]) for kind in survey.found}
+
+    def range_from(self, header: Mapping[str, Any] | None) -> None:
+        """Takes the range of the run that a weights file comes from, unless another one is asked for.
+
+        Raises:
+            ValueError: It is none.
+        """
+        if self._options.range == "auto" and self._division is None:
+            self._options = self._options._replace(range=range_in(header))
 
     @property
     def not_read(self) -> str:

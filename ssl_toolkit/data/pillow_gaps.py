@@ -30,12 +30,17 @@ def prepare(image: Any, file: IO[bytes]) -> None:
             image.info["transparency"] *= _GREY_LEVELS[mode]
         if mode.endswith("16B"):
             image.info["significant bits"] = _significant_bits(image, file)
-    elif image.format == "TIFF" and image.tag_v2.get(_PLANAR) == 2 and 16 in image.tag_v2.get(_BITS, ()):
-        if any(tile.codec_name != "raw" for tile in image.tile):
-            raise ValueError("16-bit channels one after the other, compressed, are not read; save them interleaved")
+    elif image.format == "TIFF" and image.tag_v2.get(_PLANAR) == 2 and _has_deep_bands(image):
+        if image.mode != "RGB" or any(tile.codec_name != "raw" for tile in image.tile):
+            raise ValueError(
+                "16-bit bands one after the other, compressed or of 4, are not read; save them interleaved"
+            )
         order = "16L" if image.tag_v2.prefix == b"II" else "16B"
-        if image.mode == "RGB":
-            image.tile = [_with_mode(tile, f"{tile.args[0]};{order}") for tile in image.tile]
+        image.tile = [_with_mode(tile, f"{tile.args[0]};{order}") for tile in image.tile]
+
+
+def _has_deep_bands(image: Any) -> bool:
+    return len(image.getbands()) > 1 and 16 in image.tag_v2.get(_BITS, ())
 
 
 @contextlib.contextmanager

@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ssl_toolkit.data import folders
 from ssl_toolkit.data.decode import BadImage, decode_file, not_its_fault
 from ssl_toolkit.data.decode_pool import reading
+from ssl_toolkit.data.deep import Range
 from ssl_toolkit.data.order import Groups
 from ssl_toolkit.errors import RunFailed
 
@@ -30,10 +31,12 @@ class Source(ABC):
     Attributes:
         class_names: The names of the classes in the order of their numbers; empty without labels.
         left_out: How many files beside the images are not read, by what their names end in.
+        ranges: As `decode_file` takes them.
     """
 
     class_names: Sequence[str] = ()
     left_out: Counter[str] = Counter()  # noqa: RUF012 (never changed)
+    ranges: Mapping[str, Range] | None = None
 
     @abstractmethod
     def __len__(self) -> int:
@@ -60,6 +63,18 @@ class Source(ABC):
     def name(self, index: int) -> str:
         """A short name of the image for messages and tables, such as its path in the folder."""
         return str(index)
+
+    def file(self, index: int) -> Path | IO[bytes] | None:
+        """The encoded file of an image; None where there is none to look at.
+
+        Raises:
+            BadImage: It cannot be read.
+        """
+        return None
+
+    def use_ranges(self, ranges: Mapping[str, Range]) -> None:
+        """Sets the range of numbers of more than 8 bits, before the first image is read."""
+        self.ranges = ranges
 
     def label(self, index: int) -> int:
         """The class number of the image, -1 if it has none."""
@@ -156,7 +171,10 @@ class FolderSource(Source):
         return len(self._names)
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        return decode_file(self.path / self._names[index], self.name(index), self._image_size, self._channels)
+        return decode_file(self.file(index), self.name(index), self._image_size, self._channels, self.ranges)
+
+    def file(self, index: int) -> Path:
+        return self.path / self._names[index]
 
     def fingerprint(self) -> str:
         return self._fingerprint
@@ -191,6 +209,13 @@ class SubsetSource(Source):
 
     def read(self, index: int) -> NDArray[np.uint8]:
         return self.source.read(int(self._indices[index]))
+
+    def file(self, index: int) -> Path | IO[bytes] | None:
+        return self.source.file(int(self._indices[index]))
+
+    def use_ranges(self, ranges: Mapping[str, Range]) -> None:
+        super().use_ranges(ranges)
+        self.source.use_ranges(ranges)
 
     def fingerprint(self) -> str:
         digest = hashlib.blake2b(self._indices.astype("<i8").tobytes(), digest_size=16)

@@ -56,6 +56,7 @@ class Division:
 
     Attributes:
         shares_source: Whether the validation or the test split is a part of the same source as the training split.
+        survey: What some of the training images hold. Their range of numbers is that of all images.
 
     Raises:
         ValueError: The images are too few, or too many of them are bad.
@@ -69,6 +70,9 @@ class Division:
         test_fraction = 0.0 if "test" in sets else fractions.test_fraction
         parts = split_indices(main.labels.numpy(), val_fraction, test_fraction, split_seed)
         parts |= {name: np.arange(len(images.labels)) for name, images in sets.items() if name != "train"}
+        self.survey = main.survey(parts["train"])
+        for images in sets.values():
+            images.source.use_ranges(self.survey.ranges)
         self._parts = parts  # with bad images, which are known only when all have been decoded
         self._splits: dict[str, SplitImages] = {}
         self.shares_source = bool(val_fraction or test_fraction)

@@ -18,7 +18,7 @@ from ssl_toolkit.augment import CenterView
 from ssl_toolkit.data import ImageData, Split
 from ssl_toolkit.errors import nearest
 from ssl_toolkit.evaluation.features import Precision, extract_features
-from ssl_toolkit.weights import load_backbone
+from ssl_toolkit.weights import load_backbone, read_header
 
 
 def embed(
@@ -39,7 +39,7 @@ def embed(
     ``features`` of shape ``[num_images, num_features]``; in csv a column each, ``f0``, ``f1``, ... An image without a
     label among others has null in parquet, nothing in csv and -1 in npz. Parquet (in its schema metadata) and npz hold
     under ``ssl_toolkit`` one JSON text with what made the features: the weights file and its SHA-256, the backbone's
-    arguments, ``image_size``, ``representation`` and the class names.
+    arguments, ``image_size``, ``representation``, the class names, and the range of numbers of more than 8 bits.
 
     Args:
         weights: A weights file.
@@ -71,6 +71,7 @@ def embed(
         )
     size = image_size or data.image_size
     view = CenterView(size)
+    data.range_from(read_header(weights))
     data.prepare_data()
     data.setup()
     parts = []
@@ -88,6 +89,7 @@ def embed(
         "backbone": backbone.config(),
         "representation": representation,
         "image_size": size,
+        "ranges": data.ranges,
         "class_names": data.class_names,
     }
     splits = np.concatenate([np.full(len(indices), split) for split, indices, _, _ in parts])

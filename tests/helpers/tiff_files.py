@@ -37,7 +37,7 @@ def tiff(
         tags: Further ones: letter of `struct`, values.
     """
     channels, height, width = bands.shape
-    stored = bands.astype(bands.dtype.newbyteorder(order))
+    stored = bands.astype(order + bands.dtype.str[1:])
     strips = [plane.tobytes() for plane in stored] if planar else [np.moveaxis(stored, 0, -1).tobytes()]
     strips = [zlib.compress(strip) for strip in strips] if deflate else strips
     photometric = 2 if channels - extra == 3 else 0 if white_is_zero else 1

@@ -18,8 +18,8 @@ from PIL import Image
 from damaged_files import in_child, originals
 from peak_memory import forget_peak_memory, peak_memory
 from ssl_toolkit.data import BadImage, decode_file
-from ssl_toolkit.data.decode import _PixelBudget
 from ssl_toolkit.data.formats import FORMATS
+from ssl_toolkit.data.pixel_budget import PixelBudget
 
 ALLOWED = 8192  # the side of the largest square image
 
@@ -245,7 +245,7 @@ def test_the_largest_allowed_image_and_eight_of_them_at_once(tmp_path, reached):
 
 
 def test_the_budget_of_pixels_is_never_exceeded():
-    budget = _PixelBudget(most=100, small=5)
+    budget = PixelBudget(most=100, small=5)
     held, most, lock = 0, 0, threading.Lock()
 
     def work(amount: int) -> None:

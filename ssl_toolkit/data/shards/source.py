@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,6 +124,9 @@ class ShardSource(Source):
         return int(self._index.starts[-1])
 
     def read(self, index: int) -> NDArray[np.uint8]:
+        return decode_file(self.file(index), self.name(index), self._image_size, self._channels, self.ranges)
+
+    def file(self, index: int) -> IO[bytes]:
         shard = self._index.shard(index)
         size = int(self._index.columns["sizes"][index])
         if size > MOST_IMAGE_BYTES:
@@ -135,7 +138,7 @@ class ShardSource(Source):
             if not_its_fault(error):
                 raise
             raise BadImage(self.name(index), error.strerror or str(error)) from None
-        return decode_file(io.BytesIO(content), self.name(index), self._image_size, self._channels)
+        return io.BytesIO(content)
 
     def fingerprint(self) -> str:
         return self._fingerprint

@@ -10,7 +10,7 @@ import zlib
 import numpy as np
 import pytest
 
-from ssl_toolkit.data.decode import BadImage, decode_file, measure_file
+from ssl_toolkit.data.decode import BadImage, decode_file, look_at
 from tiff_files import tiff
 
 RAMP = np.tile(np.linspace(0, 1, 256), (64, 1))
@@ -71,11 +71,14 @@ def test_three_channels_of_sixteen_bits_keep_their_low_bytes(white):
     assert np.abs(found[32:].astype(int) - np.moveaxis(COLOURS, 0, -1)[32:] * 255).max() <= 1
 
 
-def test_compressed_channels_one_after_the_other_are_refused():
-    with pytest.raises(
-        BadImage, match="16-bit channels one after the other, compressed, are not read; save them inter"
-    ):
-        decode_file(tiff((COLOURS * 65535).astype("u2"), planar=True, deflate=True), "image")
+def test_bands_one_after_the_other_that_pillow_cannot_unpack_are_refused():
+    numbers = (COLOURS * 65535).astype("u2")
+    opaque = np.concatenate([numbers, numbers[:1]])
+    for file in (tiff(numbers, planar=True, deflate=True), tiff(opaque, extra=1, tags={338: ("H", [2])}, planar=True)):
+        with pytest.raises(BadImage, match="16-bit bands one after the other, compressed or of 4, are not read; save"):
+            decode_file(file, "image")
+    # of one band it means nothing
+    assert np.abs(levels(tiff(numbers[:1], planar=True, deflate=True)) - BYTES).max() <= 1
 
 
 @pytest.mark.parametrize("deflate", [False, True])
@@ -181,11 +184,11 @@ def test_libtiff_prints_nothing_of_its_own(capfd):
 
 
 def test_what_is_measured():
-    assert measure_file(png(np.zeros((4, 4), "u1"), bits=2), "image") is None
-    found = measure_file(grey((RAMP * 4095).astype("u2")), "image")
+    assert look_at(png(np.zeros((4, 4), "u1"), bits=2), "image") == (None, 0)
+    found = look_at(grey((RAMP * 4095).astype("u2")), "image").extremes
     assert found is not None
     assert (found.kind, found.header, found.low, found.high) == ("uint16", None, 0, 4095)
-    nothing = measure_file(grey(np.full((4, 4), np.nan, "f4")), "image")
+    nothing = look_at(grey(np.full((4, 4), np.nan, "f4")), "image").extremes
     assert nothing is not None
     assert nothing.low > nothing.high
     # one range for all: the narrower files do not fill it
