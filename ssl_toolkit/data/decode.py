@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ssl_toolkit.data.avif import coded_sizes
 from ssl_toolkit.data.deep import FULL, Depth, Extremes, Range, depth_of, extremes
 from ssl_toolkit.data.formats import FORMATS
 from ssl_toolkit.data.pillow_gaps import low_bytes_of, prepare, silence_libtiff, why_unknown
@@ -219,6 +220,8 @@ def _checked(file: IO[bytes]) -> Iterator[Image.Image]:
         prepare(image, file)
         if image.format == "TIFF":
             _check_tile(image)
+        elif image.format == "AVIF":
+            _check_coded(image, file)
         yield image
 
 
@@ -260,6 +263,13 @@ def _check_tile(image: Any) -> None:
     width, height = (image.tag_v2.get(tag, 0) for tag in (_TILE_WIDTH, _TILE_LENGTH))
     if width * height > max(_SMALL, 2 * image.width * image.height):
         raise BadImage("", f"a tile of {width} x {height} pixels for {image.width} x {image.height}")
+
+
+def _check_coded(image: Image.Image, file: IO[bytes]) -> None:
+    """Refuses a small AVIF with a large picture in it."""
+    for width, height in coded_sizes(file):
+        if width * height > max(_SMALL, 2 * image.width * image.height):
+            raise BadImage("", f"a picture of {width} x {height} pixels for {image.width} x {image.height}")
 
 
 _PIXELS = PixelBudget(2 * MAX_PIXELS, _SMALL)

@@ -151,6 +151,8 @@ def in_metadata() -> Iterator[tuple[str, bytes]]:
     yield "tags.tif", tiff(tags | plain | {277: (3, 1, 1), 278: (4, 1, 16), 279: (4, 1, 256)}, bytes(1 << 20))
     yield "tile.tif", grey_tiff(16, 16, zeros(1 << 29), 8, tile=(0, 32768, 16384))
     yield "frames.gif", gif((1, 1), (1, 1), 100_000)
+    # a reduced sequence header of AV1 with 16 bits for each side
+    yield "picture.avif", resized("AVIF", b"mdat\x12\x00\x0a", 1, 0x1FFFCBB7, 0xCBB7C000)
     yield "tile.jp2", resized("JPEG2000", b"\xff\x51", 20, 32768, 32768, no_jp2=True)
     yield "tiles.jp2", resized("JPEG2000", b"\xff\x51", 4, 8000, 8000, 0, 0, 1, 1, no_jp2=True)
     yield "comment.ppm", b"P5 16 16\n#" + bytes(range(32, 127)) * 100_000 + b"\n255\n" + bytes(256)
