@@ -21,7 +21,7 @@ from PIL import Image
 
 from ssl_toolkit.data.avif import coded_sizes
 from ssl_toolkit.data.deep import FULL, Depth, Extremes, Range, depth_of, extremes
-from ssl_toolkit.data.formats import FORMATS
+from ssl_toolkit.data.formats import FORMATS, is_image
 from ssl_toolkit.data.pillow_gaps import low_bytes_of, prepare, silence_libtiff, why_unknown
 from ssl_toolkit.data.pixel_budget import PixelBudget
 from ssl_toolkit.data.pixels import eight_bit, reduce, reduced_size
@@ -35,6 +35,7 @@ MAX_PIXELS = 64 * 1024 * 1024
 MAX_BYTES = 512 * 1024 * 1024
 """Larger files are refused unread: so much takes the largest image without compression, at 16 bits a channel."""
 
+_MOST_COMMENTS = 1 << 16  # bytes
 _SMALL = 4 << 20  # pixels that no care is taken of
 _ORIENTATION, _TILE_WIDTH, _TILE_LENGTH = 0x0112, 322, 323
 _UPRIGHT = {
@@ -189,6 +190,8 @@ def _decode(
         if depth is None:
             return _to_array(image, image_size, channels, None)
         scale = None if ranges is None else ranges.get(depth.kind) or depth.header or FULL[depth.kind]
+        if image.mode == "RGB" and scale == FULL[depth.kind] and depth.transparent is None:
+            return _to_array(image, image_size, channels, None)  # the high bytes, which Pillow keeps, are all of it
         with low_bytes_of(image, file) as low_bytes:
             return _to_array(image, image_size, channels, depth, low_bytes, scale)
 
@@ -239,8 +242,18 @@ def _check_bytes(file: IO[bytes]) -> None:
     if num_bytes > MAX_BYTES:
         raise BadImage("", f"a file of {num_bytes // 2**20} MiB, more than {MAX_BYTES // 2**20}")
     # the decoder of WEBP makes two canvases as soon as the file is opened
-    _check_pixels(*_webp_size(file.read(30)))
+    head = file.read(30)
+    _check_pixels(*_webp_size(head))
+    if head[:1] == b"P" and is_image(head):
+        _check_comments(head + file.read(_MOST_COMMENTS))
     file.seek(0)
+
+
+def _check_comments(block: bytes) -> None:
+    """Refuses a PPM with long comments before its numbers, which Pillow reads byte by byte."""
+    numbers = re.sub(rb"#[^\r\n]*", b"", block).split(maxsplit=4)
+    if len(block) > _MOST_COMMENTS and len(numbers) < 4:
+        raise BadImage("", f"comments of more than {_MOST_COMMENTS >> 10} KiB")
 
 
 def _webp_size(head: bytes) -> tuple[int, int]:

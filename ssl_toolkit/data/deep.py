@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -158,6 +159,18 @@ def numbers_of(image: Image.Image, low_bytes: Image.Image | None, depth: Depth) 
 
 def to_bytes(numbers: NDArray[Any], depth: Depth, scale: Range) -> NDArray[np.uint8]:
     """Numbers to bytes: no data is black, what is transparent lies on white."""
+    if depth.kind == "uint16" and numbers.size > 2**16 and (numbers.ndim == 2 or depth.transparent is None):
+        return _table(depth, (scale[0], scale[1]))[numbers]
+    return _computed(numbers, depth, scale)
+
+
+@lru_cache(maxsize=8)
+def _table(depth: Depth, scale: Range) -> NDArray[np.uint8]:
+    """The byte of each number of 16 bits, where an image has more of them than there are."""
+    return _computed(np.arange(2**16, dtype=np.uint16)[None], depth, scale)[0]
+
+
+def _computed(numbers: NDArray[Any], depth: Depth, scale: Range) -> NDArray[np.uint8]:
     low, high = scale
     with np.errstate(invalid="ignore", over="ignore"):
         scaled = np.rint(np.clip((numbers.astype(np.float64) - low) * (255.0 / (high - low)), 0, 255))

@@ -183,6 +183,16 @@ def test_libtiff_prints_nothing_of_its_own(capfd):
     assert capfd.readouterr().err == "only this"
 
 
+def test_large_images_by_a_table_are_as_small_ones_by_arithmetic():
+    numbers = np.random.default_rng(0).integers(0, 65536, (400, 300)).astype("u2")
+    options = {"tags": {42113: ("s", [b"7\0"])}, "white_is_zero": True}
+    numbers[::2, ::2] = 7
+    whole = decode_file(grey(numbers, **options), "image", ranges={"uint16": (100, 50000)})
+    for part in (slice(0, 200), slice(200, 400)):
+        found = decode_file(grey(numbers[part], **options), "image", ranges={"uint16": (100, 50000)})
+        assert (found == whole[part]).all()
+
+
 def test_what_is_measured():
     assert look_at(png(np.zeros((4, 4), "u1"), bits=2), "image") == (None, 0)
     found = look_at(grey((RAMP * 4095).astype("u2")), "image").extremes
