@@ -195,10 +195,15 @@ def write_bad_files(run: Path, bad: Iterable[tuple[str, str]]) -> int:
     """
     file = run / BAD_FILES
     before = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
-    lines = {*before, *("\t".join(map(printable, each)) for each in bad)}
+    lines = {*before, *bad_file_lines(bad)}
     if len(lines) > len(before):
         write_atomically(file, "".join(f"{line}\n" for line in sorted(lines)))
     return len(lines)
+
+
+def bad_file_lines(bad: Iterable[tuple[str, str]]) -> list[str]:
+    """How images that could not be decoded are listed, from the name of each and the reason."""
+    return sorted("\t".join(map(printable, each)) for each in bad)
 
 
 def read_status(run: Path) -> dict[str, Any]:

@@ -117,8 +117,8 @@ SECTIONS = {
     },
     "Data": {
         "D1": Guarantee(
-            "1,000 damaged image files in six formats: no process dies, and each is named once",
-            "1,000 damaged image files in six formats: no process dies, each is named once, epochs are complete",
+            "1,000 damaged image files in nine formats: no process dies, and each is named once",
+            "1,000 damaged image files in nine formats: no process dies, each is named once, epochs are complete",
         ),
         "D2": Guarantee("decompression bombs are refused by their headers, in little memory"),
         "D3": Guarantee("every EXIF orientation and every mode of Pillow: upright, and the right values"),

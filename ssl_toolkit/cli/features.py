@@ -12,8 +12,11 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ssl_toolkit.cli.imports import quick_imports
 from ssl_toolkit.cli.parser import instantiate, parse
+from ssl_toolkit.io.atomic import write_atomically
+from ssl_toolkit.run_folder import BAD_FILES, bad_file_lines
 
 if TYPE_CHECKING:
+    from ssl_toolkit.data import ImageData
     from ssl_toolkit.evaluation import Evaluation
 
 
@@ -44,6 +47,7 @@ def evaluate(arguments: Sequence[str]) -> Evaluation:
         out.rename(earlier)
         print(f"earlier figures: {earlier}")
     evaluation.save(out)
+    _tell_what_was_read(config.data, out)
     print(f"figures: {out}")
     if out.parent == Path(config.weights).parent and (out.parent / CONFIG).is_file():
         print(f"report: {write_report(out.parent)}")
@@ -61,6 +65,7 @@ def embed(arguments: Sequence[str]) -> Path:
     config = instantiate(parser, _parse_with_size(parser, arguments))
     config.pop("config")
     file = write(**vars(config), say=_say)
+    _tell_what_was_read(config.data, file)
     print(f"features: {file}")
     return file
 
@@ -119,6 +124,17 @@ def _parse_with_size(parser: ArgumentParser, arguments: Sequence[str]) -> Namesp
         config = parse(parser, arguments)
     _say(size_remark(config.weights, config.image_size or config.data.image_size))
     return config
+
+
+def _tell_what_was_read(data: ImageData, out: Path) -> None:
+    """Says which images there were, and lists the bad ones beside what came out."""
+    print(f"images: {data.summary()}")
+    lines = bad_file_lines((error.path, error.reason) for error in data.bad_files)
+    listing = out.with_name(f"{out.stem}_{BAD_FILES}")
+    listing.unlink(missing_ok=True)  # that of an earlier time
+    if lines:
+        write_atomically(listing, "".join(f"{line}\n" for line in lines))
+        print(f"unreadable files left out: {len(lines)}, listed in {listing}")
 
 
 def _say(line: str) -> None:

@@ -9,7 +9,7 @@ from ssl_toolkit.distributed.ranks import is_rank_zero
 from ssl_toolkit.run_folder import read_config, read_starts
 
 
-def batch_facts(data: Any, num_processes: int) -> dict[str, int]:
+def batch_facts(data: Any, num_processes: int) -> dict[str, Any]:
     """Batch facts of a start, for the next one: the number of processes, and the batch size of each."""
     return {"processes": num_processes, "batch_size": data.batch_size}
 

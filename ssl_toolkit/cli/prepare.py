@@ -29,6 +29,7 @@ def prepare(parser: ArgumentParser, config: Namespace, resumed: Path | None = No
     check_trainer(vars(objects.trainer))
     check_task(config, objects)
     objects.data.whole_batches = objects.model.whole_batches
+    objects.data.range_from(getattr(objects.model, "pretraining", None))
     if resumed is not None:
         objects.data.go_on_with(resumed)
     objects.data.setup("fit")

@@ -175,6 +175,11 @@ def start(
             keep_global_batch(objects.data, trainer.world_size, run, resolved, is_given)
         objects.model.check_batch(objects.data.batch_size * trainer.world_size)
         record.facts = batch_facts(objects.data, trainer.world_size)
+        if objects.data.not_read:
+            record.facts["not_read"] = objects.data.not_read
+        if objects.data.ranges:
+            # so that a resumed run, and what is done with the weights, sees the same numbers as black and white
+            resolved["data"]["range"] = objects.data.ranges
         said = [*settle_lr(objects, trainer, resolved), *warmup_remarks(objects)]
         if checkpoint is not None:
             said += note_changes(record, objects.model, checkpoint)

@@ -16,7 +16,7 @@ import PIL
 
 from ssl_toolkit.data.bad_files import BadFiles
 from ssl_toolkit.data.cache_file import MAGIC, read_images, write_images
-from ssl_toolkit.data.decode import BadImage
+from ssl_toolkit.data.decode import DECODING, BadImage
 from ssl_toolkit.data.decode_pool import READ_TIMEOUT, ReadingThreads
 from ssl_toolkit.data.reading import Decoded, read_many
 from ssl_toolkit.data.sources import Source
@@ -65,7 +65,7 @@ def open_store(
         RunFailed: Reading an image does not end.
     """
     folder = cache_dir or default_cache_dir()
-    key = "\n".join([MAGIC.decode(), PIL.__version__, settings, str(channels), source.fingerprint()])
+    key = "\n".join([MAGIC.decode(), f"{DECODING} {PIL.__version__}", settings, str(channels), source.fingerprint()])
     path = folder / f"{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.images"
     if cache in ("auto", "disk"):
         store = read_images(path, channels, bad)

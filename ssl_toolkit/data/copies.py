@@ -18,30 +18,26 @@ MOST_PIXEL_BYTES = 1 << 30
 _ENDS = 4096
 
 
-def first_copies(sets: Sequence[ImageSet]) -> list[NDArray[np.int64]] | None:
-    """The first of the images that are identical to each image, over several sets.
-
-    Files are compared by their bytes; images of another kind, of one set, by their pixels where these are decoded and
-    do not take more than 1 GiB.
+def copied_files(sets: Sequence[ImageSet]) -> list[NDArray[np.int64]] | None:
+    """The first of the files that are identical to each, byte by byte, over several sets.
 
     Args:
         sets: The sets; all numbers count from the first image of the first set.
 
     Returns:
-        An int64 array for each set, with each image's own number where none before it is identical. None where looking
-        would take long: among more than 200,000 files, and among images that are decoded again for each batch.
+        An int64 array for each set, with each image's own number where none before it is identical. None where images
+        have no files of their own, and where looking would take long: among more than 200,000.
     """
     files = [file for images in sets for file in _files(images.source)]
-    total = sum(len(images.source) for images in sets)
-    if len(files) == total:
-        firsts = _first_files(files) if total <= MOST_FILES else None
-    elif len(sets) == 1 and (digests := sets[0].store.digests(MOST_PIXEL_BYTES)) is not None:
-        firsts = _firsts(digests.tolist())
-    else:
-        firsts = None
-    if firsts is None:
+    if len(files) != sum(len(images.source) for images in sets) or len(files) > MOST_FILES:
         return None
-    return np.split(firsts, np.cumsum([len(images.source) for images in sets])[:-1])
+    return np.split(_first_files(files), np.cumsum([len(images.source) for images in sets])[:-1])
+
+
+def copied_pixels(images: ImageSet) -> NDArray[np.int64] | None:
+    """As `copied_files` of one set, by the pixels; None if they are not decoded, or take more than 1 GiB."""
+    digests = images.store.digests(MOST_PIXEL_BYTES)
+    return None if digests is None else _firsts(digests.tolist())
 
 
 def _files(source: Source) -> list[tuple[Path, int]]:

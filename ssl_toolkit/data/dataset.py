@@ -16,6 +16,7 @@ from ssl_toolkit.data.cache import CacheKind, default_cache_dir, open_store
 from ssl_toolkit.data.decode import BadImage
 from ssl_toolkit.data.sources import Source, SubsetSource
 from ssl_toolkit.data.store import Store
+from ssl_toolkit.data.survey import RangeOption, Survey, survey
 
 
 class ReadOptions(NamedTuple):
@@ -29,6 +30,7 @@ class ReadOptions(NamedTuple):
     cache_dir: Path | None
     num_threads: int
     read_timeout: float
+    range: RangeOption = "auto"
 
 
 class ImageSet:
@@ -49,6 +51,12 @@ class ImageSet:
         self._options = options
         self._is_rank_zero = is_rank_zero
 
+    def survey(self, indices: NDArray[np.int64]) -> Survey:
+        """What some of these images hold; seen before they are decoded, since it settles how."""
+        options = self._options
+        folder = options.cache_dir or default_cache_dir()
+        return survey(self.source, indices, options.range, options.num_threads, options.read_timeout, folder)
+
     @cached_property
     def store(self) -> Store:
         """The decoded images; the first use may take as long as decoding them all."""
@@ -60,7 +68,7 @@ class ImageSet:
         return open_store(
             self.source,
             BadFiles(len(self.source), options.on_error, options.max_bad, announce, listing),
-            settings=f"image_size={options.image_size}",
+            settings=f"image_size={options.image_size} {sorted((self.source.ranges or {}).items())}",
             channels=options.channels,
             num_threads=options.num_threads,
             cache=options.cache,

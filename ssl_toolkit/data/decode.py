@@ -10,26 +10,32 @@ import contextlib
 import errno
 import os
 import re
-import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ssl_toolkit.data.avif import coded_sizes
+from ssl_toolkit.data.deep import FULL, Depth, Extremes, Range, depth_of, extremes
+from ssl_toolkit.data.formats import FORMATS, is_image
+from ssl_toolkit.data.pillow_gaps import low_bytes_of, prepare, silence_libtiff, why_unknown
+from ssl_toolkit.data.pixel_budget import PixelBudget
 from ssl_toolkit.data.pixels import eight_bit, reduce, reduced_size
 from ssl_toolkit.errors import printable
 from ssl_toolkit.io.atomic import open_plain
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+DECODING = 2
+"""Counts the changes of what images become: those that were decoded before are decoded again."""
 MAX_PIXELS = 64 * 1024 * 1024
 """Larger images are refused from their header: decoding one would take more than a gigabyte."""
 MAX_BYTES = 512 * 1024 * 1024
 """Larger files are refused unread: so much takes the largest image without compression, at 16 bits a channel."""
 
+_MOST_COMMENTS = 1 << 16  # bytes
 _SMALL = 4 << 20  # pixels that no care is taken of
 _ORIENTATION, _TILE_WIDTH, _TILE_LENGTH = 0x0112, 322, 323
 _UPRIGHT = {
@@ -43,6 +49,8 @@ _UPRIGHT = {
 }
 _PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
+
+_Result = TypeVar("_Result")
 
 # what a machine says that is out of its means, whatever the file
 _OUT_OF_MEANS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
@@ -66,18 +74,25 @@ class BadImage(Exception):
 
 
 def decode_file(
-    path: str | Path | IO[bytes], name: str, image_size: int | None = None, channels: int = 3
+    path: str | Path | IO[bytes],
+    name: str,
+    image_size: int | None = None,
+    channels: int = 3,
+    ranges: Mapping[str, Range] | None = None,
 ) -> NDArray[np.uint8]:
     """Decodes an image file.
 
-    The EXIF orientation is applied, transparency is laid on white, 16 bits are scaled to 8. The short side is reduced
-    to at most ``image_size`` (never enlarged), and the long side is then cropped at both ends to at most twice that.
+    The EXIF orientation is applied, transparency is laid on white, more than 8 bits are scaled to 8. The short side is
+    reduced to at most ``image_size`` (never enlarged), and the long side is then cropped at both ends to at most twice
+    that.
 
     Args:
         path: The file, or an open binary file.
         name: What to call it in messages.
         image_size: In pixels; None keeps every pixel.
         channels: 3 for RGB, 1 for luminance (ITU-R 601).
+        ranges: For each kind of numbers of more than 8 bits (``uint16``) those that become black and white; by default
+            what the file says, or what it holds.
 
     Returns:
         uint8 array of shape ``[height, width, channels]``.
@@ -87,11 +102,41 @@ def decode_file(
         MemoryError: There is no memory for it.
         OSError: Too many files are open.
     """
+    return _opened(path, name, lambda file: _decode(file, image_size, channels, ranges))
+
+
+class Contents(NamedTuple):
+    """What an image file holds.
+
+    Attributes:
+        extremes: Of numbers of more than 8 bits; None if they are bytes, which is seen from the header.
+        further_pages: How many pages or frames follow the first, which is the one that is decoded.
+    """
+
+    extremes: Extremes | None
+    further_pages: int
+
+
+def look_at(path: str | Path | IO[bytes], name: str) -> Contents:
+    """What an image file holds.
+
+    Args:
+        path: The file, or an open binary file.
+        name: What to call it in messages.
+
+    Raises:
+        BadImage: As for `decode_file`.
+    """
+    return _opened(path, name, _look_at)
+
+
+def _opened(path: str | Path | IO[bytes], name: str, action: Callable[[IO[bytes]], _Result]) -> _Result:
+    """What an action makes of a file."""
     try:
         if not isinstance(path, (str, Path)):
-            return _decode(path, image_size, channels)
+            return action(path)
         with open_plain(path) as file:
-            return _decode(file, image_size, channels)
+            return action(file)
     except BadImage as error:
         raise BadImage(name, error.reason) from None
     except Exception as error:
@@ -108,12 +153,25 @@ def not_its_fault(error: Exception) -> bool:
 
 def to_array(image: Image.Image, image_size: int | None = None, channels: int = 3) -> NDArray[np.uint8]:
     """The same for an image that Pillow has opened already."""
-    mode = "L" if channels == 1 else "RGB"
     _check_pixels(image.width, image.height)
+    return _to_array(image, image_size, channels, depth_of(image))
+
+
+def _to_array(
+    image: Image.Image,
+    image_size: int | None,
+    channels: int,
+    depth: Depth | None,
+    low_bytes: Image.Image | None = None,
+    scale: Range | None = None,
+) -> NDArray[np.uint8]:
+    mode = "L" if channels == 1 else "RGB"
     with _PIXELS.held(image.width * image.height):
         image.load()
+        if low_bytes is not None:
+            low_bytes.load()
         orientation = _orientation(image)  # asked after loading: Pillow turns a TIFF upright itself while it loads
-        image = reduce(eight_bit(image, mode), image_size)
+        image = reduce(eight_bit(image, mode, depth, low_bytes, scale), image_size)
     image = image if image.mode == mode else image.convert(mode)  # grey takes a quarter of the memory until here
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
@@ -121,18 +179,53 @@ def to_array(image: Image.Image, image_size: int | None = None, channels: int = 
     return array[:, :, None] if array.ndim == 2 else array
 
 
-def _decode(file: IO[bytes], image_size: int | None, channels: int) -> NDArray[np.uint8]:
-    _silence_pillow()
-    _check_bytes(file)
-    with Image.open(file, formats=FORMATS) as image:
-        width, height = image.size
-        _check_pixels(width, height)
-        if image.format == "TIFF":
-            _check_tile(image)
+def _decode(
+    file: IO[bytes], image_size: int | None, channels: int, ranges: Mapping[str, Range] | None
+) -> NDArray[np.uint8]:
+    with _checked(file) as image:
         if image_size is not None:
             # the JPEG decoder itself reduces by 2, 4 or 8, staying at twice the size that is wanted
-            image.draft(None, reduced_size(width, height, 2 * image_size))
-        return to_array(image, image_size, channels)
+            image.draft(None, reduced_size(*image.size, 2 * image_size))
+        depth = depth_of(image)
+        if depth is None:
+            return _to_array(image, image_size, channels, None)
+        scale = None if ranges is None else ranges.get(depth.kind) or depth.header or FULL[depth.kind]
+        if image.mode == "RGB" and scale == FULL[depth.kind] and depth.transparent is None:
+            return _to_array(image, image_size, channels, None)  # the high bytes, which Pillow keeps, are all of it
+        with low_bytes_of(image, file) as low_bytes:
+            return _to_array(image, image_size, channels, depth, low_bytes, scale)
+
+
+def _look_at(file: IO[bytes]) -> Contents:
+    with _checked(file) as image:
+        depth, found = depth_of(image), None
+        if depth is not None:
+            with low_bytes_of(image, file) as low_bytes, _PIXELS.held(image.width * image.height):
+                image.load()
+                if low_bytes is not None:
+                    low_bytes.load()
+                found = extremes(image, low_bytes, depth)
+    with _checked(file) as image:  # to look for pages may move on to another
+        return Contents(found, getattr(image, "n_frames", 1) - 1)
+
+
+@contextlib.contextmanager
+def _checked(file: IO[bytes]) -> Iterator[Image.Image]:
+    """An image that is opened, not loaded, and not too large."""
+    _silence_pillow()
+    _check_bytes(file)
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except Image.UnidentifiedImageError:
+        raise BadImage("", why_unknown(file)) from None
+    with image:
+        _check_pixels(*image.size)
+        prepare(image, file)
+        if image.format == "TIFF":
+            _check_tile(image)
+        elif image.format == "AVIF":
+            _check_coded(image, file)
+        yield image
 
 
 def _check_pixels(width: int, height: int) -> None:
@@ -144,11 +237,23 @@ def _check_bytes(file: IO[bytes]) -> None:
     """Refuses what takes much memory before Pillow has said how large the image is."""
     num_bytes = file.seek(0, os.SEEK_END)
     file.seek(0)
+    if num_bytes == 0:
+        raise BadImage("", "empty file")
     if num_bytes > MAX_BYTES:
         raise BadImage("", f"a file of {num_bytes // 2**20} MiB, more than {MAX_BYTES // 2**20}")
     # the decoder of WEBP makes two canvases as soon as the file is opened
-    _check_pixels(*_webp_size(file.read(30)))
+    head = file.read(30)
+    _check_pixels(*_webp_size(head))
+    if head[:1] == b"P" and is_image(head):
+        _check_comments(head + file.read(_MOST_COMMENTS))
     file.seek(0)
+
+
+def _check_comments(block: bytes) -> None:
+    """Refuses a PPM with long comments before its numbers, which Pillow reads byte by byte."""
+    numbers = re.sub(rb"#[^\r\n]*", b"", block).split(maxsplit=4)
+    if len(block) > _MOST_COMMENTS and len(numbers) < 4:
+        raise BadImage("", f"comments of more than {_MOST_COMMENTS >> 10} KiB")
 
 
 def _webp_size(head: bytes) -> tuple[int, int]:
@@ -173,55 +278,24 @@ def _check_tile(image: Any) -> None:
         raise BadImage("", f"a tile of {width} x {height} pixels for {image.width} x {image.height}")
 
 
-class _PixelBudget:
-    """Keeps many threads from decoding many of the largest images at once, each of which takes half a gigabyte.
-
-    Args:
-        most: Pixels that may be in work at the same time; one image always may.
-        small: Images of so many pixels need not ask.
-    """
-
-    def __init__(self, most: int, small: int) -> None:
-        self._most = most
-        self._small = small
-        self._reset()
-        if hasattr(os, "register_at_fork"):
-            # the threads that hold pixels do not come along
-            os.register_at_fork(after_in_child=self._reset)
-
-    def _reset(self) -> None:
-        self._held = 0
-        self._changed = threading.Condition()
-
-    @contextlib.contextmanager
-    def held(self, num_pixels: int) -> Iterator[None]:
-        """Waits until so many more pixels fit."""
-        if num_pixels <= self._small:
-            yield
-            return
-        with self._changed:
-            self._changed.wait_for(lambda: self._held == 0 or self._held + num_pixels <= self._most)
-            self._held += num_pixels
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._held -= num_pixels
-                self._changed.notify_all()
+def _check_coded(image: Image.Image, file: IO[bytes]) -> None:
+    """Refuses a small AVIF with a large picture in it."""
+    for width, height in coded_sizes(file):
+        if width * height > max(_SMALL, 2 * image.width * image.height):
+            raise BadImage("", f"a picture of {width} x {height} pixels for {image.width} x {image.height}")
 
 
-_PIXELS = _PixelBudget(2 * MAX_PIXELS, _SMALL)
+_PIXELS = PixelBudget(2 * MAX_PIXELS, _SMALL)
 
 
 def _silence_pillow() -> None:
     # warnings.catch_warnings is not safe in threads; a filter that is put in once and left there is
     if _PILLOW_WARNINGS not in warnings.filters:
         warnings.filterwarnings("ignore", module=r"PIL\.")
+        silence_libtiff()
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
-        return f"not an image in one of the formats {' '.join(FORMATS)}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = " ".join(str(error).split()) or type(error).__name__

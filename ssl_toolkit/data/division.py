@@ -8,14 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_toolkit.data.console import say
-from ssl_toolkit.data.copies import first_copies
+from ssl_toolkit.data.copies import copied_files, copied_pixels
 from ssl_toolkit.data.dataset import ImageSet
 from ssl_toolkit.data.split_file import Assignment, check_pixels, kept_places
 from ssl_toolkit.data.splits import Division, Fractions, Split, split_indices
+from ssl_toolkit.data.survey import Survey
 from ssl_toolkit.distributed.ranks import is_rank_zero
 
 Parts = dict[str, NDArray[np.int64]]
 _NEW = "?"
+_FEWEST_DISTINCT = 4
 
 
 def divide(
@@ -42,22 +44,56 @@ def divide(
     test_fraction = 0.0 if "test" in sets else fractions.test_fraction
     shared = bool(val_fraction or test_fraction)
     others = [name for name in ("val", "test") if name in sets]
-    own = np.arange(len(main.source))
-    firsts = first_copies([main, *(sets[name] for name in others)]) if shared or others else None
-    first = own if firsts is None else firsts[0]
-    splits = _known_splits(main, known, noun) if known is not None else np.full(len(own), _NEW, dtype="<U5")
+    everything = [main, *(sets[name] for name in others)]
+    firsts = copied_files(everything) if shared or others else None
+    if firsts is None and shared and not others:
+        # pixels depend on the range of their numbers, which is that of training images; here copies still count apart
+        _use_range(sets, _by_fractions(main, None, val_fraction, test_fraction, split_seed, known, "")["train"])
+        pixels = copied_pixels(main)
+        firsts = None if pixels is None else [pixels]
+    first = None if firsts is None else firsts[0]
+    if first is not None and (distinct := len(np.unique(first))) < _FEWEST_DISTINCT <= len(first):
+        if is_rank_zero():
+            few = f"only {distinct} of {len(first):,} {noun} are distinct"
+            say(f"{few}: copies are in different splits, and figures on them mean little")
+        first, firsts = None, None
+    parts = _by_fractions(main, first, val_fraction, test_fraction, split_seed, known, noun)
+    parts |= {name: np.arange(len(sets[name].source)) for name in others}
+    survey = _use_range(sets, parts["train"])
+    if firsts is not None:
+        _tell_of_copies(main, firsts[0], parts, noun)
+        _leave_out_copies(sets, others, firsts, parts, noun)
+    return Division(sets, parts, fractions, shared, survey)
+
+
+def _by_fractions(
+    images: ImageSet,
+    first: NDArray[np.int64] | None,
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    known: Assignment | None,
+    noun: str,
+) -> Parts:
+    """The places of each split: identical images together, known ones where they were."""
+    own = np.arange(len(images.source))
+    first = own if first is None else first
+    splits = _known_splits(images, known, noun) if known is not None else np.full(len(own), _NEW, dtype="<U5")
     _follow_known(splits, first)
     new = np.flatnonzero((splits == _NEW) & (first == own))
-    drawn = _draw(main.labels.numpy()[new], val_fraction, test_fraction, split_seed, strict=known is None)
+    drawn = _draw(images.labels.numpy()[new], val_fraction, test_fraction, seed, strict=known is None)
     for name, places in drawn.items():
         splits[new[places]] = name
     splits = np.where(splits == _NEW, splits[first], splits)
-    parts: Parts = {name: np.flatnonzero(splits == name) for name in get_args(Split)}
-    parts |= {name: np.arange(len(sets[name].source)) for name in others}
-    if firsts is not None:
-        _tell_of_copies(main, first, splits, noun)
-        _leave_out_copies(sets, others, firsts, parts, noun)
-    return Division(sets, parts, fractions, shared)
+    return {name: np.flatnonzero(splits == name) for name in get_args(Split)}
+
+
+def _use_range(sets: dict[str, ImageSet], training: NDArray[np.int64]) -> Survey:
+    """Has all images decoded with the range that some of those for training have."""
+    survey = sets["train"].survey(training)
+    for images in sets.values():
+        images.source.use_ranges(survey.ranges)
+    return survey
 
 
 def divide_as_before(
@@ -82,7 +118,6 @@ def divide_as_before(
         places, num = kept_places(images.source, before[name], noun), len(images.source)
         is_whole = len(places) == num and (places == np.arange(num)).all()
         kept[name] = images if is_whole else images.subset(places)
-        check_pixels(kept[name], before[name], noun)
         if len(places) < num and not limited and is_rank_zero():
             say(
                 f"{num - len(places):,} {noun} are new since the run was begun and are left out: it goes on with its "
@@ -91,8 +126,11 @@ def divide_as_before(
         splits = before[name].splits
         own = [name] if name != "train" else [each for each in get_args(Split) if each not in sets or each == "train"]
         parts |= {each: np.flatnonzero(splits == each) for each in own}
+    survey = _use_range(kept, parts["train"])
+    for name, images in kept.items():
+        check_pixels(images, before[name], noun)
     shared = any(len(parts[name]) for name in ("val", "test") if name not in sets)
-    return Division(kept, parts, fractions, shared)
+    return Division(kept, parts, fractions, shared, survey)
 
 
 def _draw(labels: NDArray[np.int64], val_fraction: float, test_fraction: float, seed: int, strict: bool) -> Parts:
@@ -112,7 +150,7 @@ def _known_splits(images: ImageSet, known: Assignment, noun: str) -> NDArray[np.
         raise ValueError(f"data.splits: the file holds no names, because the run had {known.num:,} {noun}")
     num = len(images.source)
     splits = np.array([split_of.get(images.source.name(place), _NEW) for place in range(num)], dtype="<U5")
-    if is_rank_zero():
+    if noun and is_rank_zero():
         new = int((splits == _NEW).sum())
         say(
             f"data.splits: {num - new:,} known {noun} keep their splits, {new:,} are new, "
@@ -129,7 +167,11 @@ def _follow_known(splits: NDArray[np.str_], first: NDArray[np.int64]) -> None:
         splits[(splits == _NEW) & groups[first]] = name
 
 
-def _tell_of_copies(images: ImageSet, first: NDArray[np.int64], splits: NDArray[np.str_], noun: str) -> None:
+def _tell_of_copies(images: ImageSet, first: NDArray[np.int64], parts: Parts, noun: str) -> None:
+    splits = np.zeros(len(first), dtype=np.int64)
+    for number, name in enumerate(get_args(Split)):
+        if len(parts[name]) and parts[name][-1] < len(first):
+            splits[parts[name]] = number
     copies = images.without_bad(np.flatnonzero(first != np.arange(len(first))))
     if not len(copies) or not is_rank_zero():
         return

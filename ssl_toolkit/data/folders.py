@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ssl_toolkit.data.formats import HEAD_BYTES, SUFFIXES, ending, named_like_image
 from ssl_toolkit.errors import nearest
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+from ssl_toolkit.io.atomic import open_plain
 
 
 class ImageFile(NamedTuple):
@@ -31,12 +31,24 @@ class ImageFile(NamedTuple):
     modified: int
 
 
-def find_images(path: Path, suffixes: Set[str] = SUFFIXES) -> list[ImageFile]:
-    """All image files under a folder, sorted by name.
+class Listing(NamedTuple):
+    """What a folder holds.
+
+    Attributes:
+        images: Its image files, sorted by name.
+        left_out: How many other files there are, by what their names end in.
+    """
+
+    images: list[ImageFile]
+    left_out: Counter[str]
+
+
+def find_images(path: Path, further: Set[str] = frozenset()) -> Listing:
+    """All image files under a folder. Of a file whose ending does not tell what it is, the first bytes decide.
 
     Args:
         path: The folder.
-        suffixes: What the names of images end in, in lower case.
+        further: Endings of names, in lower case, that count beside those of images.
 
     Raises:
         ValueError: The path is not a folder or holds no image.
@@ -65,8 +77,8 @@ def find_images(path: Path, suffixes: Set[str] = SUFFIXES) -> list[ImageFile]:
             status = _status(entry)
             if status is not None and stat.S_ISDIR(status.st_mode):
                 (linked if entry.is_symlink() else waiting).append(name)
-            elif Path(entry.name).suffix.lower() not in suffixes:
-                others[Path(entry.name).suffix.lower() or "no suffix"] += 1
+            elif ending(name) not in further and not _is_image(path / name):
+                others[ending(name) or "without ending"] += 1
             elif status is not None and stat.S_ISREG(status.st_mode):
                 found.append(ImageFile(name, status.st_size, status.st_mtime_ns))
             else:
@@ -76,8 +88,19 @@ def find_images(path: Path, suffixes: Set[str] = SUFFIXES) -> list[ImageFile]:
         kinds = ", ".join(f"{suffix} {count}" for suffix, count in others.most_common(5))
         number = others.total()
         held = f"holds {number} file{'s' * (number != 1)}, none is an image ({kinds})" if number else "is empty"
-        raise ValueError(f"the folder '{path}' {held}; images end in {' '.join(sorted(suffixes))}")
-    return sorted(found)
+        raise ValueError(f"the folder '{path}' {held}; images end in {' '.join(sorted(SUFFIXES | further))}")
+    return Listing(sorted(found), others)
+
+
+def _is_image(path: Path) -> bool:
+    def head() -> bytes:
+        try:
+            with open_plain(path) as file:
+                return file.read(HEAD_BYTES)
+        except OSError:
+            return b""
+
+    return named_like_image(path.name, head)
 
 
 def _status(entry: os.DirEntry[str]) -> os.stat_result | None:

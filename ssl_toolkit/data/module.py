@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, get_args
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from ssl_toolkit.data.split_file import FILE as SPLIT_FILE
 from ssl_toolkit.data.split_file import Assignment, read_split_file, write_split_file
 from ssl_toolkit.data.splits import Division, Fractions, Split
 from ssl_toolkit.data.store import DecodedStore
+from ssl_toolkit.data.survey import RangeOption, check_range, range_in
 from ssl_toolkit.distributed.ranks import is_rank_zero, num_cores, rank, world_size
 
 _NAMES_SHOWN = 4
@@ -73,6 +75,10 @@ class ImageData(LightningDataModule):
         num_threads: Threads that decode; as many as there are cores, at most 8, by default. No result depends on it.
         read_timeout: Seconds that reading one image may take. A disk that has not answered by then ends the run, which
             names the image and can be resumed.
+        range: Which numbers become black and white in images of more than 8 bits: "auto" takes what the files say, or
+            else what the training images hold (measured on 64 of them, one range for all files), "header" takes what
+            the files say, or else all numbers of their kind, "full" takes all; or [low, high], or such a pair for each
+            kind, as {uint16: [0, 4095]}.
         seed: Of the order of the images and of the choice of the few labelled ones.
         split_seed: Of what runs with different seeds must share to be comparable: which images are in the test,
             validation and training splits, which are chosen by `max_images`, and the procedural images themselves.
@@ -115,6 +121,7 @@ class ImageData(LightningDataModule):
         shard_cache: float = 100.0,
         num_threads: int | None = None,
         read_timeout: float = READ_TIMEOUT,
+        range: RangeOption = "auto",
         seed: int = 0,
         split_seed: int = 0,
         splits: str | None = None,
@@ -130,6 +137,7 @@ class ImageData(LightningDataModule):
         check_choice("cache", cache, get_args(CacheKind))
         if not read_timeout > 0:
             raise ValueError(f"data.read_timeout must be above 0 seconds, got {read_timeout}")
+        check_range(range)
         if not 0 < label_fraction <= 1:
             raise ValueError(f"data.label_fraction must be above 0 and at most 1, got {label_fraction}")
         if labels_per_class is not None and label_fraction != 1:
@@ -154,6 +162,7 @@ class ImageData(LightningDataModule):
             Path(cache_dir).expanduser() if cache_dir else None,
             num_threads or min(8, num_cores()),
             read_timeout,
+            range,
         )
         self._train_loader: BatchLoader | None = None
         self._resumed: dict[str, int] = {}
@@ -343,13 +352,34 @@ class ImageData(LightningDataModule):
         return self._division.bad_files() if self._division is not None else []
 
     def summary(self) -> str:
-        """One line: the images of each split, the classes, the bad files."""
+        """One line: the images of each split, the classes, the bad files, those that are no images."""
         counts = ", ".join(f"{count} {split}" for split, count in self._divided().counts().items())
         names = ", ".join(self.class_names[:_NAMES_SHOWN])
         names += ", ..." if self.num_classes > _NAMES_SHOWN else ""
         classes = f" of {self.num_classes} classes ({names})" if self.num_classes else ""
         bad = f"; bad images left out: {len(self.bad_files)}" if self.bad_files else ""
-        return f"{self._origin.title}: {counts} {self.noun}{classes}{bad}"
+        remarks = [*self._divided().survey.remarks(), *([self.not_read] if self.not_read else [])]
+        return "; ".join([f"{self._origin.title}: {counts} {self.noun}{classes}{bad}", *remarks])
+
+    @property
+    def ranges(self) -> dict[str, list[float]]:
+        """The range of each kind of numbers of more than 8 bits that the training images hold."""
+        survey = self._divided().survey
+        return {kind: list(survey.ranges[kind]) for kind in survey.found}
+
+    def range_from(self, header: Mapping[str, Any] | None) -> None:
+        """Takes the range of the run that a weights file comes from, unless another one is asked for.
+
+        Raises:
+            ValueError: It is none.
+        """
+        if self._options.range == "auto" and self._division is None:
+            self._options = self._options._replace(range=range_in(header))
+
+    @property
+    def not_read(self) -> str:
+        """What is to be said of files that are no images, by what their names end in; empty if there are none."""
+        return self._divided().not_read()
 
     def _divided(self) -> Division:
         if self._division is None:

@@ -8,13 +8,34 @@ from typing import cast
 import numpy as np
 from PIL import Image
 
+from ssl_toolkit.data.deep import Depth, Range, common_range, extremes, has_numbers, numbers_of, to_bytes
+
 _STRIP = 1 << 20  # pixels that are converted at once where that takes more memory than the image itself
 
 
-def eight_bit(image: Image.Image, mode: str) -> Image.Image:
-    """Any mode of Pillow to the mode that is wanted, or to "L", which is to be converted later."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _scale_to_bytes(image)
+def eight_bit(
+    image: Image.Image,
+    mode: str,
+    depth: Depth | None = None,
+    low_bytes: Image.Image | None = None,
+    scale: Range | None = None,
+) -> Image.Image:
+    """Any mode of Pillow to the mode that is wanted, or to "L", which is to be converted later.
+
+    Args:
+        image: Loaded.
+        mode: "RGB" or "L".
+        depth: How numbers of more than 8 bits are stored, if the image has such.
+        low_bytes: The low bytes of three channels of 16 bits, of which ``image`` has the high ones.
+        scale: The range of such numbers; that of the image itself by default.
+    """
+    if depth is not None:
+        to_scale = scale or common_range([extremes(image, low_bytes, depth)])
+        target = mode if image.mode in ("RGB", "RGBA") else "L"
+        if depth.kind == "float32" and not any(has_numbers(np.asarray(part), depth) for part in _strips(image)):
+            raise ValueError("no pixel holds a number")
+        others = () if low_bytes is None else (low_bytes,)
+        return _in_strips(image, target, lambda *parts: _scaled(depth, to_scale, *parts).convert(target), *others)
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         return _in_strips(image, mode, lambda part: _on_white(part).convert(mode))
     if image.mode == "LAB":
@@ -22,30 +43,17 @@ def eight_bit(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode in ("L", mode) else image.convert(mode)
 
 
+def _scaled(depth: Depth, scale: Range, image: Image.Image, low_bytes: Image.Image | None = None) -> Image.Image:
+    scaled = Image.fromarray(to_bytes(numbers_of(image, low_bytes, depth), depth, scale))
+    if image.mode != "RGBA":
+        return scaled
+    scaled.putalpha(image.getchannel("A"))
+    return _on_white(scaled)
+
+
 def _on_white(image: Image.Image) -> Image.Image:
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-
-
-def _scale_to_bytes(image: Image.Image) -> Image.Image:
-    """Numbers of more than 8 bits to bytes.
-
-    The file does not say what is white: numbers that fit into 16 bits (integers) or into 0 to 1, 0 to 255, 0 to 65535
-    (floating point, the narrowest) are taken to fill that range; any others are stretched from minimum to maximum.
-    """
-    extremes = [(float(part.min()), float(part.max())) for part in map(np.asarray, _strips(image))]
-    low, high = (float(value) for value in (np.min(extremes), np.max(extremes)))
-    if not np.isfinite(low + high):
-        raise ValueError("pixels that are not finite")
-    whites = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
-    white = next((white for white in whites if low >= 0 and high <= white), None)
-    black, white = (0.0, white) if white is not None else (low, high - low or 1.0)
-
-    def scale(part: Image.Image) -> Image.Image:
-        numbers = np.asarray(part).astype(np.float64)
-        return Image.fromarray(np.rint((numbers - black) * (255.0 / white)).astype(np.uint8))
-
-    return _in_strips(image, "L", scale)
 
 
 def _strips(image: Image.Image) -> Iterator[Image.Image]:
@@ -58,10 +66,11 @@ def _strips(image: Image.Image) -> Iterator[Image.Image]:
         yield image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
-def _in_strips(image: Image.Image, mode: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """The converted image, without the memory for all that comes in between."""
+def _in_strips(image: Image.Image, mode: str, convert: Callable[..., Image.Image], *others: Image.Image) -> Image.Image:
+    """The converted image, without the memory for all that comes in between; others of its size go along."""
     done, top = None, 0
-    for part in map(convert, _strips(image)):
+    for parts in zip(*map(_strips, (image, *others)), strict=True):
+        part = convert(*parts)
         if part.size == image.size:
             return part
         done = done or Image.new(mode, image.size)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Sequence
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from ssl_toolkit.data import folders
 from ssl_toolkit.data.decode import BadImage, decode_file, not_its_fault
 from ssl_toolkit.data.decode_pool import reading
+from ssl_toolkit.data.deep import Range
 from ssl_toolkit.data.order import Groups
 from ssl_toolkit.errors import RunFailed
 
@@ -28,9 +30,13 @@ class Source(ABC):
 
     Attributes:
         class_names: The names of the classes in the order of their numbers; empty without labels.
+        left_out: How many files beside the images are not read, by what their names end in.
+        ranges: As `decode_file` takes them.
     """
 
     class_names: Sequence[str] = ()
+    left_out: Counter[str] = Counter()  # noqa: RUF012 (never changed)
+    ranges: Mapping[str, Range] | None = None
 
     @abstractmethod
     def __len__(self) -> int:
@@ -61,6 +67,18 @@ class Source(ABC):
     def sizes(self) -> NDArray[np.int64]:
         """The bytes of each image's file: int64 array of shape ``[num]``, -1 where it has none of its own."""
         return np.full(len(self), -1, dtype=np.int64)
+
+    def file(self, index: int) -> Path | IO[bytes] | None:
+        """The encoded file of an image; None where there is none to look at.
+
+        Raises:
+            BadImage: It cannot be read.
+        """
+        return None
+
+    def use_ranges(self, ranges: Mapping[str, Range]) -> None:
+        """Sets the range of numbers of more than 8 bits, before the first image is read."""
+        self.ranges = ranges
 
     def label(self, index: int) -> int:
         """The class number of the image, -1 if it has none."""
@@ -143,7 +161,7 @@ class FolderSource(Source):
         self.path = Path(path).expanduser()
         self._image_size = image_size
         self._channels = channels
-        files = folders.find_images(self.path)
+        files, self.left_out = folders.find_images(self.path)
         self._names = [file.name for file in files]
         self._sizes = np.array([file.size for file in files], dtype=np.int64)
         digest = hashlib.blake2b(digest_size=16)
@@ -158,7 +176,10 @@ class FolderSource(Source):
         return len(self._names)
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        return decode_file(self.path / self._names[index], self.name(index), self._image_size, self._channels)
+        return decode_file(self.file(index), self.name(index), self._image_size, self._channels, self.ranges)
+
+    def file(self, index: int) -> Path:
+        return self.path / self._names[index]
 
     def fingerprint(self) -> str:
         return self._fingerprint
@@ -195,6 +216,7 @@ class SubsetSource(Source):
     def __init__(self, source: Source, indices: NDArray[np.int64]) -> None:
         self.source = source
         self.class_names = source.class_names
+        self.left_out = source.left_out
         self.places = indices
 
     def __len__(self) -> int:
@@ -202,6 +224,13 @@ class SubsetSource(Source):
 
     def read(self, index: int) -> NDArray[np.uint8]:
         return self.source.read(int(self.places[index]))
+
+    def file(self, index: int) -> Path | IO[bytes] | None:
+        return self.source.file(int(self.places[index]))
+
+    def use_ranges(self, ranges: Mapping[str, Range]) -> None:
+        super().use_ranges(ranges)
+        self.source.use_ranges(ranges)
 
     def fingerprint(self) -> str:
         digest = hashlib.blake2b(self.places.astype("<i8").tobytes(), digest_size=16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 
 from ssl_toolkit.data.dataset import ImageSet
 from ssl_toolkit.data.decode import BadImage
+from ssl_toolkit.data.formats import not_read
 from ssl_toolkit.data.split_file import Assignment, assignment_of
+from ssl_toolkit.data.survey import Survey
 from ssl_toolkit.errors import nearest
 from ssl_toolkit.random import fold_in, sample_keys, uniform
 
@@ -53,6 +56,7 @@ class Division:
         parts: The places of the images of each split in their set.
         fractions: How few of the training images are labelled.
         shares_source: Whether the validation or the test split is a part of the same source as the training split.
+        survey: What some of the training images hold. Their range of numbers is that of all images.
 
     Raises:
         ValueError: The images are too few, or too many of them are bad.
@@ -64,9 +68,11 @@ class Division:
         parts: dict[str, NDArray[np.int64]],
         fractions: Fractions,
         shares_source: bool,
+        survey: Survey,
     ) -> None:
         self._fractions = fractions
         self._sets = sets
+        self.survey = survey
         self._parts = parts  # with bad images, which are known only when all have been decoded
         self._splits: dict[str, SplitImages] = {}
         self.shares_source = shares_source
@@ -106,6 +112,10 @@ class Division:
     def bad_files(self) -> list[BadImage]:
         """The images that could not be decoded, as far as is known."""
         return [error for images in self._sets.values() for error in images.bad_files]
+
+    def not_read(self) -> str:
+        """What is to be said of files that are no images; empty if there are none."""
+        return not_read(sum((images.source.left_out for images in self._sets.values()), Counter()))
 
     def _few_labelled(self, images: ImageSet, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         fraction, per_class = self._fractions.label_fraction, self._fractions.labels_per_class

@@ -174,7 +174,7 @@ def _open(name: str, root: Path, split: str, download: bool, image_size: int | N
 
 
 def _load(path: str | Path, image_size: int | None, channels: int) -> NDArray[np.uint8]:
-    return decode_file(path, str(path), image_size, channels)
+    return decode_file(path, str(path), image_size, channels, ranges={})  # one for all: that of their kind
 
 
 def _labels(data: Any) -> NDArray[np.int64]:

@@ -19,7 +19,7 @@ from ssl_toolkit.data import ImageData, Split
 from ssl_toolkit.errors import nearest
 from ssl_toolkit.evaluation.features import Precision, extract_features
 from ssl_toolkit.evaluation.progress import Steps
-from ssl_toolkit.weights import load_backbone
+from ssl_toolkit.weights import load_backbone, read_header
 
 
 def embed(
@@ -42,7 +42,8 @@ def embed(
     label among others has null in parquet, nothing in csv and -1 in npz. In csv an apostrophe stands before a name that
     begins with ``=``, ``+``, ``-`` or ``@``, which a spreadsheet would compute. Parquet (in its schema metadata) and
     npz hold under ``ssl_toolkit`` one JSON text with what made the features: the weights file and its SHA-256, the
-    backbone's arguments, ``image_size``, ``representation`` and the class names.
+    backbone's arguments, ``image_size``, ``representation``, the class names, and the range of numbers of more than 8
+    bits.
 
     Args:
         weights: A weights file.
@@ -75,6 +76,7 @@ def embed(
         )
     size = image_size or data.image_size
     view = CenterView(size)
+    data.range_from(read_header(weights))
     data.prepare_data()
     data.setup()
     parts = []
@@ -96,6 +98,7 @@ def embed(
         "backbone": backbone.config(),
         "representation": representation,
         "image_size": size,
+        "ranges": data.ranges,
         "class_names": data.class_names,
     }
     splits = np.concatenate([np.full(len(indices), split) for split, indices, _, _ in parts])

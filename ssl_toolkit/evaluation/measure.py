@@ -22,7 +22,7 @@ from ssl_toolkit.evaluation.random_weights import calibrate_batch_norm, random_b
 from ssl_toolkit.evaluation.representation import rank_me, spread
 from ssl_toolkit.evaluation.results import Difference, EnsembleRow, Evaluation, FoldsRow, Row, best_representation
 from ssl_toolkit.modules.backbone import Backbone
-from ssl_toolkit.weights import load_backbone
+from ssl_toolkit.weights import load_backbone, read_header
 
 # rank and spread settle long before; the singular values of more images only take time
 _MAX_RANKED = 10_000
@@ -88,6 +88,7 @@ def evaluate(
         backbone, name = weights, "in memory"
     else:
         backbone, name = load_backbone(weights), str(weights)
+        data.range_from(read_header(weights))
         backbone = backbone.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     data.prepare_data()
     data.setup("fit")

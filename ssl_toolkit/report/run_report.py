@@ -73,7 +73,7 @@ def write_report(run_dir: str | Path) -> Path:
         Section("Curves", _curves(metrics)),
         Section("What the task saw", _views(run)),
         Section("Evaluation on frozen features", _evaluation(run)),
-        Section("Unreadable files", _bad_files(run)),
+        Section("Unreadable files", _bad_files(run, starts)),
         Section("Commands", [Code("\n".join(_commands(run, config)))]),
         Section("Where it ran", _environment(starts)),
         Section("Configuration", [Code(text.rstrip(), summary=f"{CONFIG}, with every default written out")]),
@@ -194,14 +194,16 @@ def _interval(interval: Mapping[str, float]) -> str:
     return f"{value:.1f} ({low:.1f} to {high:.1f})"
 
 
-def _bad_files(run: Path) -> list[Piece]:
+def _bad_files(run: Path, starts: Sequence[Mapping[str, Any]]) -> list[Piece]:
     file = run / "bad_files.txt"
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
-    if not lines:
-        return []
-    rows = [line.partition("\t")[::2] for line in lines[:MAX_BAD_FILES]]
-    more = f"; the first {MAX_BAD_FILES} are shown" if len(lines) > MAX_BAD_FILES else ""
-    return [Table(["file", "reason"], rows, f"{len(lines):,} files were left out{more}.")]
+    others = starts[-1].get("not_read") if starts else None
+    pieces: list[Piece] = [Text(f"Files {others}.")] if others else []
+    if lines:
+        rows = [line.partition("\t")[::2] for line in lines[:MAX_BAD_FILES]]
+        more = f"; the first {MAX_BAD_FILES} are shown" if len(lines) > MAX_BAD_FILES else ""
+        pieces.append(Table(["file", "reason"], rows, f"{len(lines):,} files were left out{more}."))
+    return pieces
 
 
 def _commands(run: Path, config: Mapping[str, Any]) -> list[str]:

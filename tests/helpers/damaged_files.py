@@ -50,7 +50,7 @@ def _call(function: Callable[..., Any], arguments: list[Any], folder: str) -> No
 
 
 def originals() -> Iterator[tuple[str, bytes]]:
-    """Sound images in the six formats, in most of the ways in which each is written: suffix and content."""
+    """Sound images in all formats that are read, in most of the ways in which each is written: suffix and content."""
     draw = np.random.default_rng(0)
     y, x = np.mgrid[:20, :28]
     smooth = np.stack([x * 9, y * 12, (x + y) * 5], axis=-1)
@@ -101,6 +101,13 @@ def originals() -> Iterator[tuple[str, bytes]]:
         (palette, {"save_all": True, "append_images": [palette.rotate(90)]}),
     ):
         yield ".gif", _encoded(image, "GIF", options)
+    for image, options in ((colour, {"quality": 60, "exif": exif}), (alpha, {}), (grey, {"subsampling": "4:0:0"})):
+        yield ".avif", _encoded(image, "AVIF", options)
+    for image, options in ((colour, {}), (alpha, {}), (deep, {"no_jp2": True}), (grey, {"tile_size": (16, 16)})):
+        yield ".jp2", _encoded(image, "JPEG2000", options)
+    for image in (colour, grey, deep, grey.convert("1"), grey.convert("F")):
+        yield ".ppm", _encoded(image, "PPM", {})
+    yield ".ppm", b"P3\n# plain\n2 2 255\n" + b" 1 2 3" * 4
 
 
 def _encoded(image: Image.Image, kind: str, options: dict[str, Any]) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from PIL import Image
 
 from ssl_toolkit.data import folders
 from ssl_toolkit.data.decode import BadImage, decode_file, not_its_fault, to_array
+from ssl_toolkit.data.deep import Range
 from ssl_toolkit.data.frames.files import TENSOR_SUFFIXES, Frame, TensorFile, group_frames, natural_key
 from ssl_toolkit.data.sources import LabelKind, Source
 
@@ -40,7 +41,7 @@ class FrameSource(Source):
     def read(self, index: int) -> NDArray[np.uint8]:
         file, place = self._frames[index]
         if place < 0:
-            return decode_file(self._path / file, self.name(index), self._image_size, self._channels)
+            return decode_file(self._path / file, self.name(index), self._image_size, self._channels, self.ranges)
         try:
             frame = TensorFile(self._path / file).frame(place)
             image = Image.fromarray(frame[:, :, 0] if frame.shape[2] == 1 else frame)
@@ -50,6 +51,10 @@ class FrameSource(Source):
                 raise
             # the three readers raise nearly everything on damaged files
             raise BadImage(self.name(index), " ".join(str(error).split()) or type(error).__name__) from None
+
+    def file(self, index: int) -> Path | None:
+        file, place = self._frames[index]
+        return self._path / file if place < 0 else None
 
     def fingerprint(self) -> str:
         return f"frames {self._digest}"
@@ -90,7 +95,7 @@ class SequenceSource(Source):
         class_names: Sequence[str] | None = None,
     ) -> None:
         root = Path(path).expanduser()
-        files = folders.find_images(root, folders.SUFFIXES | TENSOR_SUFFIXES)
+        files, self.left_out = folders.find_images(root, TENSOR_SUFFIXES)
         digest = hashlib.blake2b(f"{max_frames}".encode(), digest_size=16)
         for file in files:
             digest.update(f"{file.name}\0{file.size}\0{file.modified}\n".encode("utf-8", "surrogateescape"))
@@ -113,7 +118,17 @@ class SequenceSource(Source):
         return len(self._names)
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        return self.frames.read(int(self.starts[index] + self.starts[index + 1]) // 2)
+        return self.frames.read(self._middle(index))
+
+    def file(self, index: int) -> Path | None:
+        return self.frames.file(self._middle(index))
+
+    def use_ranges(self, ranges: Mapping[str, Range]) -> None:
+        super().use_ranges(ranges)
+        self.frames.use_ranges(ranges)
+
+    def _middle(self, index: int) -> int:
+        return int(self.starts[index] + self.starts[index + 1]) // 2
 
     def fingerprint(self) -> str:
         return f"sequences of {self.frames.fingerprint()}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -133,9 +132,7 @@ def _read(fetch: Callable[[int], Path], number: int, shard: tuple[str, Found]) -
 
 def _check(index: Index, progress: bool) -> None:
     """Says what was left out, and that there are images at all."""
-    others: Counter[str] = Counter()
-    for entry in index.entries:
-        others.update(entry.others)
+    others = index.left_out()
     if not index.starts[-1]:
         kinds = ", ".join(f"{suffix} {count}" for suffix, count in others.most_common(5)) or "no files at all"
         raise ValueError(

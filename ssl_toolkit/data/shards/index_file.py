@@ -25,7 +25,7 @@ from ssl_toolkit.data.shards.shard import ShardContents
 from ssl_toolkit.io.atomic import atomic_file
 from ssl_toolkit.io.schema import COUNT, TEXT, Kind, problems
 
-MAGIC = b"SSLTKSH1"
+MAGIC = b"SSLTKSH2"
 COLUMNS = {"offsets": "<i8", "sizes": "<u4", "classes": "<i4", "folders": "<i4", "name_ends": "<u4", "names": "u1"}
 _DIGEST_BYTES = 32
 _ENTRY = Kind(
@@ -116,6 +116,10 @@ class Index(NamedTuple):
     columns: dict[str, Column]
     class_texts: list[str]
     folder_texts: list[str]
+
+    def left_out(self) -> Counter[str]:
+        """How many files are no images, by what their names end in."""
+        return sum((Counter(entry.others) for entry in self.entries), Counter())
 
     def name(self, image: int) -> str:
         """The name of an image in its shard."""

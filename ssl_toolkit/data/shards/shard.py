@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_toolkit.data.folders import SUFFIXES
+from ssl_toolkit.data.formats import HEAD_BYTES, ending, named_like_image
 from ssl_toolkit.data.shards.tar import Member, TarError, members
 from ssl_toolkit.errors import printable
 
 MOST_IMAGE_BYTES = 256 << 20
 """An image file that is larger is not read."""
 _MOST_LABEL_BYTES = 256
-_IMAGES = frozenset(suffix[1:] for suffix in SUFFIXES)
+_LINKS = "links (tar --dereference stores what they lead to)"
+
+
+class _Image(NamedTuple):
+    """An image file: its name up to the first dot, up to the last, and whole."""
+
+    key: str
+    stem: str
+    name: str
+    member: Member
 
 
 class ShardContents(NamedTuple):
@@ -49,8 +59,11 @@ class ShardContents(NamedTuple):
 def read_shard(file: IO[bytes], total: int) -> ShardContents:
     """Reads the headers and the labels of a shard.
 
-    A sample is the files with one name up to the first dot after the last slash: ``a/17.jpg``, ``a/17.cls``. Of these
-    the first that is an image counts, and the text in ``.cls``. Hidden files (``._17.jpg``) are left out.
+    A file is an image by the same rules as in a folder. A sample is the files with one name up to the first dot after
+    the last slash: ``a/17.jpg``, ``a/17.cls``. Of these the first image of just that name counts (``a/17.jpg`` and not
+    ``a/17.mask.png``); if there is none, each image is a sample (``a/scan.2021.0.png``, ``a/scan.2021.1.png``), whose
+    label is the text of the ``.cls`` file with the same name up to the last dot, or to the first. Hidden files
+    (``._17.jpg``) are left out.
 
     Args:
         file: The shard, which can seek.
@@ -59,7 +72,7 @@ def read_shard(file: IO[bytes], total: int) -> ShardContents:
     Raises:
         TarError: It is damaged or cut off, or two of its files have one name.
     """
-    images: dict[str, tuple[str, Member]] = {}
+    images: list[_Image] = []
     labels: dict[str, str] = {}
     seen: set[tuple[str, str]] = set()
     others: Counter[str] = Counter()
@@ -69,27 +82,44 @@ def read_shard(file: IO[bytes], total: int) -> ShardContents:
         folder, _, base = name.rpartition("/")
         if not base or base.startswith("."):
             continue
-        stem, _, suffix = base.partition(".")
-        suffix = suffix.lower()
+        suffix = ending(base)
+        stem = base[: len(base) - len(suffix)]
+        is_image = named_like_image(base, partial(_head, file, member))
         if not member.is_file:
-            others["links and folders"] += 1
+            others[_LINKS] += is_image
             continue
-        key = f"{folder}/{stem}"
-        if suffix not in _IMAGES and suffix != "cls":
-            others[f".{suffix}" if suffix else "no suffix"] += 1
+        if not is_image and suffix != ".cls":
+            others[suffix or "without ending"] += 1
             continue
-        if (key, suffix) in seen:
+        if (f"{folder}/{stem}", suffix) in seen:
             raise TarError(f"it holds '{printable(name)}' twice; a name must be that of one sample")
-        seen.add((key, suffix))
-        if suffix == "cls":
+        seen.add((f"{folder}/{stem}", suffix))
+        if is_image:
+            images.append(_Image(f"{folder}/{base.partition('.')[0]}", f"{folder}/{stem}", name, member))
+        else:
             label = _label(file, member)
             unlabelled += not label
-            labels[key] = label
-        elif key in images:
-            others[f".{suffix} of a sample with another image"] += 1
+            labels[f"{folder}/{stem}"] = label
+    return _arrays(_one_a_sample(images, others), labels)._replace(unlabelled=unlabelled, others=+others)
+
+
+def _one_a_sample(images: list[_Image], others: Counter[str]) -> list[_Image]:
+    """The images that are samples, in their order; the further ones of a sample are counted."""
+    plain = {image.key for image in images if image.stem == image.key}
+    samples: dict[str, _Image] = {}
+    for image in images:
+        if image.stem in samples or (image.stem != image.key and image.key in plain):
+            others[f"{ending(image.name)} of a sample with another image"] += 1
         else:
-            images[key] = (name, member)
-    return _arrays(images, labels)._replace(unlabelled=unlabelled, others=others)
+            samples[image.stem] = image
+    return list(samples.values())
+
+
+def _head(file: IO[bytes], member: Member) -> bytes:
+    if not member.is_file:
+        return b""
+    file.seek(member.offset)
+    return file.read(min(HEAD_BYTES, member.size))
 
 
 def _label(file: IO[bytes], member: Member) -> str:
@@ -103,11 +133,11 @@ def _label(file: IO[bytes], member: Member) -> str:
     return text if text.isprintable() and text != "-1" else ""
 
 
-def _arrays(images: dict[str, tuple[str, Member]], labels: dict[str, str]) -> ShardContents:
-    names = [name.encode("utf-8", "surrogateescape") for name, _ in images.values()]
-    found = [member for _, member in images.values()]
-    classes, class_texts = _numbered([labels.get(key, "") for key in images])
-    folders, folder_texts = _numbered([name.partition("/")[0] if "/" in name else "" for name, _ in images.values()])
+def _arrays(images: list[_Image], labels: dict[str, str]) -> ShardContents:
+    names = [image.name.encode("utf-8", "surrogateescape") for image in images]
+    found = [image.member for image in images]
+    classes, class_texts = _numbered([labels.get(image.stem) or labels.get(image.key, "") for image in images])
+    folders, folder_texts = _numbered([image.name.partition("/")[0] if "/" in image.name else "" for image in images])
     return ShardContents(
         np.array([member.offset for member in found], dtype=np.int64),
         np.array([min(member.size, 2**32 - 1) for member in found], dtype=np.uint32),

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +58,8 @@ class ShardSource(Source):
     """Images in tar archives, in the order of the archives and of the images in each.
 
     A sample is the files with one name up to the first dot: ``17.jpg`` is its image, ``17.cls`` its class (a number or
-    a name); all other files are ignored.
+    a name). Images whose names have more dots are samples of their own, unless there is such an image; all other files
+    are counted.
 
     Args:
         path: One shard, a folder of them, a pattern (``train-{000..146}.tar``, ``*.tar``), a text file with one on each
@@ -108,7 +109,8 @@ class ShardSource(Source):
         )
         self._labelled: Labels = number_labels(self._index, labels, plain(path), class_names)
         self.class_names = self._labelled.class_names
-        digest = hashlib.blake2b(repr((labels, self._found)).encode(), digest_size=16)
+        self.left_out = self._index.left_out()
+        digest = hashlib.blake2b(repr((labels, self._found, len(self))).encode(), digest_size=16)
         digest.update("\n".join(plain(address) for address in self._addresses).encode("utf-8", "replace"))
         self._fingerprint = f"shards {digest.hexdigest()}"
         if self._local_cache and progress:
@@ -122,6 +124,9 @@ class ShardSource(Source):
         return int(self._index.starts[-1])
 
     def read(self, index: int) -> NDArray[np.uint8]:
+        return decode_file(self.file(index), self.name(index), self._image_size, self._channels, self.ranges)
+
+    def file(self, index: int) -> IO[bytes]:
         shard = self._index.shard(index)
         size = int(self._index.columns["sizes"][index])
         if size > MOST_IMAGE_BYTES:
@@ -133,7 +138,7 @@ class ShardSource(Source):
             if not_its_fault(error):
                 raise
             raise BadImage(self.name(index), error.strerror or str(error)) from None
-        return decode_file(io.BytesIO(content), self.name(index), self._image_size, self._channels)
+        return io.BytesIO(content)
 
     def fingerprint(self) -> str:
         return self._fingerprint

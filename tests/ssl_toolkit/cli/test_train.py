@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
+from PIL import Image
 
 from run_comparison import arguments_for
 from ssl_toolkit.cli import autotune_trials, prepare, train
@@ -34,6 +35,20 @@ def test_a_scaled_rate_is_said_and_written_into_the_resolved_configuration(recip
     assert said in capsys.readouterr().out
     written = read_config(run)["model"]["init_args"]
     assert (written["optimizer"]["init_args"]["lr"], written["lr_scaling"]) == (0.04, "none")
+
+
+def test_files_that_are_not_read_are_counted_at_the_start_and_in_the_report(recipe, tmp_path, capsys):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(40):
+        Image.new("RGB", (32, 32), (number, 9, 9)).save(folder / f"{number}.png")
+    for number in range(7):
+        (folder / f"{number}.heic").write_bytes(b"")
+    arguments = ["-c", recipe, "--out", str(tmp_path / "run"), "--data.source", "folder", "--data.path", str(folder)]
+    train.train("pretrain", [*arguments, "--data.max_images", "null", "--trainer.max_steps", "1"], quietly=True)
+    said = "not read: 7 .heic (convert what is an image to PNG or TIFF)"
+    assert f"36 train, 4 val, 0 test images; {said}" in capsys.readouterr().out
+    assert f"Files {said}." in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_forgotten_initialisation_is_found_before_the_folder_is_made(recipe, tmp_path):

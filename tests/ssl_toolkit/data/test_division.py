@@ -292,3 +292,12 @@ def test_shards_go_on_too(tmp_path):
     again = ImageData(str(shards), source="shards", image_size=16, batch_size=4, cache_dir=str(tmp_path / "cache"))
     again.go_on_with(tmp_path / "run")
     assert all((again.indices(split) == images.indices(split)).all() for split in SPLITS)
+
+
+def test_images_of_which_hardly_any_is_distinct_are_divided_and_it_is_said(tmp_path, capsys):
+    write(tmp_path, ["ant/0.bmp"])
+    for number in range(1, 10):
+        shutil.copy(tmp_path / "ant/0.bmp", tmp_path / f"ant/{number}.bmp")
+    images = data(tmp_path)
+    assert [images.num_images(split) for split in SPLITS] == [6, 2, 2]
+    assert "only 1 of 10 images are distinct: copies are in different splits" in capsys.readouterr().err

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_toolkit.data import BadImage, FolderSource, SubsetSource
+from ssl_toolkit.data import BadImage, FolderSource, ImageData, SubsetSource
+from ssl_toolkit.data.formats import not_read
 
 
 def save(path: Path, value: int = 0) -> None:
@@ -32,6 +33,31 @@ def test_finds_nested_images_in_sorted_order(tmp_path):
     assert source.read(0).shape == (4, 6, 3)
     assert source.label(0) == -1
     assert list(source.class_names) == []
+
+
+def test_the_first_bytes_decide_where_the_ending_does_not(tmp_path):
+    kinds = {"x.jfif": "JPEG", "x.jpe": "JPEG", "x.ppm": "PPM", "x.avif": "AVIF", "x.jp2": "JPEG2000", "x": "PNG"}
+    kinds |= {"x.img": "TIFF", "x.2021": "BMP", "x.dat": "GIF", "x.data": "WEBP", "bare.image": "JPEG2000"}
+    for name, kind in kinds.items():
+        options = {"no_jp2": True} if name == "bare.image" else {}
+        Image.fromarray(np.full((8, 8, 3), 200, dtype=np.uint8)).save(tmp_path / name, kind, **options)
+    Image.new("RGB", (4, 4)).save(tmp_path / "x.tga")
+    texts = {
+        "a.heic": b"\0\0\0\x18ftypheic\0\0\0\0heicmif1",
+        "b.heic": b"",
+        "P6.readme": b"P6 is a format",
+        "BM": b"BMs",
+    }
+    for name, content in (texts | {"notes.txt": b"\xff\xd8\xff"}).items():
+        (tmp_path / name).write_bytes(content)
+    source = FolderSource(tmp_path)
+    assert names(source) == sorted(kinds)
+    assert all(abs(source.read(index).astype(int) - 200).max() < 4 for index in range(len(source)))
+    assert source.left_out == {".heic": 2, ".tga": 1, ".readme": 1, "without ending": 1, ".txt": 1}
+    assert not_read(source.left_out, most=1) == "not read: 2 .heic, 4 others (convert what is an image to PNG or TIFF)"
+    data = ImageData(str(tmp_path), image_size=8, batch_size=2)
+    assert "; not read: 2 .heic, 1 " in data.summary()
+    assert SubsetSource(source, np.arange(2)).left_out == source.left_out
 
 
 def test_links_are_followed_and_loops_end(tmp_path):

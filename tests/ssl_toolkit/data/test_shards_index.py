@@ -73,6 +73,29 @@ def test_the_same_images_as_from_a_folder(shards, tmp_path):
         assert source.name(index).endswith("/" + folder.name(index))
 
 
+def test_names_with_several_dots_are_the_images_that_a_folder_has(tmp_path):
+    names = [f"a/scan.2021.{number}.png" for number in range(5)] + [f"a/well_{number}.ome.tif" for number in range(5)]
+    names += ["b/plain.png", "b/no_ending", "b/page.unknown", "b.c/dotted.folder.png"]
+    files = [(name, png(number)) for number, name in enumerate(names)]
+    for name, content in files:
+        (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "folder" / name).write_bytes(content)
+    labels = [("a/scan.2021.3.cls", b"1"), ("a/scan.cls", b"2"), ("b/plain.cls", b"3"), ("a/well_4.cls", b"4")]
+    others = [("a/scan.heic", b"none"), ("b/plain.mask.png", png(99))]
+    source = open_shards(write_tar(tmp_path / "one.tar", [*files, *labels, *others]))
+    folder = FolderSource(tmp_path / "folder")
+    found = {source.name(index).removeprefix("one.tar/"): source.read(index) for index in range(len(source))}
+    assert sorted(found) == [folder.name(index) for index in range(len(folder))] == sorted(names)
+    for index in range(len(folder)):
+        assert np.array_equal(folder.read(index), found[folder.name(index)])
+    expected = dict.fromkeys(names[:5], 2) | {names[3]: 1, names[9]: 4, "b/plain.png": 3}
+    assert [source.label(number) for number in range(len(names))] == [expected.get(name, -1) for name in names]
+    # what is no sample of its own is counted, and said
+    assert source.left_out == {".heic": 1, ".png of a sample with another image": 1}
+    data = ImageData(str(tmp_path / "one.tar"), source="shards", image_size=4, cache_dir=str(tmp_path / "cache"))
+    assert "not read: 1 .heic, 1 .png of a sample with another image" in data.summary()
+
+
 def naive_samples(file):
     """WebDataset's rule, one file after the other by Python's own reader: key -> {suffix: content}."""
     samples = {}

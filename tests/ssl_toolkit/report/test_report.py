@@ -216,7 +216,7 @@ def run(tmp_path: Path) -> Path:
     start = {
         "started": "2026-01-02T03:04:05+00:00", "command": ["ssl-toolkit", "pretrain", "--out", "my birds"],
         "python": "3.11", "platform": "Linux", "processor": "A processor", "cpus": 2, "threads": 2, "gpus": [],
-        "versions": {"torch": "2.15"},
+        "versions": {"torch": "2.15"}, "not_read": "not read: 125 .heic",
     }  # fmt: skip
     (folder / "environment.json").write_text(json.dumps({"starts": [start, start]}))
     (folder / "bad_files.txt").write_text(f"{HOSTILE}.jpg\ttruncated\n", encoding="utf-8")
@@ -239,6 +239,7 @@ def test_report_of_a_run(run: Path) -> None:
     for expected in (
         "birds & co", "SimCLR · resnet18 · 2026-01-02", "kNN top-1 (%)", "50.0", "times resumed", "A processor",
         "class_path: pretext.simclr.SimCLR", "ssl-toolkit pretrain --out 'my birds'", f"{HOSTILE}.jpg", "truncated",
+        "Files not read: 125 .heic.",
         "Pretrained features beat all.", "50.0 (40.0 to 60.0)", f"ssl-toolkit pretrain --resume '{run}'",
     ):  # fmt: skip
         assert expected in texts, expected
