@@ -89,7 +89,7 @@ def test_transfer_and_a_resumed_run_keep_it(pretrained, tmp_path, capsys):
     run("transfer", "-c", tmp_path / "transfer.yaml", "--out", tmp_path / "probe")
     assert "uint16, 10 bits used: range 0 to 4,095" in capsys.readouterr().out
     assert read_config(tmp_path / "probe")["data"]["range"] == {"uint16": [0.0, 4095.0]}
-    # other files do not move the range of a run that goes on (one that does not know its files, or it would refuse them)
+    # other files do not move the range of a run that goes on; one that knew its files would refuse them
     (pretrained / "splits.parquet").unlink()
     for file in (tmp_path / "train").rglob("*.tif"):
         if file.name != "cut.tif":
