@@ -55,7 +55,7 @@ class PretextTask(Task):
 
     def setup(self, stage: str) -> None:
         """As in `Task`."""
-        size = getattr(getattr(self.trainer, "datamodule", None), "batch_size", None)
+        size = getattr(getattr(self._trainer, "datamodule", None), "batch_size", None)
         if stage == "fit" and isinstance(size, int):
             self.check_batch(size * self.trainer.world_size)
         super().setup(stage)

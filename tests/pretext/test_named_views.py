@@ -163,7 +163,7 @@ def test_mixing_changes_the_first_view_alone_and_its_shares_are_its_own(mixer):
     task.backbone.register_forward_pre_hook(lambda module, inputs: after.append(inputs[0]))
     loss = task.loss
     task.loss = lambda views, context: (loss(views, context), known.append(context.mixing))[0]
-    task._log = lambda *_: None
+    task.log_step = lambda *_: None
     task.training_step(make_batch(), 0)
     (partners, weights) = known[0]
     assert torch.equal(before[0][NUM:], after[0][NUM:])

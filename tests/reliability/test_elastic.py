@@ -231,7 +231,7 @@ def test_a_plain_resume_has_nothing_to_say_of_batches(finished_run, capsys):
 
 def test_a_checkpoint_of_other_batches_is_refused_by_the_data(finished_run):
     state = torch.load(newest_checkpoint(finished_run), weights_only=True)["ImageData"]
-    assert state == {"epoch": 1, "batch": 0, "global_batch": 8}
+    assert state == {"epoch": 1, "batch": 0, "global_batch": 8, "whole_batches": True}
     ImageData(source="procedural", batch_size=8).load_state_dict(state)
     with pytest.raises(ValueError, match=r"have 8 images .*batch_size 16 in 1 process makes 16; set it to 8$"):
         ImageData(source="procedural", batch_size=16).load_state_dict(state)

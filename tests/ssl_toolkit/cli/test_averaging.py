@@ -92,7 +92,7 @@ def test_swa_has_batch_norm_statistics_of_its_own_weights(recipe, tmp_path, monk
     run = train.train("transfer", options, quietly=True)
     data, task = seen["data"], seen["model"]
     expected = load_backbone(run / "backbone.safetensors")
-    loader = data.loader("train", shuffle=True, drop_last=True)
+    loader = data.loader("train", shuffle=True)
 
     def view(images, keys):
         task.eval()

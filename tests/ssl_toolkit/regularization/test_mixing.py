@@ -209,7 +209,8 @@ def make_task(kind, regularizers, **arguments):
         return output
 
     task.loss = noted
-    task._log = lambda stage, output, num: task.logged.update(output.metrics, loss=output.loss.detach())
+    task.log_step = lambda output, num: task.logged.update(output.metrics, loss=output.loss.detach())
+    task.measure = lambda stage, output, num: task.log_step(output, num)
     return task
 
 
