@@ -52,12 +52,11 @@ def gather(x: Tensor) -> Tensor:
     return cast(Tensor, _Gather.apply(x))
 
 
-@torch.no_grad()
 def gather_uneven(x: Tensor) -> tuple[Tensor, int]:
-    """All-gather without gradient of tensors whose lengths may differ, in the order of the ranks.
+    """All-gather, with gradients as in `gather`, of tensors whose lengths may differ, in the order of the ranks.
 
     Args:
-        x: Tensor of shape ``[num, ...]``; all but ``num`` is the same in every process, which is not asked.
+        x: Tensor of shape ``[num, ...]``; all but ``num`` is the same in every process.
 
     Returns:
         The rows of all processes, and the place of this process's first among them; ``x`` and 0 in one process.
@@ -65,10 +64,12 @@ def gather_uneven(x: Tensor) -> tuple[Tensor, int]:
     if world_size() == 1:
         return x, 0
     lengths = all_gather_stacked(torch.tensor([len(x)], device=x.device)).flatten().tolist()
-    padded = x.new_zeros(max(lengths), *x.shape[1:])
-    padded[: len(x)] = x
-    parts = all_gather_stacked(padded)
-    return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)]), sum(lengths[: rank()])
+    longest, start = max(lengths), sum(lengths[: rank()])
+    if min(lengths) == longest:
+        return gather(x), start
+    filled = torch.cat([x, x.new_zeros(longest - len(x), *x.shape[1:])])
+    parts = gather(filled).unflatten(0, (len(lengths), longest))
+    return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)]), start
 
 
 def relative_share(num: int, device: torch.device) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssl_toolkit.distributed.collectives import gather
+from ssl_toolkit.distributed.collectives import gather_uneven
 from ssl_toolkit.regularization.base import Penalty, weights
 
 
@@ -182,7 +182,7 @@ class VarianceCovariance(_OfFeatures):
 
     def value(self, task: nn.Module, features: Tensor) -> Tensor:
         """The sum of both terms."""
-        features = gather(features)
+        features, _ = gather_uneven(features)
         centred = features - features.mean(dim=0)
         covariance = centred.T @ centred / max(1, len(features) - 1)
         variance = covariance.diagonal()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from lightning import LightningModule
 
-from ssl_toolkit.distributed.collectives import weighted_means
+from ssl_toolkit.distributed.collectives import all_reduce_max, weighted_means
 from ssl_toolkit.distributed.ranks import world_size
 from ssl_toolkit.step import StepOutput
 from ssl_toolkit.tracking.scalars import WeightedScalars, log_now
@@ -26,6 +27,13 @@ class MeasuredModule(LightningModule):
         super().__init__()
         self.numbers: dict[str, float] = {}
         self._measured = self._own_step = WeightedScalars()
+
+    def on_train_start(self) -> None:
+        """Has all processes write rows of the same steps: for the figures of a row they meet."""
+        if world_size() > 1:
+            trainer: Any = self.trainer  # its interval is set out of pyright's sight
+            every = torch.tensor([-trainer.log_every_n_steps], device=self.device)
+            trainer.log_every_n_steps = -int(all_reduce_max(every))
 
     def log_step(self, output: StepOutput, num: int) -> None:
         """Logs a batch of training; where there are several processes, only what a row is written of.

@@ -162,6 +162,7 @@ class OptimizedModule(MeasuredModule):
 
         What is restored of an optimizer and its scheduler has those that the checkpoint was taken with.
         """
+        super().on_train_start()
         self._kept = []
         if not self._settings:  # a task that makes its optimizer by itself
             return

@@ -53,8 +53,8 @@ def test_resume_after_every_step(name, accumulated, tmp_path, monkeypatch, reach
     monkeypatch.setattr("ssl_toolkit.cli.train.finish", lambda *_: None)
     command, whole, expected = methods.command(name), tmp_path / "whole", []
     changes = {"checkpoint": {"every_n_steps": 1, "keep": 99}}
-    if command == "pretrain":
-        changes["data"] = IMAGES
+    # an odd number of batches in an epoch
+    changes["data"] = IMAGES if command == "pretrain" else {"batch_size": 10}
     start = arguments_for(name, tmp_path, changes, max_epochs=2, accumulate_grad_batches=accumulated)
     with batches_noted(expected.append):
         train(command, [*start, "--out", str(whole)], quietly=True)

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from ssl_toolkit.distributed.collectives import all_reduce_mean, all_reduce_sum, gather, standardize
+from ssl_toolkit.distributed.collectives import all_reduce_mean, all_reduce_sum, gather, gather_uneven, standardize
 from ssl_toolkit.distributed.ranks import rank, world_size
 from ssl_toolkit.distributed.sync_batchnorm import SyncBatchNorm, convert_sync_batchnorm
 
@@ -284,3 +284,26 @@ def test_run_processes_reports_failures(run_processes):
         run_processes(fail_in_rank_1, 2)
     with pytest.raises(AssertionError, match="rank 0: killed"):
         run_processes(sleep, 1, timeout=3)
+
+
+def gathered_uneven(lengths):
+    """A loss of all rows, as each process computes it, and its gradient averaged as DDP does."""
+    rows = torch.randn(sum(lengths), 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    start = sum(lengths[: rank()])
+    own = rows[start : start + lengths[rank()]].clone().requires_grad_()
+    everything, place = gather_uneven(own)
+    loss = everything.std(dim=0).square().sum() + (everything @ everything.T).tanh().sum()
+    loss.backward()
+    return loss.item(), place, own.grad / world_size()
+
+
+@pytest.mark.parametrize("lengths", [[4, 3], [1, 5], [3, 3]])
+def test_rows_of_different_numbers_are_gathered_with_the_gradient_of_one_process(lengths, run_processes):
+    rows = torch.randn(sum(lengths), 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    rows.requires_grad_()
+    loss = rows.std(dim=0).square().sum() + (rows @ rows.T).tanh().sum()
+    loss.backward()
+    found = run_processes(gathered_uneven, 2, lengths)
+    assert [place for _, place, _ in found] == [0, lengths[0]]
+    assert [value for value, _, _ in found] == pytest.approx([loss.item()] * 2)
+    torch.testing.assert_close(torch.cat([grad for _, _, grad in found]), rows.grad)
