@@ -193,7 +193,7 @@ def _pixels_of_views(task: LightningModule, data: ImageData) -> float:
     images = type(batch.images)(*(tensor.to(task.device) for tensor in batch.images))
     views = make_views(images, task.keys(batch).to(task.device))
     tensors = [views] if isinstance(views, Tensor) else [view for view in views if isinstance(view, Tensor)]
-    return sum(view.numel() for view in tensors) / data.channels
+    return sum(view.numel() for view in tensors) / data.channels / len(batch.indices)  # a process may get two
 
 
 def _is_last_epoch(trainer: Trainer) -> bool:
