@@ -4,38 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, get_args
-
-import numpy as np
-import torch
-from lightning.pytorch import LightningDataModule
-from numpy.typing import NDArray
-from torch import Tensor
+from typing import Any, get_args
 
 from ssl_toolkit.data.bad_files import OnError
 from ssl_toolkit.data.cache import CacheKind
 from ssl_toolkit.data.checks import check_at_least_one, check_below_one, check_choice, check_same_in_all_processes
 from ssl_toolkit.data.console import say
 from ssl_toolkit.data.dataset import ImageSet, ReadOptions
-from ssl_toolkit.data.decode import BadImage
 from ssl_toolkit.data.decode_pool import READ_TIMEOUT
+from ssl_toolkit.data.divided import DividedData
 from ssl_toolkit.data.division import divide, divide_as_before
 from ssl_toolkit.data.loader import BatchLoader
-from ssl_toolkit.data.order import epoch_order, groups_of
 from ssl_toolkit.data.shards import ShardOptions
 from ssl_toolkit.data.source_factory import Origin, open_sets
 from ssl_toolkit.data.sources import LabelKind
 from ssl_toolkit.data.split_file import FILE as SPLIT_FILE
 from ssl_toolkit.data.split_file import Assignment, read_split_file, write_split_file
-from ssl_toolkit.data.splits import Division, Fractions, Split
+from ssl_toolkit.data.splits import Division, Fractions
 from ssl_toolkit.data.store import DecodedStore
 from ssl_toolkit.data.survey import RangeOption, check_range, range_in
-from ssl_toolkit.distributed.ranks import is_rank_zero, num_cores, rank, world_size
-
-_NAMES_SHOWN = 4
+from ssl_toolkit.distributed.ranks import is_rank_zero, num_cores, world_size
 
 
-class ImageData(LightningDataModule):
+class ImageData(DividedData):
     """Images for pretraining, transfer and evaluation.
 
     Args:
@@ -85,16 +76,11 @@ class ImageData(LightningDataModule):
         splits: A run, or the splits.parquet of one: its images keep their splits, and only new ones are divided.
 
     Attributes:
-        loader_class: What makes the batches.
         whole_batches: Leave images that do not fill a batch out of an epoch of training; None for what the task needs.
-        noun: What the samples are called in messages.
 
     Raises:
         ValueError: An argument is out of its range, or the images cannot be found.
     """
-
-    loader_class: ClassVar[type[BatchLoader]] = BatchLoader
-    noun: ClassVar[str] = "images"
 
     def __init__(
         self,
@@ -152,6 +138,7 @@ class ImageData(LightningDataModule):
         self.seed = seed
         shards = ShardOptions(Path(index).expanduser() if index else None, shard_window, shard_cache)
         self._origin = Origin(path, source, val_path, test_path, labels, download, max_images, split_seed, shards)
+        self.title = self._origin.title
         self._fractions = Fractions(val_fraction, test_fraction, label_fraction, labels_per_class, seed)
         self._options = ReadOptions(
             image_size,
@@ -196,63 +183,6 @@ class ImageData(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Finds and decodes the images and divides them; a second call does nothing."""
         self._divided()
-
-    def loader(
-        self,
-        split: Split,
-        *,
-        shuffle: bool = False,
-        batch_size: int | None = None,
-        drop_last: bool = False,
-        indices: Tensor | NDArray[np.int64] | None = None,
-    ) -> BatchLoader:
-        """A loader of a split.
-
-        Args:
-            split: "train", "val" or "test".
-            shuffle: A new order in each epoch.
-            batch_size: For each process; that of the training by default.
-            drop_last: Only whole batches, which all processes share (pretraining); otherwise every image is delivered.
-            indices: int64 numbers of images in the source, to use only these images of the split.
-
-        Raises:
-            ValueError: The split has no images, or not enough.
-        """
-        images, members = self._divided().split(split)
-        if indices is not None:
-            chosen = np.asarray(indices, dtype=np.int64)
-            outside = chosen[~np.isin(chosen, members)]
-            if len(outside):
-                raise ValueError(f"image {outside[0]} is not in the {split} split of {len(members)} images")
-            members = chosen
-        if not len(members):
-            advice = "" if split == "train" else f"; set data.{split}_fraction or data.{split}_path"
-            raise ValueError(f"the {split} split has no images{advice}")
-        return self.loader_class(
-            images.store,
-            images.labels,
-            members,
-            batch_size or self.batch_size,
-            seed=self.seed,
-            shuffle=shuffle,
-            drop_last=drop_last,
-            rank=rank(),
-            world_size=world_size(),
-            device=self._gpu(),
-            what=split,
-            groups=images.source.groups() if shuffle else None,
-        )
-
-    def choose(self, split: Split, most: int, seed: int) -> NDArray[np.int64]:
-        """Sorted int64 array: some images of a split, chosen by chance; if reading them apart is slow, few shards'."""
-        images, members = self._divided().split(split)
-        groups = groups_of(images.source.groups(), members)
-        return members[np.sort(epoch_order(seed, 0, len(members), groups)[:most])]
-
-    def _gpu(self) -> torch.device | None:
-        """Where the trainer wants the batches, if that is a GPU."""
-        device = self.trainer.strategy.root_device if self.trainer is not None else None
-        return device if device is not None and device.type == "cuda" else None
 
     def train_dataloader(self) -> BatchLoader:
         """The training split in a new order in each epoch; goes on where a checkpoint was taken."""
@@ -314,59 +244,6 @@ class ImageData(LightningDataModule):
         """The test split in order; an empty list if it has no images."""
         return self.loader("test") if self.num_images("test") else []
 
-    def num_images(self, split: Split) -> int:
-        """How many images a split has, without those known to be bad."""
-        return len(self._divided().split(split).indices)
-
-    def indices(self, split: Split) -> NDArray[np.int64]:
-        """Sorted int64 array: the numbers in their source of the images of a split."""
-        return self._divided().split(split).indices
-
-    def labels(self, split: Split) -> Tensor:
-        """int64 tensor: the labels of the images of a split, in the order of `indices`; -1 for none."""
-        images, members = self._divided().split(split)
-        return images.labels[members]
-
-    def sizes(self, split: Split) -> NDArray[np.int64]:
-        """int64 array: the bytes of the files of the images of a split, in the order of `indices`; -1 for none."""
-        images, members = self._divided().split(split)
-        return images.source.sizes()[members]
-
-    def name(self, split: Split, index: int) -> str:
-        """The name of an image, such as its path in the folder, from its number in a `Batch` of this split."""
-        return self._divided().split(split).images.source.name(index)
-
-    @property
-    def class_names(self) -> list[str]:
-        """The names of the classes in the order of their numbers; empty without labels."""
-        return list(self._divided().split("train").images.source.class_names)
-
-    @property
-    def num_classes(self) -> int:
-        """The number of classes, 0 without labels."""
-        return len(self.class_names)
-
-    @property
-    def bad_files(self) -> list[BadImage]:
-        """The images of all splits that could not be decoded; without a cache those met so far."""
-        return self._division.bad_files() if self._division is not None else []
-
-    def summary(self) -> str:
-        """One line: the images of each split, the classes, the bad files, those that are no images."""
-        counts = ", ".join(f"{count} {split}" for split, count in self._divided().counts().items())
-        names = ", ".join(self.class_names[:_NAMES_SHOWN])
-        names += ", ..." if self.num_classes > _NAMES_SHOWN else ""
-        classes = f" of {self.num_classes} classes ({names})" if self.num_classes else ""
-        bad = f"; bad images left out: {len(self.bad_files)}" if self.bad_files else ""
-        remarks = [*self._divided().survey.remarks(), *([self.not_read] if self.not_read else [])]
-        return "; ".join([f"{self._origin.title}: {counts} {self.noun}{classes}{bad}", *remarks])
-
-    @property
-    def ranges(self) -> dict[str, list[float]]:
-        """The range of each kind of numbers of more than 8 bits that the training images hold."""
-        survey = self._divided().survey
-        return {kind: list(survey.ranges[kind]) for kind in survey.found}
-
     def range_from(self, header: Mapping[str, Any] | None) -> None:
         """Takes the range of the run that a weights file comes from, unless another one is asked for.
 
@@ -375,11 +252,6 @@ class ImageData(LightningDataModule):
         """
         if self._options.range == "auto" and self._division is None:
             self._options = self._options._replace(range=range_in(header))
-
-    @property
-    def not_read(self) -> str:
-        """What is to be said of files that are no images, by what their names end in; empty if there are none."""
-        return self._divided().not_read()
 
     def _divided(self) -> Division:
         if self._division is None:

@@ -1,0 +1,158 @@
+"""`DividedData`: images that are divided into splits: what is known of them, and their loaders."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ssl_toolkit.data.decode import BadImage
+from ssl_toolkit.data.loader import BatchLoader
+from ssl_toolkit.data.order import epoch_order, groups_of
+from ssl_toolkit.data.splits import Division, Split
+from ssl_toolkit.distributed.ranks import rank, world_size
+
+_NAMES_SHOWN = 4
+
+
+class DividedData(LightningDataModule):
+    """Base class of `ImageData`: answers questions about the images of each split, and makes loaders of them.
+
+    Attributes:
+        loader_class: What makes the batches.
+        noun: What the samples are called in messages.
+        title: What to call all of them.
+        batch_size: Samples in a batch of each process.
+        seed: Of the order.
+    """
+
+    loader_class: ClassVar[type[BatchLoader]] = BatchLoader
+    noun: ClassVar[str] = "images"
+    title: str = ""
+    batch_size: int
+    seed: int
+    _division: Division | None = None
+
+    @abstractmethod
+    def _divided(self) -> Division:
+        """The images, found, divided and decoded at the first call."""
+
+    def loader(
+        self,
+        split: Split,
+        *,
+        shuffle: bool = False,
+        batch_size: int | None = None,
+        drop_last: bool = False,
+        indices: Tensor | NDArray[np.int64] | None = None,
+    ) -> BatchLoader:
+        """A loader of a split.
+
+        Args:
+            split: "train", "val" or "test".
+            shuffle: A new order in each epoch.
+            batch_size: For each process; that of the training by default.
+            drop_last: Only whole batches, which all processes share (pretraining); otherwise every image is delivered.
+            indices: int64 numbers of images in the source, to use only these images of the split.
+
+        Raises:
+            ValueError: The split has no images, or not enough.
+        """
+        images, members = self._divided().split(split)
+        if indices is not None:
+            chosen = np.asarray(indices, dtype=np.int64)
+            outside = chosen[~np.isin(chosen, members)]
+            if len(outside):
+                raise ValueError(f"image {outside[0]} is not in the {split} split of {len(members)} images")
+            members = chosen
+        if not len(members):
+            advice = "" if split == "train" else f"; set data.{split}_fraction or data.{split}_path"
+            raise ValueError(f"the {split} split has no images{advice}")
+        return self.loader_class(
+            images.store,
+            images.labels,
+            members,
+            batch_size or self.batch_size,
+            seed=self.seed,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            rank=rank(),
+            world_size=world_size(),
+            device=self._gpu(),
+            what=split,
+            groups=images.source.groups() if shuffle else None,
+        )
+
+    def choose(self, split: Split, most: int, seed: int) -> NDArray[np.int64]:
+        """Sorted int64 array: some images of a split, chosen by chance; if reading them apart is slow, few shards'."""
+        images, members = self._divided().split(split)
+        groups = groups_of(images.source.groups(), members)
+        return members[np.sort(epoch_order(seed, 0, len(members), groups)[:most])]
+
+    def _gpu(self) -> torch.device | None:
+        """Where the trainer wants the batches, if that is a GPU."""
+        device = self.trainer.strategy.root_device if self.trainer is not None else None
+        return device if device is not None and device.type == "cuda" else None
+
+    def num_images(self, split: Split) -> int:
+        """How many images a split has, without those known to be bad."""
+        return len(self._divided().split(split).indices)
+
+    def indices(self, split: Split) -> NDArray[np.int64]:
+        """Sorted int64 array: the numbers in their source of the images of a split."""
+        return self._divided().split(split).indices
+
+    def labels(self, split: Split) -> Tensor:
+        """int64 tensor: the labels of the images of a split, in the order of `indices`; -1 for none."""
+        images, members = self._divided().split(split)
+        return images.labels[members]
+
+    def sizes(self, split: Split) -> NDArray[np.int64]:
+        """int64 array: the bytes of the files of the images of a split, in the order of `indices`; -1 for none."""
+        images, members = self._divided().split(split)
+        return images.source.sizes()[members]
+
+    def name(self, split: Split, index: int) -> str:
+        """The name of an image, such as its path in the folder, from its number in a `Batch` of this split."""
+        return self._divided().split(split).images.source.name(index)
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the classes in the order of their numbers; empty without labels."""
+        return list(self._divided().split("train").images.source.class_names)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes, 0 without labels."""
+        return len(self.class_names)
+
+    @property
+    def bad_files(self) -> list[BadImage]:
+        """The images of all splits that could not be decoded; without a cache those met so far."""
+        return self._division.bad_files() if self._division is not None else []
+
+    def summary(self) -> str:
+        """One line: the images of each split, the classes, the bad files, those that are no images."""
+        counts = ", ".join(f"{count} {split}" for split, count in self._divided().counts().items())
+        names = ", ".join(self.class_names[:_NAMES_SHOWN])
+        names += ", ..." if self.num_classes > _NAMES_SHOWN else ""
+        classes = f" of {self.num_classes} classes ({names})" if self.num_classes else ""
+        bad = f"; bad images left out: {len(self.bad_files)}" if self.bad_files else ""
+        remarks = [*self._divided().survey.remarks(), *([self.not_read] if self.not_read else [])]
+        return "; ".join([f"{self.title}: {counts} {self.noun}{classes}{bad}", *remarks])
+
+    @property
+    def ranges(self) -> dict[str, list[float]]:
+        """The range of each kind of numbers of more than 8 bits that the training images hold."""
+        survey = self._divided().survey
+        return {kind: list(survey.ranges[kind]) for kind in survey.found}
+
+    @property
+    def not_read(self) -> str:
+        """What is to be said of files that are no images, by what their names end in; empty if there are none."""
+        return self._divided().not_read()
