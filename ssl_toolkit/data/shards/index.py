@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 from filelock import FileLock
 
@@ -24,7 +25,7 @@ def open_index(
     addresses: Sequence[str],
     found: Sequence[Found],
     folder: Path,
-    fetch: Callable[[int], Path],
+    open_file: Callable[[int], IO[bytes]],
     num_threads: int = 4,
     progress: bool = True,
 ) -> Index:
@@ -34,7 +35,7 @@ def open_index(
         addresses: Of the shards.
         found: Their states.
         folder: Where indices are kept.
-        fetch: Gives the file of a shard on this machine.
+        open_file: Opens the file of a shard on this machine.
         num_threads: How many shards are read at once.
         progress: Whether to say what is going on.
 
@@ -51,7 +52,7 @@ def open_index(
             with FileLock(path.with_suffix(".lock")):
                 index = read_index(path)  # another process may have made it in between
                 if index is None or _shards(index) != shards:
-                    index = _make(path, shards, index, fetch, num_threads, progress)
+                    index = _make(path, shards, index, open_file, num_threads, progress)
     except OSError as error:
         raise ValueError(
             f"cannot write the index of the shards to '{folder}': {error.strerror or error}; set data.index to a "
@@ -75,7 +76,7 @@ def _make(
     path: Path,
     shards: list[tuple[str, Found]],
     old: Index | None,
-    fetch: Callable[[int], Path],
+    open_file: Callable[[int], IO[bytes]],
     num_threads: int,
     progress: bool,
 ) -> Index:
@@ -94,7 +95,7 @@ def _make(
     saved = time.monotonic()
     seconds = 0.0
     with ThreadPoolExecutor(num_threads, thread_name_prefix="index") as pool:
-        waiting = {number: pool.submit(_read, fetch, number, shards[number]) for number in missing}
+        waiting = {number: pool.submit(_read, open_file, number, shards[number]) for number in missing}
         try:
             for number in show_progress(missing, len(missing), "reading what is in the shards", progress):
                 contents[number] = waiting.pop(number).result()
@@ -116,11 +117,10 @@ def _make(
     return index
 
 
-def _read(fetch: Callable[[int], Path], number: int, shard: tuple[str, Found]) -> ShardContents:
+def _read(open_file: Callable[[int], IO[bytes]], number: int, shard: tuple[str, Found]) -> ShardContents:
     name, found = shard
-    path = fetch(number)
     try:
-        with path.open("rb") as file:
+        with open_file(number) as file:
             return read_shard(file, found.size)
     except TarError as error:
         raise ValueError(

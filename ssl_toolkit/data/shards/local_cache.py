@@ -7,7 +7,9 @@ import hashlib
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from filelock import FileLock
 
@@ -15,6 +17,9 @@ from ssl_toolkit.data.shards import remote
 from ssl_toolkit.data.shards.remote import Found, plain
 
 _STALE_SECONDS = 24 * 3600
+_MOST_TRIES = 5
+
+T = TypeVar("T")
 
 
 class LocalCache:
@@ -62,6 +67,26 @@ class LocalCache:
         except OSError as error:
             raise _cannot_write(self.folder, error) from error
         return path
+
+    def opened(
+        self, address: str, found: Found, opener: Callable[[Path], T], stopped: threading.Event | None = None
+    ) -> T:
+        """Opens the copy of a shard; it is made once more if another thread or process removes it before that.
+
+        Args:
+            address: As for `fetch`.
+            found: Likewise.
+            opener: Opens the copy.
+            stopped: As for `fetch`.
+
+        Raises:
+            OSError: The opener's.
+            ValueError: As for `fetch`.
+        """
+        for _ in range(_MOST_TRIES - 1):
+            with contextlib.suppress(FileNotFoundError):
+                return opener(self.fetch(address, found, stopped))
+        return opener(self.fetch(address, found, stopped))
 
     def release(self, address: str, found: Found) -> None:
         """Makes the copy of a shard the first one to be removed."""

@@ -7,10 +7,10 @@ import io
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,9 @@ REMOTE_WINDOW = 16
 GB = 10**9
 _MOST_OPEN = 256
 _LOOKERS = 16
+
+
+T = TypeVar("T")
 
 
 class ShardOptions(NamedTuple):
@@ -105,7 +108,7 @@ class ShardSource(Source):
         self._most_open = min(_MOST_OPEN, 2 * (self._window or REMOTE_WINDOW)) if self._remote else _MOST_OPEN
         self._check_room(options.cache_gb)
         self._index = open_index(
-            self._addresses, self._found, options.index or folder, self._local, num_threads, progress
+            self._addresses, self._found, options.index or folder, self._open_file, num_threads, progress
         )
         self._labelled: Labels = number_labels(self._index, labels, plain(path), class_names)
         self.class_names = self._labelled.class_names
@@ -184,15 +187,24 @@ class ShardSource(Source):
             return Path(address)
         return self._local_cache.fetch(address, self._found[shard], stopped)
 
+    def _opened(self, shard: int, opener: Callable[[Path], T]) -> T:
+        """Opens the file of a shard on this machine."""
+        address = self._addresses[shard]
+        if self._local_cache is None or not remote.is_remote(address):
+            return opener(Path(address))
+        return self._local_cache.opened(address, self._found[shard], opener)
+
+    def _open_file(self, shard: int) -> IO[bytes]:
+        return self._opened(shard, lambda path: path.open("rb"))
+
     def _handle(self, shard: int) -> OpenFile:
         with self._lock:
             handle = self._open.get(shard)
             if handle is not None:
                 self._open.move_to_end(shard)
                 return handle
-        path = self._local(shard)
         try:
-            handle = OpenFile(path)
+            handle = self._opened(shard, OpenFile)
         except OSError as error:
             name = plain(self._addresses[shard])
             raise ValueError(f"cannot read the shard '{name}': {error.strerror or error}") from None

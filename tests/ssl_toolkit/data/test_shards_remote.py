@@ -358,3 +358,23 @@ def test_the_open_files_are_few(shards, tmp_path, monkeypatch):
     assert numbers(source) == list(range(30))
     if before:
         assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2
+
+
+def test_a_copy_that_is_removed_before_it_is_opened_is_made_again(tmp_path, monkeypatch):
+    """Another thread that needs the room may be quicker."""
+    shards = write_shards(tmp_path / "shards", shards=3, images=4)
+    original, fetched = LocalCache.fetch, []
+
+    def fetch(self, address, *arguments):
+        path = original(self, address, *arguments)
+        fetched.append(address)
+        if fetched.count(address) % 2:
+            path.unlink()
+        return path
+
+    monkeypatch.setattr(LocalCache, "fetch", fetch)
+    with web_server(shards) as server:
+        data = image_data(f"{server.address}/train-{{000000..000002}}.tar", tmp_path, val_fraction=0, num_threads=1)
+        seen = [index for batch in data.loader("train") for index in batch.indices.tolist()]
+    assert seen == list(range(12))
+    assert len(fetched) > 6
