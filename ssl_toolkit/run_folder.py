@@ -9,14 +9,13 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from filelock import FileLock, Timeout
 
 from ssl_toolkit.distributed.ranks import is_rank_zero
 from ssl_toolkit.errors import nearest, printable
@@ -31,7 +30,6 @@ STATUS = "status.json"
 ENVIRONMENT = "environment.json"
 BAD_FILES = "bad_files.txt"
 WATCHED = "watch.json"
-LOCK = ".lock"
 _STARTED = "SSL_TOOLKIT_STARTED"
 _START = {
     "started": Maybe(TEXT), "command": Maybe([TEXT]), "versions": Maybe(Each(TEXT)), "gpus": Maybe([TEXT]),
@@ -64,7 +62,7 @@ def new_run(path: str | None, task_name: str) -> Path:
     if folder.is_file():
         raise ValueError(f"--out {folder} is a file, expected a folder for the run")
     if is_rank_zero():
-        _check_free(folder)
+        check_free(folder)
     return folder
 
 
@@ -79,49 +77,10 @@ def _claim(prefix: str) -> str:
     raise AssertionError
 
 
-def _check_free(folder: Path) -> None:
+def check_free(folder: Path) -> None:
+    """Raises a ValueError if a folder holds a run."""
     if (folder / CONFIG).exists():
         raise ValueError(f"{folder} holds a run already: continue it with --resume {folder}, or choose another --out")
-
-
-@contextlib.contextmanager
-def held(run: Path, is_new: bool) -> Iterator[None]:
-    """Holds a run's folder against other processes, as long as the context lasts.
-
-    The lock is the operating system's (``flock``): it ends with the process, however that ends. On NFS it holds between
-    machines where the server knows locks, and that of a machine that died ends when the server gives it up (NFS 4: 90
-    seconds as a rule). Where a file system knows no locks, it is said, and nothing is held.
-
-    Args:
-        run: The folder; it is made, and removed if it stays without a run.
-        is_new: Whether a run begins there.
-
-    Raises:
-        ValueError: In one line, if another process holds it, or has begun a run there in the meantime.
-    """
-    if not is_rank_zero():
-        yield
-        return
-    run.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(run / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(
-            f"another process is training in {run}: wait until it has ended, or choose another --out for a new run"
-        ) from None
-    except NotImplementedError:
-        print(f"{run} lies on a file system without locks: see to it that no other process trains there")
-    try:
-        if is_new:
-            _check_free(run)
-        yield
-    finally:
-        lock.release()
-        if not (run / CONFIG).exists():
-            (run / LOCK).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # it holds files of the user's
-                run.rmdir()
 
 
 def open_run(path: str) -> Path:

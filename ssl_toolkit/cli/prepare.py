@@ -34,7 +34,6 @@ def prepare(parser: ArgumentParser, config: Namespace, resumed: Path | None = No
         objects.data.go_on_with(resumed)
     objects.data.setup("fit")
     objects.early_stopping.check(objects.data)
-    set_log_interval(objects)
     return objects
 
 
@@ -58,11 +57,3 @@ def build_task(parser: ArgumentParser, config: Namespace) -> Task:
     """The task of a configuration, the same at each call."""
     torch.manual_seed(number("model", config.seed))
     return instantiate(parser, Namespace(model=config.model)).model
-
-
-def set_log_interval(objects: Namespace) -> None:
-    """Sets the log interval of a short run: one point in each epoch at least."""
-    arguments, batches = objects.trainer, len(objects.data.train_dataloader())
-    steps = max(1, batches // arguments.accumulate_grad_batches)
-    steps = min(steps, arguments.max_steps) if arguments.max_steps > 0 else steps
-    arguments.log_every_n_steps = min(arguments.log_every_n_steps, steps)

@@ -19,7 +19,7 @@ from ssl_toolkit.cli.from_python import run_command, starts_processes, variables
 from ssl_toolkit.cli.global_batch import batch_facts, keep_global_batch
 from ssl_toolkit.cli.leftover_args import leftover_remarks
 from ssl_toolkit.cli.parser import parse, plain
-from ssl_toolkit.cli.prepare import prepare, rebuild_task, set_log_interval
+from ssl_toolkit.cli.prepare import prepare, rebuild_task
 from ssl_toolkit.cli.remarks import left_out, say_what_next, seen_remarks, warmup_remarks
 from ssl_toolkit.cli.resume_changes import changed_settings, check_kept, remarks
 from ssl_toolkit.cli.run_context import Record, bad_files_noted, failure_noted, one_line_errors, quiet
@@ -30,7 +30,6 @@ from ssl_toolkit.optim import large_batch_remark
 from ssl_toolkit.report import write_report
 from ssl_toolkit.run_folder import (
     BAD_FILES,
-    held,
     new_run,
     newest_checkpoint,
     read_config,
@@ -42,6 +41,7 @@ from ssl_toolkit.run_folder import (
 from ssl_toolkit.runtime.fsdp import NAME as SHARDED
 from ssl_toolkit.runtime.preemption import restart_remarks
 from ssl_toolkit.runtime.rank_failure import announce_rank_zero, end_on_rank_failure
+from ssl_toolkit.runtime.run_lock import held
 from ssl_toolkit.tracking import make_loggers
 from ssl_toolkit.tuning.time_budget import to_seconds
 from ssl_toolkit.weights.trained_size import size_remark
@@ -154,7 +154,6 @@ def tune(line: CommandLine, parser: ArgumentParser, config: Namespace, objects: 
         for arguments in (config.trainer, objects.trainer):
             arguments.max_steps, arguments.max_epochs = steps, -1
         rebuild_task(parser, config, objects)
-    set_log_interval(objects)
 
 
 def start(

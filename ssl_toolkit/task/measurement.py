@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from lightning import LightningModule
 
-from ssl_toolkit.distributed.collectives import all_reduce_max, weighted_means
+from ssl_toolkit.distributed.collectives import weighted_means
 from ssl_toolkit.distributed.ranks import world_size
 from ssl_toolkit.step import StepOutput
 from ssl_toolkit.tracking.scalars import WeightedScalars, log_now
@@ -29,11 +28,11 @@ class MeasuredModule(LightningModule):
         self._measured = self._own_step = WeightedScalars()
 
     def on_train_start(self) -> None:
-        """Has all processes write rows of the same steps: for the figures of a row they meet."""
-        if world_size() > 1:
-            trainer: Any = self.trainer  # its interval is set out of pyright's sight
-            every = torch.tensor([-trainer.log_every_n_steps], device=self.device)
-            trainer.log_every_n_steps = -int(all_reduce_max(every))
+        """Has a short run write a row in each epoch at least."""
+        trainer: Any = self.trainer  # its interval is set out of pyright's sight
+        steps = max(1, trainer.num_training_batches // trainer.accumulate_grad_batches)
+        steps = min(steps, trainer.max_steps) if trainer.max_steps > 0 else steps
+        trainer.log_every_n_steps = int(min(trainer.log_every_n_steps, steps))
 
     def log_step(self, output: StepOutput, num: int) -> None:
         """Logs a batch of training; where there are several processes, only what a row is written of.

@@ -17,7 +17,8 @@ import methods
 from fork_server import ForkServer
 from killed_runs import MOMENTS, Kill
 from run_comparison import arguments_for, checkpoint, differences
-from ssl_toolkit.run_folder import LOCK, newest_checkpoint
+from ssl_toolkit.run_folder import newest_checkpoint
+from ssl_toolkit.runtime.run_lock import LOCK
 
 EVERY = 3
 # what a user may change on the way, since no result depends on it

@@ -190,3 +190,21 @@ def test_two_processes_log_what_one_does(tmp_path):
     )  # fmt: skip
     for key in ("val/spread", "val/rank_me", "val/knn_top1"):
         assert float(two.callback_metrics[key]) == pytest.approx(float(one.callback_metrics[key]), rel=0.02)
+
+
+def interval_of(max_images):
+    """The interval of an evaluation that takes some time beside the training."""
+    data = image_data(max_images=max_images, val_fraction=0.1, batch_size=8)
+    data.setup("fit")
+    torch.manual_seed(0)
+    backbone = Backbone("resnet10t", kwargs={"channels": (8, 8, 8, 8)})
+    task = SimCLR(backbone=backbone, view=RandomView(16), optimizer=SGD(lr=0.1), schedule=Constant())
+    return OnlineEvaluation(image_size=32).interval(task, data)
+
+
+@pytest.mark.parametrize("max_images", [90, 91, 92])
+def test_all_processes_evaluate_in_the_same_epochs(max_images, run_processes):
+    """81, 82 and 83 training images: a process may get two images where another gets one."""
+    alone = interval_of(max_images)
+    assert alone > 10
+    assert run_processes(interval_of, 2, max_images) == [alone, alone]

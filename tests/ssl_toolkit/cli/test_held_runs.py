@@ -12,11 +12,12 @@ import pytest
 
 from run_comparison import arguments_for
 from ssl_toolkit.cli.train import train
-from ssl_toolkit.run_folder import CONFIG, LOCK, held, new_run
+from ssl_toolkit.run_folder import CONFIG, new_run
+from ssl_toolkit.runtime.run_lock import LOCK, held
 
 HOLD = """
 import sys, pathlib
-from ssl_toolkit.run_folder import held
+from ssl_toolkit.runtime.run_lock import held
 with held(pathlib.Path(sys.argv[1]), is_new=False):
     print("held", flush=True)
     sys.stdin.read()
