@@ -21,6 +21,11 @@ def is_interrupt(error: BaseException) -> bool:
     return isinstance(error, KeyboardInterrupt) or (is_exit and isinstance(error.__context__, KeyboardInterrupt))
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, given in the plural: ``1 image``, ``2,000 images``."""
+    return f"{number:,} {noun.removesuffix('s') if number == 1 else noun}"
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """A suggestion to append to an error message.
 

@@ -38,15 +38,16 @@ def left_out(data: Any, trainer: Trainer) -> str | None:
 
 def seen_remarks(data: Any, weights: str | Path) -> list[str]:
     """What is to be said of test images with which the weights were pretrained."""
+    files = data.files("test")
     try:
-        seen = seen_in_pretraining(data, weights)
+        seen = seen_in_pretraining(files, weights)
     except ValueError as error:
         return [f"whether test images were among those of the pretraining is not known: {error}"]
     if not seen:
         return []
     return [
-        f"{seen:,} of the {data.num_images('test'):,} test {data.noun} were among the training images of the "
-        f"pretraining ({Path(weights).parent}): figures on them may be better than on new ones"
+        f"among the training images of the pretraining ({Path(weights).parent}): {seen:,} of the {len(files):,} test "
+        f"{data.noun}; figures on them may be better than on new ones"
     ]
 
 

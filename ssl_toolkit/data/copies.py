@@ -52,8 +52,8 @@ def _first_files(files: Sequence[tuple[Path, int]]) -> NDArray[np.int64]:
     firsts = np.arange(len(files))
     # of most files the size alone says that they have no copy, and of nearly all others their ends
     for places in _shared((size for _, size in files), range(len(files))):
-        for alike in _shared((_digest(files[place][0], _ENDS) for place in places), places):
-            for same in _shared((_digest(files[place][0]) for place in alike), alike):
+        for candidates in _shared((_digest(files[place][0], _ENDS) for place in places), places):
+            for same in _shared((_digest(files[place][0]) for place in candidates), candidates):
                 firsts[same] = same[0]
     return firsts
 

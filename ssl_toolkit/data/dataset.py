@@ -78,6 +78,11 @@ class ImageSet:
         )
 
     @property
+    def is_decoded(self) -> bool:
+        """Whether `store` is there already."""
+        return "store" in self.__dict__
+
+    @property
     def settings(self) -> str:
         """What decoded pixels depend on beside their file."""
         return f"image_size={self._options.image_size} channels={self._options.channels}"
@@ -85,7 +90,7 @@ class ImageSet:
     @property
     def bad_files(self) -> list[BadImage]:
         """The images that could not be decoded, as far as is known, in the order of the source."""
-        if "store" not in self.__dict__:
+        if not self.is_decoded:
             return []
         return [error for _, error in sorted(self.store.bad.found.items())]
 

@@ -112,10 +112,11 @@ class DividedData(LightningDataModule):
         images, members = self._divided().split(split)
         return images.labels[members]
 
-    def sizes(self, split: Split) -> NDArray[np.int64]:
-        """int64 array: the bytes of the files of the images of a split, in the order of `indices`; -1 for none."""
-        images, members = self._divided().split(split)
-        return images.source.sizes()[members]
+    def files(self, split: Split) -> list[tuple[str, int]]:
+        """Name and bytes (-1 for none) of each image of a split, bad ones too: nothing is decoded for it."""
+        images, places = self._divided().all_of(split)
+        sizes = images.source.sizes()[places].tolist()
+        return [(images.source.name(place), size) for place, size in zip(places.tolist(), sizes, strict=True)]
 
     def name(self, split: Split, index: int) -> str:
         """The name of an image, such as its path in the folder, from its number in a `Batch` of this split."""

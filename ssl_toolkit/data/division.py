@@ -14,6 +14,7 @@ from ssl_toolkit.data.split_file import Assignment, check_pixels, kept_places
 from ssl_toolkit.data.splits import Division, Fractions, Split, split_indices
 from ssl_toolkit.data.survey import Survey
 from ssl_toolkit.distributed.ranks import is_rank_zero
+from ssl_toolkit.errors import counted
 
 Parts = dict[str, NDArray[np.int64]]
 _NEW = "?"
@@ -120,7 +121,7 @@ def divide_as_before(
         kept[name] = images if is_whole else images.subset(places)
         if len(places) < num and not limited and is_rank_zero():
             say(
-                f"{num - len(places):,} {noun} are new since the run was begun and are left out: it goes on with its "
+                f"new since the run was begun, and left out: {counted(num - len(places), noun)}; it goes on with its "
                 f"{len(places):,} (a new run with --data.splits RUN keeps their splits and takes the new ones)"
             )
         splits = before[name].splits
@@ -153,8 +154,8 @@ def _known_splits(images: ImageSet, known: Assignment, noun: str) -> NDArray[np.
     if noun and is_rank_zero():
         new = int((splits == _NEW).sum())
         say(
-            f"data.splits: {num - new:,} known {noun} keep their splits, {new:,} are new, "
-            f"{len(split_of) - (num - new):,} are no longer there"
+            f"data.splits: {num - new:,} of {num:,} {noun} keep their splits; new: {new:,}; no longer there: "
+            f"{len(split_of) - (num - new):,}"
         )
     return splits
 
@@ -177,8 +178,8 @@ def _tell_of_copies(images: ImageSet, first: NDArray[np.int64], parts: Parts, no
         return
     example = f"{images.source.name(int(copies[0]))} of {images.source.name(int(first[copies[0]]))}"
     mixed = int((splits[copies] != splits[first[copies]]).sum())
-    where = f", but {mixed:,} are in another split" if mixed else " and are in its split"
-    say(f"{len(copies):,} of {len(first):,} {noun} are identical to another one{where} ({example})")
+    where = f"in another split than that: {mixed:,}" if mixed else "each in the split of that"
+    say(f"identical to an earlier one: {len(copies):,} of {len(first):,} {noun} ({example}); {where}")
 
 
 def _leave_out_copies(
@@ -194,8 +195,7 @@ def _leave_out_copies(
                 continue
             if is_rank_zero():
                 example = sets[name].source.name(int(parts[name][shared][0]))
-                say(
-                    f"{int(shared.sum()):,} {noun} for {'training' if name == 'train' else 'validation'} are identical "
-                    f"to {noun} of the {held_out} split and are left out ({example})"
-                )
+                where = "training" if name == "train" else "validation"
+                same = counted(int(shared.sum()), noun)
+                say(f"left out of {where}, since the {held_out} split has the same: {same} ({example})")
             parts[name] = parts[name][~shared]

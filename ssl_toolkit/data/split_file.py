@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,7 +66,8 @@ def assignment_of(images: ImageSet, parts: Mapping[str, NDArray[np.int64]]) -> A
     splits = np.full(num, "", dtype="<U5")
     for name, places in parts.items():
         splits[places] = name
-    pixels = images.store.digests(MOST_PIXEL_BYTES)
+    # a test set is decoded when the test begins, and not for this
+    pixels = images.store.digests(MOST_PIXEL_BYTES) if images.is_decoded else None
     return Assignment(
         [source.name(place) for place in range(num)], source.sizes(),
         np.zeros(num, dtype=np.uint64) if pixels is None else pixels, splits, list(source.class_names), settings, num,
@@ -142,19 +143,20 @@ def kept_places(source: Source, before: Assignment, what: str) -> NDArray[np.int
     """
     if not before.names:
         if len(source) != before.num:
-            raise ValueError(f"the run was begun with {before.num:,} {what}, now there are {len(source):,}: {_WAYS}")
+            raise ValueError(f"the run was begun with {before.num:,} {what}, now there are {len(source):,}; {_WAYS}")
         return np.arange(len(source))
     place = {source.name(number): number for number in range(len(source))}
     gone = [name for name in before.names if name not in place]
     if gone:
         new = len(place) - (len(before.names) - len(gone))
-        renamed = f" ({new:,} others are new: were they renamed?)" if new else ""
-        raise ValueError(f"{len(gone):,} of the run's {before.num:,} {what} are gone{_such(gone)}{renamed}: {_WAYS}")
+        renamed = f" (new: {new:,}; were files renamed?)" if new else ""
+        counted = f"{len(gone):,} of its {before.num:,} {what}"
+        raise ValueError(f"gone since the run was begun: {counted}{_such(gone)}{renamed}; {_WAYS}")
     places = np.array([place[name] for name in before.names], dtype=np.int64)
     _check_unchanged(source.sizes()[places] != before.sizes, before, what)
     if list(source.class_names) != before.class_names:
         now, then = len(source.class_names), len(before.class_names)
-        raise ValueError(f"the run was begun with {then:,} classes, now there are {now:,}: {_WAYS}")
+        raise ValueError(f"the run was begun with {then:,} classes, now there are {now:,}; {_WAYS}")
     return places
 
 
@@ -173,27 +175,28 @@ def check_pixels(images: ImageSet, before: Assignment, what: str) -> None:
 def _check_unchanged(changed: NDArray[np.bool_], before: Assignment, what: str) -> None:
     if changed.any():
         names = [before.names[place] for place in np.flatnonzero(changed)]
-        raise ValueError(f"{len(names):,} of the run's {before.num:,} {what} have changed{_such(names)}: {_WAYS}")
+        counted = f"{len(names):,} of its {before.num:,} {what}"
+        raise ValueError(f"changed since the run was begun: {counted}{_such(names)}; {_WAYS}")
 
 
 def _such(names: list[str]) -> str:
     return f", such as {', '.join(names[:_SHOWN])}"
 
 
-def seen_in_pretraining(data: Any, weights: str | Path) -> int | None:
-    """How many of the test images were among the training images of the run that made a weights file.
+def seen_in_pretraining(files: Sequence[tuple[str, int]], weights: str | Path) -> int | None:
+    """How many of some images were among the training images of the run that made a weights file.
 
     Images are taken for the same if their files have as many bytes and one name is the end of the other.
 
     Args:
-        data: Images with a test split.
+        files: Name and bytes of each image, as `ImageData.files` gives them.
         weights: The weights file, beside which the run's split file lies.
 
     Returns:
         The number; None if it cannot be known.
     """
     file = Path(weights).parent / FILE
-    if not file.is_file() or not data.num_images("test"):
+    if not files or not file.is_file():
         return None
     seen = defaultdict(list)
     for each in read_split_file(file).values():
@@ -202,10 +205,9 @@ def seen_in_pretraining(data: Any, weights: str | Path) -> int | None:
                 seen[size, name.rpartition("/")[2]].append(f"/{name}")
     if not seen:
         return None
-    places = data.indices("test")
     found = 0
-    for place, size in zip(places.tolist(), data.sizes("test").tolist(), strict=True):
-        name = f"/{data.name('test', place)}"
-        alike = seen.get((size, name.rpartition("/")[2]), ())
-        found += any(name.endswith(other) or other.endswith(name) for other in alike)
+    for name, size in files:
+        full = f"/{name}"
+        others = seen.get((size, full.rpartition("/")[2]), ())
+        found += any(full.endswith(other) or other.endswith(full) for other in others)
     return found

@@ -94,6 +94,10 @@ class Division:
             self._splits[name] = SplitImages(images, indices)
         return self._splits[name]
 
+    def all_of(self, name: str) -> SplitImages:
+        """All images of a split, bad ones too; nothing is decoded for it."""
+        return SplitImages(self._sets.get(name, self._sets["train"]), self._parts[name])
+
     def counts(self) -> dict[str, int]:
         """The number of images of each split, without decoding any: bad ones count until they are known."""
         return {

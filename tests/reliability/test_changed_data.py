@@ -47,7 +47,7 @@ def test_an_image_more_moves_no_test_image(folder, capsys):
     assert resume(folder) == 0
     assert (folder / "run" / FILE).read_bytes() == before
     captured = capsys.readouterr()
-    assert "1 images are new since the run was begun and are left out" in captured.err
+    assert "new since the run was begun, and left out: 1 image;" in captured.err
     assert re.search(r"images: \d+ train, \d+ val, 24 test images of 2 classes \(a, b\)", captured.out)
 
 
@@ -55,7 +55,7 @@ def test_an_image_less_is_refused_and_the_run_stays_as_it_was(folder, capsys):
     (folder / "images/a/00.png").unlink()
     files = {file: file.read_bytes() for file in (folder / "run").rglob("*") if file.is_file()}
     assert resume(folder) == 2
-    assert "1 of the run's 60 images are gone, such as a/00.png" in capsys.readouterr().err
+    assert "gone since the run was begun: 1 of its 60 images, such as a/00.png" in capsys.readouterr().err
     assert files == {file: file.read_bytes() for file in (folder / "run").rglob("*") if file.is_file()}
 
 

@@ -17,6 +17,7 @@ from ssl_toolkit.data.decode import BadImage
 from ssl_toolkit.data.frames.source import SequenceSource
 from ssl_toolkit.data.loader import BatchLoader
 from ssl_toolkit.data.store import Store
+from ssl_toolkit.errors import counted
 from ssl_toolkit.random import fold_in, sample_keys, uniform
 
 
@@ -123,7 +124,9 @@ class SequenceSet(ImageSet):
     def subset(self, places: NDArray[np.int64]) -> ImageSet:
         """Refused: sequences cannot be left out of their source."""
         num = len(self.source) - len(places)
-        raise ValueError(f"{num:,} sequences are new since the run was begun: take them away, or begin a new run")
+        raise ValueError(
+            f"new since the run was begun: {counted(num, 'sequences')}; take them away, or begin a new run"
+        )
 
     @property
     def bad_files(self) -> list[BadImage]:

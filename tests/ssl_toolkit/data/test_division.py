@@ -54,7 +54,7 @@ def test_copies_are_on_one_side_and_said(tmp_path, capsys):
     assert not pictures["train"] & pictures["val"]
     assert not pictures["val"] & pictures["test"]
     said = capsys.readouterr().err
-    assert "90 of 120 images are identical to another one and are in its split (" in said
+    assert "identical to an earlier one: 90 of 120 images (" in said
 
 
 def test_without_copies_the_split_is_that_of_the_numbers(tmp_path):
@@ -97,7 +97,7 @@ def test_images_of_a_test_folder_are_left_out_of_training(tmp_path, capsys):
     images = data(tmp_path / "main", test_path=str(tmp_path / "other"), val_fraction=0.0)
     assert images.num_images("test") == 10
     assert members(images, "train") == set(names(20)) - set(names(4))
-    said = "4 images for training are identical to images of the test split and are left out (ant/000.bmp)\n"
+    said = "left out of training, since the test split has the same: 4 images (ant/000.bmp)\n"
     assert said in capsys.readouterr().err
 
 
@@ -174,9 +174,7 @@ def test_new_images_are_left_out_and_said(run, capsys):
     after = go_on(run)
     assert all(members(after, split) == members(before, split) for split in SPLITS)
     assert all((after.indices(split) == before.indices(split)).all() for split in SPLITS)
-    assert (
-        "2 images are new since the run was begun and are left out: it goes on with its 40" in capsys.readouterr().err
-    )
+    assert "new since the run was begun, and left out: 2 images; it goes on with its 40" in capsys.readouterr().err
 
 
 def remove(images):
@@ -202,10 +200,10 @@ def enlarge(images):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (remove, "1 of the run's 40 images are gone, such as ant/000.bmp: bring back"),
-        (rename, r"1 of the run's 40 images are gone, such as ant/000.bmp \(1 others are new: were they renamed\?\)"),
-        (edit, "1 of the run's 40 images have changed, such as ant/000.bmp: bring back"),
-        (enlarge, "1 of the run's 40 images have changed, such as ant/000.bmp: bring back"),
+        (remove, "gone since the run was begun: 1 of its 40 images, such as ant/000.bmp; bring back"),
+        (rename, r"1 of its 40 images, such as ant/000.bmp \(new: 1; were files renamed\?\)"),
+        (edit, "changed since the run was begun: 1 of its 40 images, such as ant/000.bmp; bring back"),
+        (enlarge, "changed since the run was begun: 1 of its 40 images, such as ant/000.bmp; bring back"),
     ],
 )
 def test_what_has_changed_is_refused_and_named(run, change, said):
@@ -241,7 +239,7 @@ def test_a_new_run_keeps_the_splits_of_another(run, capsys):
     for split in SPLITS:
         assert {name for name in members(after, split) if "new" not in name} == before[split] - {"ant/000.bmp"}
     assert [sum("new" in name for name in members(after, split)) for split in SPLITS] == [12, 4, 4]
-    said = "data.splits: 39 known images keep their splits, 20 are new, 1 are no longer there"
+    said = "data.splits: 39 of 59 images keep their splits; new: 20; no longer there: 1"
     assert said in capsys.readouterr().err.replace("\n", " ")
 
 
@@ -270,15 +268,15 @@ def test_a_damaged_file_is_named(tmp_path, content):
 
 def test_test_images_of_the_pretraining_are_counted(run, tmp_path):
     seen = members(data(run / "images"), "train")
-    assert seen_in_pretraining(data(run / "images"), run / "run" / "backbone.safetensors") == 0
+    assert seen_in_pretraining(data(run / "images").files("test"), run / "run" / "backbone.safetensors") == 0
     below = data(run / "images" / "ant", labels="none", test_fraction=0.5, val_fraction=0)
     expected = sum(f"ant/{name}" in seen for name in members(below, "test"))
     assert expected > 0
-    assert seen_in_pretraining(below, run / "run" / "backbone.safetensors") == expected
+    assert seen_in_pretraining(below.files("test"), run / "run" / "backbone.safetensors") == expected
     above = data(run, labels="none", test_fraction=0.5, val_fraction=0)
     expected = sum(name.removeprefix("images/") in seen for name in members(above, "test"))
-    assert seen_in_pretraining(above, run / "run" / "backbone.safetensors") == expected > 0
-    assert seen_in_pretraining(below, tmp_path / "elsewhere" / "backbone.safetensors") is None
+    assert seen_in_pretraining(above.files("test"), run / "run" / "backbone.safetensors") == expected > 0
+    assert seen_in_pretraining(below.files("test"), tmp_path / "elsewhere" / "backbone.safetensors") is None
 
 
 def test_shards_go_on_too(tmp_path):
@@ -301,3 +299,18 @@ def test_images_of_which_hardly_any_is_distinct_are_divided_and_it_is_said(tmp_p
     images = data(tmp_path)
     assert [images.num_images(split) for split in SPLITS] == [6, 2, 2]
     assert "only 1 of 10 images are distinct: copies are in different splits" in capsys.readouterr().err
+
+
+def test_a_test_folder_is_not_decoded_before_the_test(tmp_path):
+    write(tmp_path / "main", names(20))
+    write(tmp_path / "other", names(6), seed=1)
+    images = data(tmp_path / "main", test_path=str(tmp_path / "other"), val_fraction=0.0)
+    (tmp_path / "run").mkdir()
+    images.write_splits(tmp_path / "run")
+    assert len(images.files("test")) == 6
+    assert not images._divided()._sets["test"].is_decoded
+    again = data(tmp_path / "main", test_path=str(tmp_path / "other"), val_fraction=0.0)
+    again.go_on_with(tmp_path / "run")
+    again.setup()
+    assert not again._divided()._sets["test"].is_decoded
+    assert again.num_images("test") == 6
