@@ -1,7 +1,7 @@
 """Contents of a checkpoint: what it has to hold, checked before anything is restored from it.
 
 Lightning and torch take over what a file says as it is: a text where a count should be ends in a traceback later, an
-entry with the name of a method replaces it, and what is missing begins anew without a word.
+entry with the name of a method replaces it, and what is missing starts again from nothing without a word.
 """
 
 from __future__ import annotations

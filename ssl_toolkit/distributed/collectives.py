@@ -72,8 +72,8 @@ def gather_uneven(x: Tensor) -> tuple[Tensor, int]:
     return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)]), start
 
 
-def relative_share(num: int, device: torch.device) -> Tensor:
-    """This process's share of the samples of all processes, times their number: 1 where each has as many.
+def relative_size(num: int, device: torch.device) -> Tensor:
+    """The number of this process's samples over the mean of all processes: 1 where each has as many.
 
     Args:
         num: Samples of this process.

@@ -13,7 +13,7 @@ EVERY_SECONDS = 20.0
 class Steps:
     """Progress of work that has several steps: lines of what is done, and how far a long step is.
 
-    Use it as a context. Within it, whoever listens hears a line at least every ``every`` seconds.
+    Use it as a context. Within it, ``say`` gets a line at least every ``every`` seconds.
 
     Args:
         say: Called with each line, also from another thread; None if nobody listens.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ssl_toolkit.data import ImageData
-from ssl_toolkit.distributed.collectives import relative_share
+from ssl_toolkit.distributed.collectives import relative_size
 from ssl_toolkit.distributed.ranks import rank, world_size
 from ssl_toolkit.distributed.sync_batchnorm import convert_sync_batchnorm
 from ssl_toolkit.init import Initializer, check_covered
@@ -247,13 +247,13 @@ class Task(OptimizedModule, ABC):
         context = StepContext(True, self.progress, batch)
         # gradients are averaged over the processes, as if each had as many samples
         is_uneven = not self.whole_batches and world_size() > 1
-        share = relative_share(len(batch.indices), self.device) if is_uneven else None
+        size = relative_size(len(batch.indices), self.device) if is_uneven else None
 
         def compute() -> tuple[Tensor, StepOutput]:
             output = self.step(batch, self.keys(batch), context)
             penalties = [regularizer.penalty(self, output.features) for regularizer in self.regularizers]
             loss = sum((each for each in penalties if each is not None), start=output.loss)
-            return loss * share if share is not None else loss, output
+            return loss if size is None else loss * size, output
 
         for regularizer in self.regularizers:
             compute = partial(regularizer.around, self, context, compute)

@@ -3,6 +3,9 @@
 import pytest
 import yaml
 
+from ssl_toolkit.cli.train import train
+from ssl_toolkit.run_folder import newest_checkpoint
+
 TINY = {
     "seed": 0,
     "model": {
@@ -19,6 +22,22 @@ TINY = {
     "trainer": {"max_epochs": 3, "accelerator": "cpu"},
     "tracker": "none",
 }
+
+
+@pytest.fixture(scope="session")
+def begin_run(tmp_path_factory):
+    """Trains the tiny recipe for so many steps, and takes away its last checkpoint of those after every so many."""
+
+    def begin(steps, every):
+        folder = tmp_path_factory.mktemp("begun")
+        (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+        options = ["-c", str(folder / "tiny.yaml"), "--trainer.max_steps", str(steps)]
+        options += ["--checkpoint.every_n_steps", str(every), "--out", str(folder / "run")]
+        run = train("pretrain", options, quietly=True)
+        newest_checkpoint(run).unlink()
+        return run
+
+    return begin
 
 
 @pytest.fixture

@@ -8,9 +8,7 @@ import torch
 
 from ssl_toolkit.checkpoint.contents import check_contents
 from ssl_toolkit.cli import main
-from ssl_toolkit.cli.train import train
 from ssl_toolkit.io.atomic import write_checksum
-from ssl_toolkit.run_folder import newest_checkpoint
 
 HUGE = 1 << 70
 OPTIMIZER, SCHEDULER, LOOP = "optimizer_states/0", "lr_schedulers/0", "loops/fit_loop"
@@ -72,18 +70,9 @@ CLAIMS = {
 
 
 @pytest.fixture(scope="module")
-def begun(tmp_path_factory):
+def begun(begin_run):
     """A run of eight steps, with its state after six of them."""
-    import yaml
-
-    from conftest import TINY  # pyright: ignore[reportMissingImports] - of this folder
-
-    folder = tmp_path_factory.mktemp("begun")
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    options = ["-c", str(folder / "tiny.yaml"), "--trainer.max_steps", "8", "--checkpoint.every_n_steps", "3"]
-    run = train("pretrain", [*options, "--out", str(folder / "run")], quietly=True)
-    newest_checkpoint(run).unlink()
-    return run
+    return begin_run(8, 3)
 
 
 def change(checkpoint, place, value):

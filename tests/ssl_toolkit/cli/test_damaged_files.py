@@ -4,12 +4,8 @@ import json
 import shutil
 
 import pytest
-import yaml
 
-from conftest import TINY  # pyright: ignore[reportMissingImports] - of this folder
 from ssl_toolkit.cli import main
-from ssl_toolkit.cli.train import train
-from ssl_toolkit.run_folder import newest_checkpoint
 from ssl_toolkit.tracking.metrics_csv import last_values, read_metrics
 
 NO_JSON = {
@@ -28,14 +24,9 @@ NO_JSON = {
 
 
 @pytest.fixture(scope="module")
-def begun(tmp_path_factory):
+def begun(begin_run):
     """A run of four steps, with its state after two of them."""
-    folder = tmp_path_factory.mktemp("begun")
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    options = ["-c", str(folder / "tiny.yaml"), "--trainer.max_steps", "4", "--checkpoint.every_n_steps", "2"]
-    run = train("pretrain", [*options, "--out", str(folder / "run")], quietly=True)
-    newest_checkpoint(run).unlink()
-    return run
+    return begin_run(4, 2)
 
 
 @pytest.fixture
