@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
@@ -12,10 +13,12 @@ from numpy.typing import NDArray
 
 from ssl_toolkit.data.dataset import ImageSet
 from ssl_toolkit.data.sources import FolderSource, Source, SubsetSource
+from ssl_toolkit.io.atomic import write_atomically
 
 MOST_FILES = 200_000
 MOST_PIXEL_BYTES = 1 << 30
 _ENDS = 4096
+_FEWEST_KEPT = 1000
 
 
 def copied_files(sets: Sequence[ImageSet]) -> list[NDArray[np.int64]] | None:
@@ -31,7 +34,28 @@ def copied_files(sets: Sequence[ImageSet]) -> list[NDArray[np.int64]] | None:
     files = [file for images in sets for file in _files(images.source)]
     if len(files) != sum(len(images.source) for images in sets) or len(files) > MOST_FILES:
         return None
-    return np.split(_first_files(files), np.cumsum([len(images.source) for images in sets])[:-1])
+    firsts = np.arange(len(files))
+    places, values = _kept(sets, files)
+    firsts[places] = values
+    return np.split(firsts, np.cumsum([len(images.source) for images in sets])[:-1])
+
+
+def _kept(sets: Sequence[ImageSet], files: Sequence[tuple[Path, int]]) -> NDArray[np.int64]:
+    """Places of copies and of the first of each, ``[2, num]``; of many files they are kept beside decoded images."""
+    key = "\n".join(images.source.fingerprint() for images in sets)
+    file = sets[0].cache_dir / f"{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.copies"
+    with contextlib.suppress(OSError, ValueError):
+        kept = np.frombuffer(file.read_bytes(), dtype="<i8").reshape(2, -1)
+        if kept.size == 0 or (kept.min() >= 0 and kept.max() < len(files)):
+            return kept.astype(np.int64)
+    firsts = _first_files(files)
+    places = np.flatnonzero(firsts != np.arange(len(files)))
+    found = np.stack([places, firsts[places]])
+    if len(files) >= _FEWEST_KEPT:
+        with contextlib.suppress(OSError):  # a folder that cannot be written is no reason not to start
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, found.astype("<i8").tobytes())
+    return found
 
 
 def copied_pixels(images: ImageSet) -> NDArray[np.int64] | None:

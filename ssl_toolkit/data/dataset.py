@@ -54,7 +54,7 @@ class ImageSet:
     def survey(self, indices: NDArray[np.int64]) -> Survey:
         """What some of these images hold; seen before they are decoded, since it settles how."""
         options = self._options
-        folder = options.cache_dir or default_cache_dir()
+        folder = self.cache_dir
         return survey(self.source, indices, options.range, options.num_threads, options.read_timeout, folder)
 
     @cached_property
@@ -64,7 +64,7 @@ class ImageSet:
         # without a cache every process meets different bad images, which only it can name
         announce = self._is_rank_zero or options.cache == "none"
         key = hashlib.blake2b(self.source.fingerprint().encode(), digest_size=4).hexdigest()
-        listing = (options.cache_dir or default_cache_dir()) / f"bad-files-{key}.txt"
+        listing = self.cache_dir / f"bad-files-{key}.txt"
         return open_store(
             self.source,
             BadFiles(len(self.source), options.on_error, options.max_bad, announce, listing),
@@ -76,6 +76,11 @@ class ImageSet:
             progress=self._is_rank_zero,
             read_timeout=options.read_timeout,
         )
+
+    @property
+    def cache_dir(self) -> Path:
+        """Where what was found out about the images is kept."""
+        return self._options.cache_dir or default_cache_dir()
 
     @property
     def is_decoded(self) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_toolkit.data import ImageData, split_indices
+from ssl_toolkit.data import ImageData, copies, split_indices
 from ssl_toolkit.data.split_file import FILE, read_split_file, seen_in_pretraining
 from tar_shards import write_shards
 
@@ -314,3 +314,21 @@ def test_a_test_folder_is_not_decoded_before_the_test(tmp_path):
     again.setup()
     assert not again._divided()._sets["test"].is_decoded
     assert again.num_images("test") == 6
+
+
+def test_copies_are_looked_for_once(tmp_path, monkeypatch):
+    write(tmp_path / "main", names(20))
+    shutil.copy(tmp_path / "main/ant/000.bmp", tmp_path / "main/bee/copy.bmp")
+    monkeypatch.setattr(copies, "_FEWEST_KEPT", 0)
+    looked, original = [], copies._first_files
+    monkeypatch.setattr(copies, "_first_files", lambda files: looked.append(len(files)) or original(files))
+    first, again = (data(tmp_path / "main", cache_dir=str(tmp_path / "cache")) for _ in range(2))
+    assert all((first.indices(split) == again.indices(split)).all() for split in SPLITS)
+    assert looked == [21]
+    # other files, or a damaged note, and it is looked for again
+    write(tmp_path / "main", ["ant/new.bmp"], seed=3)
+    assert sum(data(tmp_path / "main", cache_dir=str(tmp_path / "cache")).num_images(split) for split in SPLITS) == 22
+    for note in (tmp_path / "cache").glob("*.copies"):
+        note.write_bytes(note.read_bytes()[:-3])
+    data(tmp_path / "main", cache_dir=str(tmp_path / "cache")).setup()
+    assert looked == [21, 22, 22]
