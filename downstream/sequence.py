@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 
 from downstream.base import Classifier
+from ssl_toolkit.batch import Images
 from ssl_toolkit.data.frames import FrameData, SequenceBatch
 from ssl_toolkit.errors import nearest
 from ssl_toolkit.step import StepContext, StepOutput
@@ -246,6 +247,10 @@ class SequenceClassification(Classifier):
         """
         flat = self.standardize(self.backbone_features(batch.frames, keys.repeat_interleave(batch.lengths)))
         return FrameFeatures(pad_sequence(list(flat.split(batch.lengths.tolist())), batch_first=True), batch.lengths)
+
+    def images_of(self, batch: SequenceBatch) -> Images:
+        """All frames, of one sequence after the other."""
+        return batch.frames
 
     def mixed_rows(self, batch: SequenceBatch, partners: Tensor) -> tuple[Tensor, Tensor]:
         """Each frame with the one at the same point of its sequence's partner, whose length may be another."""

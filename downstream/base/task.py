@@ -144,6 +144,10 @@ class DownstreamTask(Task):
             raise ValueError("image_size is not known: give it to the task, or use a data module that has one")
         return CenterView(self.image_size)(images, keys)
 
+    def images_of(self, batch: Any) -> Images:
+        """The images that the backbone sees of a batch, as bytes."""
+        return batch.images
+
     def example_views(self, batch: Any) -> Tensor:
         """What the backbone sees of a batch: float tensor of shape ``[batch, 1, channels, height, width]``."""
         return self.make_views(batch.images, self.keys(batch)).unsqueeze(1)

@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 
 from ssl_toolkit.data.checks import rest_of_epoch
 from ssl_toolkit.data.split_file import seen_in_pretraining
-from ssl_toolkit.evaluation.intervals import wilson_interval
+from ssl_toolkit.evaluation.intervals import newcombe_difference, wilson_interval
 from ssl_toolkit.run_folder import WEIGHTS, sync_command
 
 
@@ -68,16 +68,28 @@ def accuracy_lines(metrics: Mapping[str, Any], num: int) -> list[str]:
         largest = float(metrics["test/largest_class_top1"])
         verdict = "" if top1.low > largest else ", and the network is not shown to be better"
         lines.append(f"always naming the largest class: {_percent(largest)}{verdict}")
+    if "test/random_weights_top1" in metrics:
+        random = wilson_interval(round(float(metrics["test/random_weights_top1"]) * num), num)
+        gain = newcombe_difference(top1, random)
+        verdict = "" if gain.low > 0 else "; the pretrained weights are not shown to be better"
+        lines.append(
+            f"the same head on random weights: {_percent(random.value)}, difference {_points(gain.value)} (95 % "
+            f"interval {_points(gain.low)} to {_points(gain.high)}){verdict}"
+        )
     return lines
+
+
+def _points(fraction: float) -> str:
+    return f"{100 * fraction:+.1f}"
 
 
 def _percent(fraction: Any) -> str:
     return f"{100 * float(fraction):.1f} %"
 
 
-def say_what_next(command: str, run: Path, trainer: Trainer, num_tested: int) -> None:
+def say_what_next(command: str, run: Path, figures: Mapping[str, Any], num_tested: int) -> None:
     """Prints what came out, where things are, and what to do with them."""
-    for line in accuracy_lines(trainer.callback_metrics, num_tested):
+    for line in accuracy_lines(figures, num_tested):
         print(line)
     print(f"weights: {run / WEIGHTS}\nreport:  {run / 'report.html'}")
     if sync := sync_command(run):

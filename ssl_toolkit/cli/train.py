@@ -20,6 +20,7 @@ from ssl_toolkit.cli.global_batch import batch_facts, keep_global_batch
 from ssl_toolkit.cli.leftover_args import leftover_remarks
 from ssl_toolkit.cli.parser import parse, plain
 from ssl_toolkit.cli.prepare import prepare, rebuild_task
+from ssl_toolkit.cli.random_head import check_asked, compare_with_random
 from ssl_toolkit.cli.remarks import left_out, say_what_next, seen_remarks, warmup_remarks
 from ssl_toolkit.cli.resume_changes import changed_settings, check_kept, remarks
 from ssl_toolkit.cli.run_context import Record, bad_files_noted, failure_noted, one_line_errors, quiet
@@ -101,17 +102,28 @@ def _train(
 ) -> None:
     """Runs a training command in its folder, which is held."""
     objects = prepare(parser, config, run if checkpoint is not None else None)
+    if line.command == "transfer":
+        check_asked(config.random_weights, objects.model, config.trainer.strategy)
     if is_rank_zero():
         for remark in (*leftover_remarks(line, objects.model), *restart_remarks()):
             print(remark)
     tune(line, parser, config, objects, started)
     trainer, record = start(line, parser, config, objects, run, checkpoint)
+    begun, done = time.monotonic(), 0 if checkpoint is None else step_of(checkpoint)
     fit(line.command, trainer, record, objects, checkpoint)
     if is_rank_zero():
         finish(objects, run)
         write_status(run, "finished", step=trainer.global_step)
+    figures = dict(trainer.callback_metrics)
+    if line.command == "transfer":
+        # of a run that was resumed, this start knows the time of its own steps
+        per_step = (time.monotonic() - begun) / max(1, trainer.global_step - done)
+        seconds = per_step * trainer.global_step if trainer.global_step > done else 0.0
+        figures |= compare_with_random(parser, config, objects, trainer, seconds)
+    if is_rank_zero():
+        write_report(run)
         if not quietly:
-            say_what_next(line.command, run, trainer, objects.data.num_images("test"))
+            say_what_next(line.command, run, figures, objects.data.num_images("test"))
 
 
 def find_run(line: CommandLine, config: Namespace) -> tuple[Path, Path | None]:

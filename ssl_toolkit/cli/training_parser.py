@@ -10,6 +10,7 @@ from lightning.pytorch import Trainer
 from ssl_toolkit.callbacks import EarlyStopping, NonFinite, OnlineEvaluation, ProgressiveSize, WeightAverage
 from ssl_toolkit.callbacks.checkpoint import Checkpoint
 from ssl_toolkit.cli.command_line import CommandLine
+from ssl_toolkit.cli.random_head import HELP as RANDOM_HEAD
 from ssl_toolkit.health.monitor import HealthMonitor
 from ssl_toolkit.task import Task
 from ssl_toolkit.tracking.loggers import Tracker
@@ -65,6 +66,8 @@ def training_parser(line: CommandLine) -> ArgumentParser:
     parser.add_class_arguments(WeightAverage, "average")
     parser.add_class_arguments(EarlyStopping, "early_stopping")
     parser.add_class_arguments(HealthMonitor, "watch")
+    if line.command == "transfer":
+        parser.add_argument("--random_weights", type=bool | None, default=None, help=RANDOM_HEAD)
     if line.command == "pretrain":
         parser.add_class_arguments(OnlineEvaluation, "evaluation")
         parser.add_class_arguments(ProgressiveSize, "progressive")

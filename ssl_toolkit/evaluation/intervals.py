@@ -59,6 +59,23 @@ def wilson_interval(right: int, num: int) -> Interval:
     return Interval(p, min(max(centre - half, 0.0), p), max(min(centre + half, 1.0), p))
 
 
+def newcombe_difference(first: Interval, second: Interval) -> Interval:
+    """The difference of two accuracies, with its 95 % interval from those of each (Newcombe 1998, "Interval estimation
+    for the difference between independent proportions", Statistics in Medicine 17, method 10).
+
+    It takes the two for independent. For the same test images it is wider than needed: where it is known which images
+    are right, take `paired_difference`.
+
+    Args:
+        first: With its Wilson interval.
+        second: Likewise; it is taken off.
+    """
+    value = first.value - second.value
+    below = math.hypot(first.value - first.low, second.high - second.value)
+    above = math.hypot(first.high - first.value, second.value - second.low)
+    return Interval(value, value - below, value + above)
+
+
 def paired_difference(
     correct: Bool[Tensor, " images"], baseline: Bool[Tensor, " _"], *, num_draws: int = 10_000, seed: int = 0
 ) -> Interval:

@@ -24,6 +24,8 @@ TITLES = {
     "top1": ("top-1 (%)", True),
     "mean_class_top1": ("mean-class top-1 (%)", True),
     "largest_class_top1": ("top-1 of always naming the largest class (%)", True),
+    "random_weights_top1": ("top-1 of the same head on random weights (%)", True),
+    "random_weights_mean_class_top1": ("mean-class top-1 of the same head on random weights (%)", True),
     "top5": ("top-5 (%)", True),
     "accuracy": ("accuracy (%)", True),
     "lr": ("learning rate", False),
@@ -113,8 +115,8 @@ def _result(metrics: Mapping[str, Sequence[float]], starts: Sequence[Mapping[str
     if not metrics:
         return [Text("Nothing has been logged yet.")]
     # rows are numbered by the steps before them; the test comes after the last one
-    tested = metrics.get("test/loss") or [math.nan] * len(metrics["step"])
-    done = max(step + math.isnan(test) for step, test in zip(metrics["step"], tested, strict=True))
+    tests = [values for name, values in metrics.items() if name.startswith("test/")]
+    done = max(step + all(math.isnan(values[row]) for values in tests) for row, step in enumerate(metrics["step"]))
     rows: list[list[str]] = [["steps", f"{int(done):,}"]]
     for name, values in metrics.items():
         last = _last(values)
