@@ -21,9 +21,15 @@ def say(text: str) -> None:
 
 
 def show_progress(
-    items: Iterable[T], total: int, text: str, enabled: bool = True, first: int = 0, after: float = 2.0
+    items: Iterable[T],
+    total: int,
+    text: str,
+    enabled: bool = True,
+    first: int = 0,
+    after: float = 2.0,
+    every: float = 20.0,
 ) -> Iterator[T]:
-    """Passes items on, with a progress bar on stderr if they take long.
+    """Passes items on, with a progress bar on stderr if they take long; where that is no terminal, with lines of text.
 
     Args:
         items: The items.
@@ -32,7 +38,11 @@ def show_progress(
         enabled: False for no bar at all.
         first: How many were there before.
         after: Seconds before the bar appears.
+        every: Seconds between two lines of text.
     """
+    if not CONSOLE.is_terminal:
+        yield from _with_lines(items, total, text, enabled, first, every)
+        return
     start = time.monotonic()
     bar = Progress(console=CONSOLE)
     task = bar.add_task(text, total=total)
@@ -48,3 +58,12 @@ def show_progress(
     finally:
         if shown:
             bar.stop()
+
+
+def _with_lines(items: Iterable[T], total: int, text: str, enabled: bool, first: int, every: float) -> Iterator[T]:
+    said = time.monotonic()
+    for count, item in enumerate(items, first + 1):
+        yield item
+        if enabled and time.monotonic() - said >= every:
+            said = time.monotonic()
+            say(f"{text}: {count:,} of {total:,}")

@@ -10,7 +10,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_toolkit.batch import Batch, Images
+from ssl_toolkit.batch import Batch
 from ssl_toolkit.data.cuda_prefetch import DeviceCopies
 from ssl_toolkit.data.order import Groups, epoch_order, groups_of
 from ssl_toolkit.data.store import Store
@@ -35,8 +35,9 @@ class BatchLoader:
     their number either. (Only where ``G`` is less than twice the processes, a batch may have to hold more, for each
     process needs an image in it.)
 
-    An image that turns out to be bad only now is replaced by the next good one of the split, which does not depend on
-    what was read before.
+    With ``drop_last`` an image that turns out to be bad only now is replaced by the next good one of the split, which
+    does not depend on what was read before. Without it the image is left out of its batch, so that none counts twice;
+    only a batch of nothing else gets the next good one, since other processes may wait for this batch.
 
     The state (see `state_dict`) is that of the consumer: batches that were only made ahead do not count. It is already
     that of the next epoch while the last batch is being worked on, because Lightning never asks for the end of a loader
@@ -219,33 +220,28 @@ class BatchLoader:
 
     def _make(self, epoch: int, places: NDArray[np.int64]) -> Batch:
         places = self._without_known_bad(places)
-        indices = self._indices[places]
-        images, missing = self._store.gather(indices)
-        if missing:
-            images, indices = self._replace_bad(images, places, missing)
-        chosen = torch.from_numpy(indices)
-        return Batch(images, chosen, self._labels[chosen], epoch)
-
-    def _replace_bad(
-        self, images: Images, places: NDArray[np.int64], missing: list[int]
-    ) -> tuple[Images, NDArray[np.int64]]:
-        """Moves each bad place of a batch on to the next image of the split until all are good."""
-        places = places.copy()
-        while missing:
-            while missing:
-                for place in missing:
-                    places[place] = self._next_good(places[place])
-                _, still = self._store.gather(self._indices[places[missing]])
-                missing = [missing[number] for number in still]
-            images, missing = self._store.gather(self._indices[places])
-        return images, self._indices[places]
+        while True:
+            indices = self._indices[places]
+            images, missing = self._store.gather(indices)
+            if not missing:
+                chosen = torch.from_numpy(indices)
+                return Batch(images, chosen, self._labels[chosen], epoch)
+            places = self._instead(places, missing)
 
     def _without_known_bad(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Spares the store images that it cannot give; what stands in for them is the same."""
+        """Spares the store images that it cannot give; what comes out is the same."""
         found = self._store.bad.found
-        if not found:
-            return places
-        return np.array([self._next_good(at) if int(self._indices[at]) in found else at for at in places], np.int64)
+        known = [number for number, index in enumerate(self._indices[places]) if int(index) in found] if found else []
+        return self._instead(places, known) if known else places
+
+    def _instead(self, places: NDArray[np.int64], missing: Sequence[int]) -> NDArray[np.int64]:
+        """The places of a batch in which some have turned out to be bad."""
+        if not self._drop_last and len(missing) < len(places):
+            return np.delete(places, missing)
+        places = places.copy() if self._drop_last else places[:1].copy()
+        for number in missing[: len(places)]:
+            places[number] = self._next_good(places[number])
+        return places
 
     def _next_good(self, place: int) -> int:
         """The next place of the split whose image is not known to be bad."""

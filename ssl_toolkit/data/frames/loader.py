@@ -144,7 +144,6 @@ class SequenceLoader(BatchLoader):
     _store: SequenceStore
 
     def _make(self, epoch: int, places: NDArray[np.int64]) -> Any:
-        places = places.copy()
         while True:
             indices = self._indices[places]
             chosen = torch.from_numpy(indices)
@@ -153,5 +152,4 @@ class SequenceLoader(BatchLoader):
             frames, lengths = self._store.gather_sequences(indices, shifts)
             if lengths.all():
                 return SequenceBatch(frames, torch.from_numpy(lengths), chosen, self._labels[chosen], epoch)
-            for place in np.flatnonzero(lengths == 0):
-                places[place] = self._next_good(places[place])
+            places = self._instead(places, np.flatnonzero(lengths == 0).tolist())

@@ -201,6 +201,30 @@ def test_bad_images_are_replaced_by_the_next_good_one_of_the_split():
                 assert batch.labels.tolist() == (batch.indices * 10).tolist()
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_where_every_image_is_delivered_a_bad_one_is_left_out(world_size):
+    bad = (4, 10, 11, 14, 33, 51)
+    good = [index for index in range(52) if index not in bad]
+    loaders = [
+        make(source=Numbers(52, bad), batch_size=5, rank=rank, world_size=world_size, shuffle=shuffle)
+        for rank in range(world_size)
+        for shuffle in (False, True)
+    ]
+    for _ in range(2):  # met for the first time, and known
+        batches = [list(loader) for loader in loaders]
+        for each in (batches[::2], batches[1::2]):
+            assert sorted(index for made in each for batch in made for index in batch.indices.tolist()) == good
+        for batch in (batch for made in batches for batch in made):
+            assert batch.images.pixels[:, 0, 0, 0].tolist() == batch.indices.tolist()
+            assert batch.labels.tolist() == (batch.indices * 10).tolist()
+
+
+def test_a_batch_of_bad_images_alone_gets_the_next_good_one():
+    loader = make(source=Numbers(12, (4, 5, 6, 7)), batch_size=4)
+    for _ in range(2):
+        assert numbers(loader) == [[0, 1, 2, 3], [8], [8, 9, 10, 11]]
+
+
 def test_too_many_bad_images_stop():
     loader = make(source=Numbers(100, tuple(range(0, 100, 5))), max_bad=0.1)
     with pytest.raises(ValueError, match=r"of \d+ images cannot be decoded"):

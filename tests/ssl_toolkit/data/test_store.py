@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssl_toolkit.data import BadImage, Source, cache_file
+from ssl_toolkit.data import BadImage, Source, cache_file, console
 from ssl_toolkit.data import cache as caching
 from ssl_toolkit.data.bad_files import BadFiles
 from ssl_toolkit.data.console import show_progress
@@ -326,7 +326,16 @@ def test_other_channel_counts_are_an_error(tmp_path):
         open_store(Noise(equal=True, channels=5), tmp_path)
 
 
-def test_progress_appears_only_if_it_takes_long(capsys):
+def test_without_a_terminal_progress_is_lines_of_text(capsys):
+    assert list(show_progress(range(3), 5, "decoding", first=2, every=0.0)) == [0, 1, 2]
+    assert capsys.readouterr().err.splitlines() == ["decoding: 3 of 5", "decoding: 4 of 5", "decoding: 5 of 5"]
+    assert list(show_progress(range(3), 3, "decoding")) == [0, 1, 2]
+    assert list(show_progress(range(3), 3, "decoding", enabled=False, every=0.0)) == [0, 1, 2]
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_appears_only_if_it_takes_long(capsys, monkeypatch):
+    monkeypatch.setattr(console.CONSOLE, "_force_terminal", True)
     assert list(show_progress(range(5), 5, "decoding", after=10.0)) == list(range(5))
     assert capsys.readouterr().err == ""
     assert list(show_progress(range(5), 5, "decoding", after=0.0)) == list(range(5))
