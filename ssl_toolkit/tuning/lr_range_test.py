@@ -18,12 +18,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from ssl_toolkit.distributed.ranks import from_rank_zero
 from ssl_toolkit.optim import scaled_lr
+from ssl_toolkit.random import seed_generators
 from ssl_toolkit.schedule import Schedule
 from ssl_toolkit.task import Task
 from ssl_toolkit.tuning.time_budget import trial_trainer
 
 # how much of the running mean of the loss each step keeps
-_DECAY = 0.8
+_DECAY = 0.5
+# a fall of the loss counts from this part of its start on, a rise from this part of the fall on
+_LEAST_FALL, _LEAST_RISE = 0.02, 0.1
 # the test ends where the loss has risen to so many times its best
 _RISE = 4.0
 # steps at the lowest rate: their loss is where the curve begins, and their time tells how many steps there may be
@@ -36,7 +39,7 @@ class RateCurve(NamedTuple):
 
     Attributes:
         rates: float64 array of shape ``[n]``: the rate of each step, rising.
-        losses: float64 array of shape ``[n]``: the loss of the next batch, which shows what the step did.
+        losses: float64 array of shape ``[n]``: the loss of one and the same batch after the step, without penalties.
         start: The loss before the first of these steps.
         end: Why there are no more: ``"rise"`` (the loss rose to four times its best), ``"not finite"``, or
             ``"highest"`` (all rates were tried).
@@ -57,15 +60,15 @@ class RateCurve(NamedTuple):
         return (running_mean(capped) + running_mean(capped[::-1])[::-1]) / 2
 
     @property
-    def at_minimum(self) -> float:
-        """The rate at which the loss is lowest; larger ones make it rise."""
+    def at_lowest(self) -> float:
+        """The rate at which the loss is lowest before it first rises: what comes later depends on what was spoilt."""
         return float(self.rates[self._lowest])
 
     @property
     def at_steepest(self) -> float:
         """The rate at which the loss falls fastest, over the logarithm of the rate."""
         if self._lowest < 2:
-            return self.at_minimum
+            return self.at_lowest
         slopes = np.gradient(self.smoothed, np.log(self.rates))[: self._lowest]
         return float(self.rates[int(np.argmin(slopes))])
 
@@ -91,7 +94,12 @@ class RateCurve(NamedTuple):
 
     @property
     def _lowest(self) -> int:
-        return int(np.argmin(self.smoothed))
+        smoothed = self.smoothed
+        best = np.minimum.accumulate(smoothed)
+        fall = self.start - best
+        rises = (fall > _LEAST_FALL * abs(self.start)) & (smoothed - best > _LEAST_RISE * fall)
+        end = int(np.argmax(rises)) if rises.any() else len(smoothed)
+        return int(np.argmin(smoothed[:end]))
 
 
 class RangeTest(NamedTuple):
@@ -114,7 +122,7 @@ class RangeTest(NamedTuple):
     @property
     def candidates(self) -> dict[str, float]:
         """The rates for the recipe (before its scaling) by the rule that gives them, to two digits."""
-        found = {"steepest": self.curve.at_steepest, "tenth": self.curve.at_minimum / 10}
+        found = {"steepest": self.curve.at_steepest, "lowest": self.curve.at_lowest}
         return {name: float(f"{rate / self.factor:.2g}") for name, rate in found.items()}
 
 
@@ -202,29 +210,26 @@ class _Record(Callback):
         self.seconds = seconds
         self.losses: list[float] = []
         self.end = "highest"
-        self._parts: list[torch.Tensor] = []
+        self._batch: Any = None
         self._times: list[float] = []
 
     def curve(self) -> RateCurve:
         """What was recorded, without losses that are not finite."""
-        losses = np.array(self.losses[_STEPS_BEFORE + 1 :])
+        losses = np.array(self.losses[_STEPS_BEFORE:])
         rates = self.lowest * np.array([self._factor(step) for step in range(len(losses))])
         known = np.isfinite(losses)
-        return RateCurve(rates[known], losses[known], float(np.mean(self.losses[: _STEPS_BEFORE + 1])), self.end)
+        return RateCurve(rates[known], losses[known], float(np.mean(self.losses[:_STEPS_BEFORE])), self.end)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Records, and stops when there is nothing more to see."""
-        self._parts.append(outputs["loss"])
+        self._batch = batch if self._batch is None else self._batch
         if trainer.global_step == len(self.losses):
             return  # more batches are accumulated for this step
-        # Lightning has divided each by how many are accumulated; at the end of an epoch there may be fewer
-        loss = torch.stack(self._parts).mean() * trainer.accumulate_grad_batches
-        self._parts = []
-        self.losses.append(float(trainer.strategy.reduce(loss, reduce_op="mean")))
+        self.losses.append(self._loss(trainer, pl_module))
         self._times.append(time.perf_counter())
-        done = len(self.losses) - _STEPS_BEFORE - 1
+        done = len(self.losses) - _STEPS_BEFORE
         if not math.isfinite(self.losses[-1]):
             if done <= 0:
                 raise ValueError(
@@ -232,15 +237,23 @@ class _Record(Callback):
                     f"{self.lowest:g}: look at the data, or try --trainer.precision 32-true"
                 )
             self.end = "not finite"
-        elif done == -1:
+        elif done == 0:
             self._choose_length()
         elif done > 0:
-            recent = running_mean(self.losses[_STEPS_BEFORE + 1 :])
+            recent = running_mean(self.losses[_STEPS_BEFORE:])
             best = recent.min()
             # of a loss that may fall below 0, the start is what its best is measured by
             if recent[-1] > best + (_RISE - 1) * max(abs(best), 0.01 * abs(self.losses[0])):
                 self.end = "rise"
         trainer.should_stop = self.end != "highest" or done >= self.schedule.num_steps
+
+    @torch.no_grad()
+    def _loss(self, trainer: Trainer, task: Any) -> float:
+        """The loss of the first batch with the same random choices, since batches differ more than a step changes."""
+        seed_generators(0, task.device)  # the next step seeds them again
+        with trainer.precision_plugin.train_step_context():
+            loss = task.compute(self._batch).loss
+        return float(trainer.strategy.reduce(loss, reduce_op="mean"))
 
     def _choose_length(self) -> None:
         # the first is slower: memory is taken from the system, kernels are chosen

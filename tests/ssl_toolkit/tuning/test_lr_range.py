@@ -60,9 +60,8 @@ def test_a_bowl_diverges_where_its_largest_eigenvalue_says(batch_size, top):
     eigenvalue = float(torch.linalg.eigvalsh(task.hessian(torch.from_numpy(data.indices("train"))))[-1])
     assert found.curve.problem is None
     assert found.curve.end in ("rise", "not finite")
-    assert 0.5 < found.curve.at_minimum * eigenvalue / 2 < 2.0
-    for rate in found.candidates.values():
-        assert rate < 2 / eigenvalue
+    assert 0.5 < found.curve.at_lowest * eigenvalue / 2 < 1.25
+    assert found.candidates["steepest"] < 2 / eigenvalue
 
 
 def test_the_rates_grow_by_one_factor_and_the_losses_are_those_of_plain_gradient_descent():
@@ -77,16 +76,18 @@ def test_the_rates_grow_by_one_factor_and_the_losses_are_those_of_plain_gradient
     again, data = make(15)
     loader = data.loader("train", shuffle=True, drop_last=True)
     weight, losses, batches = torch.zeros(8), [], [batch for _ in range(20) for batch in loader]
-    for step in range(25):
+    for step in range(24):
         pair = batches[2 * step : 2 * step + 2]
         with torch.no_grad():
             again.weight.copy_(weight)
         total = sum(again.step(batch, None, None).loss for batch in pair) / 2
         (gradient,) = torch.autograd.grad(total, [again.weight])
-        losses.append(float(total.detach()))
         weight = weight - (1e-3 if step < 4 else curve.rates[min(step - 4, 19)]) * gradient
-    assert curve.losses == pytest.approx(losses[5:], rel=1e-4)
-    assert curve.start == pytest.approx(np.mean(losses[:5]), rel=1e-4)
+        with torch.no_grad():
+            again.weight.copy_(weight)
+        losses.append(float(again.step(batches[0], None, None).loss.detach()))
+    assert curve.losses == pytest.approx(losses[4:], rel=1e-4)
+    assert curve.start == pytest.approx(np.mean(losses[:4]), rel=1e-4)
 
 
 def test_the_answer_is_the_same_twice_and_the_generator_is_left_alone():
@@ -106,7 +107,7 @@ def test_the_suggestion_is_for_the_recipe_before_its_scaling(scaling, factor):
     task, data = make(lr_scaling=scaling, reference_batch_size=120)
     found = range_test(task, data, CPU, 1e-4, 10.0, 50)
     assert found.factor == factor
-    assert found.candidates["tenth"] == pytest.approx(found.curve.at_minimum / 10 / factor, rel=0.05)
+    assert found.candidates["lowest"] == pytest.approx(found.curve.at_lowest / factor, rel=0.05)
 
 
 def test_what_cannot_be_read_off_is_said():
@@ -120,14 +121,17 @@ def test_what_cannot_be_read_off_is_said():
     good = RateCurve(rates, 2 - 1 / (1 + 0.01 / rates) + np.minimum(5.0, rates), 2.0, "highest")
     assert good.problem is None
     assert good.at_steepest == pytest.approx(0.01, rel=0.5)
-    assert good.at_minimum == pytest.approx(0.1, rel=0.5)
+    assert good.at_lowest == pytest.approx(0.1, rel=0.5)
+    # that it falls once more, after what was learned is lost, means nothing
+    again = good._replace(losses=np.where(rates > 1, 0.5, good.losses))
+    assert again.at_lowest == pytest.approx(good.at_lowest)
 
 
 def test_the_running_mean_is_adams():
     values = [3.0, -1.0, 4.0, 1.0]
     weights = [[0.8 ** (n - i) for i in range(n + 1)] for n in range(4)]
     expected = [np.average(values[: len(each)], weights=each) for each in weights]
-    assert running_mean(values) == pytest.approx(expected)
+    assert running_mean(values, 0.8) == pytest.approx(expected)
 
 
 def test_wrong_ranges_are_refused():
