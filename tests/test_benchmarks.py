@@ -16,6 +16,7 @@ def run(file, *options):
     return subprocess.run([sys.executable, str(file), *options], capture_output=True, text=True, timeout=100)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_help_is_given(file):
     said = run(file, "--help")
@@ -81,6 +82,7 @@ def test_the_memory_of_a_large_parent_is_not_taken_for_that_of_its_child(tmp_pat
     assert 1e6 < int(said.stdout) < 200e6 < len(large)
 
 
+@pytest.mark.slow
 def test_the_arithmetic_of_a_recipe_is_counted(tmp_path):
     """As `throughput.py` computes it: a step without anything around it."""
     for number in range(8):

@@ -119,7 +119,9 @@ def test_the_other_process_says_who_was_first(how, who, recipe, tmp_path):
 
 
 @pytest.mark.guarantee("R14")
-@pytest.mark.parametrize("how", ["killed", "sudden exit", "busy", "skipped collective"])
+@pytest.mark.parametrize(
+    "how", ["killed", "sudden exit", pytest.param("busy", marks=pytest.mark.slow), "skipped collective"]
+)
 def test_nobody_waits_for_one_that_is_gone_or_stuck(how, recipe, tmp_path, reached):
     run, note = tmp_path / "run", tmp_path / "note"
     who = 0 if how == "busy" else 1

@@ -119,7 +119,7 @@ def test_what_happens_to_wandb_does_not_happen_to_the_run(name, num_warnings, pl
 
 @pytest.mark.guarantee("R15")
 @pytest.mark.usefixtures("fresh_wandb")
-@pytest.mark.parametrize("what", ["no network", "no folder"])
+@pytest.mark.parametrize("what", [pytest.param("no network", marks=pytest.mark.slow), "no folder"])
 def test_a_start_that_fails_is_said_once(what, plain, tmp_path, monkeypatch, no_network, reached):
     monkeypatch.setattr(weights_and_biases, "INIT_SECONDS", 3)
     if what == "no network":

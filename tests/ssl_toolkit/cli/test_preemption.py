@@ -60,7 +60,7 @@ def assert_same_weights(first, second):
 
 @pytest.mark.guarantee("R4")
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGUSR1", marks=pytest.mark.slow)])
 def test_a_signal_saves_the_step_and_the_run_goes_on_exactly(recipe, tmp_path, name, reached):
     # bounded by steps and not by time, for a slow machine
     options = ["--trainer.max_epochs", "16"]

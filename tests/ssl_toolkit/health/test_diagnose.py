@@ -59,7 +59,10 @@ def kinds(diagnosis):
     return {finding.kind for finding in diagnosis.findings}
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(1, 5))])
+@pytest.mark.parametrize(
+    "seed",
+    [pytest.param(0, marks=pytest.mark.slow), *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(1, 5))],
+)
 def test_healthy_tasks_have_no_finding(seed):
     torch.manual_seed(seed)
     common = {"optimizer": AdamW(lr=0.002), "schedule": Cosine(warmup_percent=10), "seed": seed}
@@ -263,6 +266,7 @@ def test_a_frozen_backbone_is_not_listed():
     assert {layer.name.partition(".")[0] for layer in diagnosis.layers} == {"head"}
 
 
+@pytest.mark.slow
 def test_a_random_queue_begins_within_the_margin():
     for temperature, size in ((0.07, 4), (0.2, 64), (1.0, 4096)):
         task = teacher_task(MoCoV2, temperature=temperature, queue_size=size)
