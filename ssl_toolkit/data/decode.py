@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -19,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ssl_toolkit.data.avif import coded_sizes
 from ssl_toolkit.data.deep import FULL, Depth, Extremes, Range, depth_of, extremes
-from ssl_toolkit.data.formats import FORMATS, is_image
+from ssl_toolkit.data.formats import FORMATS
+from ssl_toolkit.data.limits import MAX_PIXELS, SMALL, check_bytes, check_coded, check_pixels, check_tile
 from ssl_toolkit.data.pillow_gaps import low_bytes_of, prepare, silence_libtiff, why_unknown
 from ssl_toolkit.data.pixel_budget import PixelBudget
 from ssl_toolkit.data.pixels import eight_bit, reduce, reduced_size
@@ -30,14 +29,8 @@ from ssl_toolkit.io.atomic import open_plain
 
 DECODING = 2
 """Counts the changes of what images become: those that were decoded before are decoded again."""
-MAX_PIXELS = 64 * 1024 * 1024
-"""Larger images are refused from their header: decoding one would take more than a gigabyte."""
-MAX_BYTES = 512 * 1024 * 1024
-"""Larger files are refused unread: so much takes the largest image without compression, at 16 bits a channel."""
 
-_MOST_COMMENTS = 1 << 16  # bytes
-_SMALL = 4 << 20  # pixels that no care is taken of
-_ORIENTATION, _TILE_WIDTH, _TILE_LENGTH = 0x0112, 322, 323
+_ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -153,7 +146,7 @@ def not_its_fault(error: Exception) -> bool:
 
 def to_array(image: Image.Image, image_size: int | None = None, channels: int = 3) -> NDArray[np.uint8]:
     """The same for an image that Pillow has opened already."""
-    _check_pixels(image.width, image.height)
+    check_pixels(image.width, image.height)
     return _to_array(image, image_size, channels, depth_of(image))
 
 
@@ -213,79 +206,22 @@ def _look_at(file: IO[bytes]) -> Contents:
 def _checked(file: IO[bytes]) -> Iterator[Image.Image]:
     """An image that is opened, not loaded, and not too large."""
     _silence_pillow()
-    _check_bytes(file)
+    check_bytes(file)
     try:
         image = Image.open(file, formats=FORMATS)
     except Image.UnidentifiedImageError:
         raise BadImage("", why_unknown(file)) from None
     with image:
-        _check_pixels(*image.size)
+        check_pixels(*image.size)
         prepare(image, file)
         if image.format == "TIFF":
-            _check_tile(image)
+            check_tile(image)
         elif image.format == "AVIF":
-            _check_coded(image, file)
+            check_coded(image, file)
         yield image
 
 
-def _check_pixels(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise BadImage("", f"{width} x {height} pixels, more than {MAX_PIXELS // 2**20} million")
-
-
-def _check_bytes(file: IO[bytes]) -> None:
-    """Refuses what takes much memory before Pillow has said how large the image is."""
-    num_bytes = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    if num_bytes == 0:
-        raise BadImage("", "empty file")
-    if num_bytes > MAX_BYTES:
-        raise BadImage("", f"a file of {num_bytes // 2**20} MiB, more than {MAX_BYTES // 2**20}")
-    # the decoder of WEBP makes two canvases as soon as the file is opened
-    head = file.read(30)
-    _check_pixels(*_webp_size(head))
-    if head[:1] == b"P" and is_image(head):
-        _check_comments(head + file.read(_MOST_COMMENTS))
-    file.seek(0)
-
-
-def _check_comments(block: bytes) -> None:
-    """Refuses a PPM with long comments before its numbers, which Pillow reads byte by byte."""
-    numbers = re.sub(rb"#[^\r\n]*", b"", block).split(maxsplit=4)
-    if len(block) > _MOST_COMMENTS and len(numbers) < 4:
-        raise BadImage("", f"comments of more than {_MOST_COMMENTS >> 10} KiB")
-
-
-def _webp_size(head: bytes) -> tuple[int, int]:
-    """Width and height that the header of a WEBP file claims (RFC 9649, section 2); zeros of another file."""
-
-    def number(start: int, end: int) -> int:
-        return int.from_bytes(head[start:end], "little")
-
-    if head[:4] != b"RIFF" or head[8:12] != b"WEBP":
-        return 0, 0
-    if head[12:16] == b"VP8X":
-        return 1 + number(24, 27), 1 + number(27, 30)
-    if head[12:16] == b"VP8L":
-        return 1 + (number(21, 25) & 0x3FFF), 1 + (number(21, 25) >> 14 & 0x3FFF)
-    return number(26, 28) & 0x3FFF, number(28, 30) & 0x3FFF
-
-
-def _check_tile(image: Any) -> None:
-    """Refuses a small TIFF with a large tile, all of which would be decoded."""
-    width, height = (image.tag_v2.get(tag, 0) for tag in (_TILE_WIDTH, _TILE_LENGTH))
-    if width * height > max(_SMALL, 2 * image.width * image.height):
-        raise BadImage("", f"a tile of {width} x {height} pixels for {image.width} x {image.height}")
-
-
-def _check_coded(image: Image.Image, file: IO[bytes]) -> None:
-    """Refuses a small AVIF with a large picture in it."""
-    for width, height in coded_sizes(file):
-        if width * height > max(_SMALL, 2 * image.width * image.height):
-            raise BadImage("", f"a picture of {width} x {height} pixels for {image.width} x {image.height}")
-
-
-_PIXELS = PixelBudget(2 * MAX_PIXELS, _SMALL)
+_PIXELS = PixelBudget(2 * MAX_PIXELS, SMALL)
 
 
 def _silence_pillow() -> None:

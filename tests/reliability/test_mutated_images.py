@@ -18,9 +18,9 @@ from PIL import Image
 from damaged_files import in_child, mutations, originals
 from peak_memory import forget_peak_memory, peak_memory
 from ssl_toolkit.data import ImageData
-from ssl_toolkit.data.decode import MAX_PIXELS
 from ssl_toolkit.data.formats import FORMATS
 from ssl_toolkit.data.frames import FrameData
+from ssl_toolkit.data.limits import MAX_PIXELS
 from ssl_toolkit.random import sample_order
 
 NUM_MUTATED = 1000

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
 
-from ssl_toolkit.data.decode import MAX_PIXELS, not_its_fault
+from ssl_toolkit.data.decode import not_its_fault
+from ssl_toolkit.data.limits import MAX_PIXELS
 from ssl_toolkit.data.sources import LabelKind
 from ssl_toolkit.io.archives import check_not_compressed
 from ssl_toolkit.io.atomic import open_plain
