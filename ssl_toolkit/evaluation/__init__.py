@@ -27,7 +27,8 @@ from ssl_toolkit.evaluation.logistic_regression import LinearClassifier, fit_lin
 from ssl_toolkit.evaluation.measure import evaluate
 from ssl_toolkit.evaluation.random_weights import calibrate_batch_norm, random_backbone
 from ssl_toolkit.evaluation.representation import rank_me, spread
-from ssl_toolkit.evaluation.results import Difference, EnsembleRow, Evaluation, FoldsRow, Row
+from ssl_toolkit.evaluation.results import Evaluation
+from ssl_toolkit.evaluation.rows import Difference, EnsembleRow, FoldsRow, Row
 
 __all__ = [
     "Difference",

@@ -11,7 +11,7 @@ from ssl_toolkit.evaluation.ensembles import bagging, boosting, cross_validate
 from ssl_toolkit.evaluation.intervals import confidence_interval, paired_difference
 from ssl_toolkit.evaluation.linear_probe import ProbeResult
 from ssl_toolkit.evaluation.logistic_regression import Labelled
-from ssl_toolkit.evaluation.results import EnsembleRow, FoldsRow
+from ssl_toolkit.evaluation.rows import EnsembleRow, FoldsRow
 
 # boosting is for members weaker than the best
 _WEAKER = (1.0, 10.0, 100.0)

@@ -20,7 +20,8 @@ from ssl_toolkit.evaluation.linear_probe import linear_probe
 from ssl_toolkit.evaluation.progress import Steps
 from ssl_toolkit.evaluation.random_weights import calibrate_batch_norm, random_backbone
 from ssl_toolkit.evaluation.representation import rank_me, spread
-from ssl_toolkit.evaluation.results import Difference, EnsembleRow, Evaluation, FoldsRow, Row, best_representation
+from ssl_toolkit.evaluation.results import Evaluation
+from ssl_toolkit.evaluation.rows import Difference, EnsembleRow, FoldsRow, Row, best_representation
 from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.weights import load_backbone, read_header
 
