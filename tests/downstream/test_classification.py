@@ -159,6 +159,19 @@ def test_fine_tuning_learns(folder, head):
     assert torch.allclose(torch.cat(again), probabilities)
 
 
+def test_a_class_without_test_images_is_not_in_the_mean(folder, tmp_path):
+    for name in ("blue", "red"):
+        shutil.copytree(folder / name, tmp_path / "test" / name)
+    data = make_data(folder, test_path=str(tmp_path / "test"))
+    task, trainer = make_task(freeze_backbone=True), make_trainer(max_steps=1, limit_val_batches=0)
+    trainer.fit(task, datamodule=data)
+    metrics = trainer.test(task, datamodule=data, verbose=False)[0]
+    of_classes = {name.rpartition("/")[2]: value for name, value in metrics.items() if "top1_of" in name}
+    assert of_classes.keys() == {"blue", "red"}
+    assert metrics["test/mean_class_top1"] == pytest.approx(np.mean(list(of_classes.values())))
+    assert metrics["test/mean_class_top1"] > 0
+
+
 def test_the_validation_counts_each_image_once_with_batches_of_two_sizes(folder):
     # an average of batches would weigh an image of the second batch 7/6-fold
     data = make_data(folder, batch_size=12, val_fraction=13 / 60)

@@ -193,6 +193,16 @@ def test_the_frames_of_a_sequence_share_their_augmentation():
     assert not torch.equal(views[0], views[1])
 
 
+def test_the_network_sees_frames_that_share_their_augmentation():
+    view = RandomView(size=16)
+    task = make_task(HEADS["lstm"](), num_classes=2, augmentation=view, freeze_backbone=True).train()
+    batch = make_batch([3, 3])
+    frames = Images(batch.frames.pixels[:1].expand(6, -1, -1, -1).contiguous(), batch.frames.sizes)
+    features = task.encode(batch._replace(frames=frames), batch.indices).padded
+    torch.testing.assert_close(features[:, 1:], features[:, :1].expand(-1, 2, -1), atol=1e-5, rtol=1e-4)
+    assert (features[0] - features[1]).abs().max() > 0.01
+
+
 def test_the_output_holds_the_features_of_real_frames_only():
     task = make_task(HEADS["lstm"](), num_classes=2, image_size=32)
     task.setup("validate")

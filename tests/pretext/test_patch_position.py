@@ -82,6 +82,16 @@ def test_colour_dropping_leaves_one_channel_of_each_patch():
     assert ((spread > 0.1).sum(dim=-1) == 1).all()
 
 
+def test_colour_dropping_draws_the_channel_of_each_patch():
+    """A channel that all patches of an image share would be one more thing that tells images apart."""
+    patches = make_task(colour="dropping").make_views(make_images(200), sample_keys(0, 0, torch.arange(200)))
+    kept = patches.std(dim=(-1, -2)).argmax(dim=-1)
+    for place in range(1, 9):
+        same = (kept[:, place] == kept[:, 0]).float().mean().item()
+        # of 200 images a third, within five standard deviations
+        assert abs(same - 1 / 3) < 5 * (2 / 9 / 200) ** 0.5
+
+
 def test_the_loss_weighs_the_eight_positions_equally():
     task = make_task().eval()
     views = task.make_views(make_images(4), sample_keys(0, 0, torch.arange(4)))

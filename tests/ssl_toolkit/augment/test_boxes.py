@@ -37,6 +37,7 @@ def kolmogorov_smirnov(x: torch.Tensor, y: torch.Tensor) -> float:
         ((96, 160), (0.2, 1.0), (3 / 4, 4 / 3)),
         ((40, 24), (0.5, 1.0), (0.5, 2.0)),
         ((20, 90), (0.7, 1.0), (3 / 4, 4 / 3)),
+        ((60, 60), (0.1, 0.3), (1.5, 3.0)),  # wide boxes only: height and width are not alike
     ],
 )
 def test_boxes_are_distributed_as_torchvision_draws_them(size, scale, ratio):

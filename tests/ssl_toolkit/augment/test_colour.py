@@ -26,7 +26,7 @@ TORCHVISION = [tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, t
 
 @pytest.fixture
 def images() -> torch.Tensor:
-    """Noise, an image of each corner of the colour cube, greys, and near-greys."""
+    """Noise, an image of each corner of the colour cube, greys (one exactly at a threshold), and near-greys."""
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(BATCH, 3, 9, 11, generator=generator)
     corners = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3)
@@ -34,6 +34,7 @@ def images() -> torch.Tensor:
     images[8] = 0.5
     images[9] = images[9, :1]
     images[10] = images[10, :1] + 1e-4 * images[10]
+    images[12] = 0.4
     return images
 
 

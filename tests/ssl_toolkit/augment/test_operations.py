@@ -76,6 +76,7 @@ def test_a_quarter_turn_and_a_move_of_whole_pixels_by_hand():
 
 def test_tones_equal_torchvision(images):
     factors, thresholds, bits = uniform(0, 2), uniform(0, 1), (torch.arange(BATCH) % 8) + 1
+    thresholds[:5] = images[:5, 0, 0, 0]  # some values lie exactly at theirs
     results = [
         sharpness(images, factors), posterize(images, bits), solarize_above(images, thresholds), autocontrast(images),
         equalize(images),

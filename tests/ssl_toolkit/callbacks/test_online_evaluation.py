@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from pretext.simclr import SimCLR
 from ssl_toolkit.augment import CenterView, RandomView
+from ssl_toolkit.callbacks import WeightAverage
 from ssl_toolkit.callbacks.online_evaluation import OnlineEvaluation
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.evaluation import extract_features, knn_accuracy, linear_probe, rank_me, spread
@@ -111,6 +112,16 @@ def test_it_logs_what_an_evaluation_by_hand_gives(tmp_path):
     assert logged(tmp_path, "val/linear_probe_top1")[0] == pytest.approx(probe.top1)
     assert logged(tmp_path, "val/evaluation_seconds")[0] > 0
     assert "val/knn_top1" in trainer.progress_bar_metrics
+
+
+def test_it_measures_the_averaged_weights(tmp_path):
+    """The run ends with the average in the task; the weights that it trained are those of a run without an average."""
+    measured = {}
+    for name, callbacks in {"trained": [], "averaged": [WeightAverage("ema", decay=0.9)]}.items():
+        task, data, trainer = fit(tmp_path / name, *callbacks, OnlineEvaluation(every_n_epochs=1))
+        measured[name] = spread(extract_features(task.backbone, data.loader("val"), CenterView(32)).features["pooled"])
+        assert float(trainer.callback_metrics["val/spread"]) == pytest.approx(measured[name], rel=1e-5)
+    assert measured["averaged"] != pytest.approx(measured["trained"], rel=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -62,9 +62,19 @@ def test_ema_is_what_a_loop_over_the_weights_gives(recipe, tmp_path, monkeypatch
     assert not torch.equal(last["backbone.model.conv1.0.weight"], exported(run)["backbone.model.conv1.0.weight"])
 
 
-def test_swa_is_the_mean_of_the_last_part_at_intervals(recipe, tmp_path):
-    run = pretrain(recipe, tmp_path / "run", *SWA)
-    weights = [checkpoint(run, step)["state_dict"] for step in (9, 11, 13, 15)]
+@pytest.mark.parametrize(
+    ("start", "every", "steps"),
+    [
+        (0.5, 2, (9, 11, 13, 15)),
+        (0.4, 3, (9, 12, 15)),  # the run's first 0.4 end with step 6, which is not averaged
+        (1 / 3, None, (10, 15)),  # nor are the weights after the first of three epochs
+    ],
+)
+def test_swa_is_the_mean_of_the_last_part_at_intervals(recipe, tmp_path, start, every, steps):
+    options = ["--average.kind", "swa", "--average.start", str(start)]
+    options += ["--average.every_n_steps", str(every)] if every else []
+    run = pretrain(recipe, tmp_path / "run", *options)
+    weights = [checkpoint(run, step)["state_dict"] for step in steps]
     means = {name: torch.stack([each[name].double() for each in weights]).mean(0) for name in weights[0]}
     for name, tensor in exported(run).items():
         if "running" not in name and is_averaged(name):
@@ -186,6 +196,21 @@ def test_a_run_that_is_no_better_stops_and_its_best_weights_are_exported(recipe,
     # the schedule was over the planned length
     rates = [rate for rate in read_metrics(run)["train/lr"] if rate == rate]
     assert rates[-1] > 0.5 * max(rates)
+
+
+@pytest.mark.parametrize("monitor", ["val/loss", "val/knn_top1"])
+def test_the_best_weights_are_averaged_ones(recipe, tmp_path, monitor):
+    options = [*EMA, *STOPPING, "99", "--early_stopping.monitor", monitor, "--evaluation.every_n_epochs", "1"]
+    run = pretrain(recipe, tmp_path / "run", *options)
+    # the measurement after step 5 is the best, as no later one is better by 99
+    assert read_header(run / "backbone.safetensors")["step"] == 5
+    kept = checkpoint(run, 5)
+    average = kept["callbacks"]["WeightAverage"]["average"]
+    for name, tensor in exported(run).items():
+        if is_averaged(name):
+            torch.testing.assert_close(tensor, average[name])
+    first = "backbone.model.conv1.0.weight"
+    assert not torch.equal(exported(run)[first], kept["state_dict"][first])
 
 
 def test_a_wrong_name_lists_the_right_ones(recipe, tmp_path):

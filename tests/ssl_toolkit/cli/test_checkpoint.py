@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ssl_toolkit.checkpoint.io import AtomicCheckpointIO
+from ssl_toolkit.cli.train import train
 from ssl_toolkit.run_folder import CHECKPOINTS, newest_checkpoint
 
 
@@ -95,6 +96,15 @@ def test_a_full_disk_keeps_what_was_saved_and_stops_the_run_at_the_third_failure
 
     subprocess.run([*command[:4], "--resume", str(run)], env=environment, check=True, timeout=180)
     assert newest_checkpoint(run).name == "step-0000000020.ckpt"
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_as_many_checkpoints_are_kept_as_are_asked_for(recipe, tmp_path, keep):
+    options = ["-c", recipe, "--trainer.max_steps", "5", "--checkpoint.every_n_steps", "1"]
+    run = train("pretrain", [*options, "--checkpoint.keep", str(keep), "--out", str(tmp_path / "run")], quietly=True)
+    newest = [f"step-{step:010d}.ckpt" for step in range(6 - keep, 6)]
+    assert sorted(file.name for file in (run / CHECKPOINTS).glob("*.ckpt")) == newest
+    assert sorted(file.stem for file in (run / CHECKPOINTS).glob("*.sha256")) == newest
 
 
 def test_a_failure_to_save_is_forgotten_after_a_success(tmp_path, monkeypatch, capsys):

@@ -194,6 +194,23 @@ def test_bad_frames_can_stop_a_run(folder):
         make_data(folder, on_error="raise").setup()
 
 
+def test_a_cache_of_other_settings_is_not_taken(folder, tmp_path):
+    for change in ({}, {"image_size": 4}, {"channels": 1}, {"max_frames": 3}):
+        cached, decoded = (
+            next(
+                iter(
+                    make_data(folder, batch_size=6, cache=cache, cache_dir=str(tmp_path / "cache"), **change).loader(
+                        "train"
+                    )
+                )
+            )
+            for cache in ("disk", "none")
+        )
+        assert cached.lengths.tolist() == decoded.lengths.tolist()
+        assert torch.equal(cached.frames.pixels, decoded.frames.pixels), change
+        assert torch.equal(cached.frames.sizes, decoded.frames.sizes), change
+
+
 def test_the_cache_notices_what_changes(folder, tmp_path):
     fingerprint = SequenceSource(folder, max_frames=4).fingerprint()
     assert SequenceSource(folder, max_frames=4).fingerprint() == fingerprint

@@ -95,6 +95,10 @@ def test_separate_folders(folder, tmp_path):
     assert batch.labels.tolist() == [2]
     assert batch.images.pixels.flatten().unique().tolist() == [200]
     assert data.labels("test").tolist() == [1, 1, 1]
+    for split, names in (("val", ["cat/1.png"]), ("test", ["bee/0.png", "bee/1.png", "bee/2.png"])):
+        assert [data.name(split, index) for index in data.indices(split)] == names
+        assert [name for name, _ in data.files(split)] == names
+    assert data.name("train", 0) == "ant/00.png"
     data = ImageData(str(folder), labels="folder", val_fraction=0.5, test_fraction=0.5, **paths)
     assert [data.num_images(split) for split in ("train", "val", "test")] == [60, 1, 3]
     with pytest.raises(ValueError, match=r"data.val_path needs data.source: folder"):
@@ -162,6 +166,23 @@ def test_every_cache_gives_the_same_batches(folder, tmp_path):
             assert torch.equal(ours.indices, theirs.indices)
             assert torch.equal(ours.labels, theirs.labels)
             assert ours.epoch == theirs.epoch
+
+
+def test_a_cache_of_other_settings_is_not_taken(folder, tmp_path):
+    """All that decoded pixels depend on, changed one at a time with one cache folder."""
+
+    def pixels(cache, **arguments):
+        arguments = {"image_size": 4, "val_fraction": 0, "cache_dir": str(tmp_path / "cache"), **arguments}
+        (batch,) = ImageData(str(folder), batch_size=60, cache=cache, **arguments).loader("train")
+        return batch.images
+
+    assert pixels("disk").sizes.amin(dim=1).eq(4).all()
+    deep = np.arange(20, dtype=np.uint16).reshape(4, 5) * 100
+    Image.fromarray(deep).save(folder / "ant" / "00.png")
+    for change in ({}, {"image_size": 3}, {"channels": 1}, {"range": (0.0, 4000.0)}, {"range": (0.0, 3000.0)}):
+        cached, decoded = pixels("disk", **change), pixels("none", **change)
+        assert torch.equal(cached.sizes, decoded.sizes), change
+        assert torch.equal(cached.pixels, decoded.pixels), change
 
 
 def test_chosen_indices(folder):

@@ -9,8 +9,20 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from ssl_toolkit.augment import CenterView
 from ssl_toolkit.data import ImageData
-from ssl_toolkit.evaluation import Difference, Evaluation, Interval, Row, evaluate
+from ssl_toolkit.evaluation import (
+    Difference,
+    Evaluation,
+    Interval,
+    Row,
+    calibrate_batch_norm,
+    evaluate,
+    extract_features,
+    random_backbone,
+    rank_me,
+    spread,
+)
 from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.weights import save_backbone
 
@@ -86,6 +98,21 @@ def test_the_best_of_each_are_compared(evaluation):
     assert evaluation.best_difference.low <= evaluation.best_difference.value <= evaluation.best_difference.high
     if random.representation != "pooled":
         assert f"{random.representation} of the random weights" in evaluation.verdict()
+
+
+def test_the_random_row_has_the_batch_norm_statistics_of_the_training_images(folder, backbone, evaluation):
+    """Of all three splits, and of none: only those of the training images give the figures of the row."""
+    data, view = image_data(folder), CenterView(16)
+    expected = {}
+    for split in (None, "train", "val", "test"):
+        baseline = random_backbone(backbone, 3)
+        if split is not None:
+            calibrate_batch_norm(baseline, data.loader(split, shuffle=True), view)
+        features = extract_features(baseline, data.loader("test"), view, precision="32").features["pooled"]
+        expected[split] = spread(features), rank_me(features)
+    row = evaluation.row("pooled", "random")
+    assert (row.spread, row.rank_me) == pytest.approx(expected.pop("train"), rel=1e-5)
+    assert all((row.spread, row.rank_me) != pytest.approx(other, rel=1e-3) for other in expected.values())
 
 
 def test_colour_classes_are_found_by_the_first_stage(evaluation, backbone):
