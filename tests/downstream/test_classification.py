@@ -172,6 +172,16 @@ def test_a_class_without_test_images_is_not_in_the_mean(folder, tmp_path):
     assert metrics["test/mean_class_top1"] > 0
 
 
+def test_a_test_measures_its_own_images_and_nothing_of_what_was_measured_before(folder):
+    data = make_data(folder, test_fraction=0.3)
+    task, trainer = make_task(freeze_backbone=True), make_trainer(max_epochs=1)
+    trainer.fit(task, datamodule=data)
+    first = trainer.test(task, dataloaders=data.loader("test"), verbose=False)[0]
+    trainer.test(task, dataloaders=data.loader("train"), verbose=False)
+    assert trainer.test(task, dataloaders=data.loader("test"), verbose=False)[0] == first
+    assert all(name.startswith("test/") for name in first)
+
+
 def test_the_validation_counts_each_image_once_with_batches_of_two_sizes(folder):
     # an average of batches would weigh an image of the second batch 7/6-fold
     data = make_data(folder, batch_size=12, val_fraction=13 / 60)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from lightning.pytorch import Trainer
 from torch import nn
 
@@ -124,6 +125,30 @@ def test_a_bidirectional_head_reads_from_both_ends():
         target.state_dict()[key.removesuffix("_reverse")].copy_(tensor)
     ends = torch.cat([forward(features)[1][0], backward(features.flip(1))[1][0]], dim=1)
     assert torch.allclose(head(features, torch.tensor([6])), head.classifier(ends), atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_a_transformer_head_against_plain_attention(pooling):
+    """Pre-norm: what a block adds to its input is computed from the normalised input (Xiong et al. 2020)."""
+    torch.manual_seed(0)
+    head = TransformerHead(dim=8, num_heads=2, num_layers=2, pooling=pooling)
+    head.build(5, 3)
+    head.eval()
+    for parameter in head.parameters():  # norms that change what they see
+        nn.init.normal_(parameter, std=0.5)
+    features = torch.randn(6, 5)
+    x = head.project(features) + sinusoidal_positions(6, 8)
+    if pooling == "cls":
+        x = torch.cat([head.cls_token[0], x])
+    for layer in head.encoder.layers:
+        projected = F.linear(layer.norm1(x), layer.self_attn.in_proj_weight, layer.self_attn.in_proj_bias)
+        queries, keys, values = projected.view(len(x), 3, 2, 4).unbind(1)
+        attention = torch.einsum("qhw,khw->hqk", queries, keys).div(4**0.5).softmax(dim=-1)
+        x = x + layer.self_attn.out_proj(torch.einsum("hqk,khw->qhw", attention, values).flatten(1))
+        x = x + layer.linear2(F.gelu(layer.linear1(layer.norm2(x))))
+    x = head.encoder.norm(x)
+    expected = head.classifier(x[0] if pooling == "cls" else x.mean(dim=0))
+    torch.testing.assert_close(head(features[None], torch.tensor([6]))[0], expected, atol=1e-4, rtol=1e-4)
 
 
 def test_sinusoidal_positions_against_the_paper():

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from pretext import jigsaw
 from pretext.jigsaw import Jigsaw, far_permutations
 from ssl_toolkit.augment import RandomView
 from ssl_toolkit.batch import Images
@@ -78,6 +79,12 @@ def test_the_loss_reads_all_patches_of_an_image_together():
     assert output.loss.item() == pytest.approx(sum(losses) / 6, rel=1e-4)
     assert output.metrics["permutation_top1"].item() == pytest.approx(sum(hits) / 6)
     assert task.initial_loss(6) == pytest.approx(math.log(5))
+
+
+@pytest.mark.parametrize("num", [2, 1000])
+def test_the_first_and_the_last_number_of_permutations_are_taken(num, monkeypatch):
+    monkeypatch.setattr(jigsaw, "far_permutations", lambda num: torch.arange(9).expand(num, 9))
+    assert make_task(num_permutations=num).initial_loss(6) == pytest.approx(math.log(num))
 
 
 @pytest.mark.parametrize("num", [1, 1001])

@@ -39,7 +39,8 @@ def make_task(kind=SimCLR, **arguments):
     backbone = Backbone("resnet10t", stem="small", kwargs={"channels": (4, 4, 8, 8), "stem_width": 4})
     if kind is MoCoV2:
         arguments = {"queue_size": 10, "symmetric": True, **arguments}
-    task = kind(backbone=backbone, optimizer=SGD(), schedule=Constant(), projector_widths=(16, 8), **arguments)
+    arguments = {"projector_widths": (16, 8), **arguments}
+    task = kind(backbone=backbone, optimizer=SGD(), schedule=Constant(), **arguments)
     task.passed = []
     task.backbone.register_forward_pre_hook(lambda module, inputs: task.passed.append(tuple(inputs[0].shape)))
     return task
@@ -74,6 +75,25 @@ def test_in_two_passes_each_view_is_one(kind):
     task = make_task(kind, views=multi_crop(), forward_passes=2)
     task.compute(make_batch())
     assert task.passed == [(NUM, 3, 24, 24)] * 2 + [(NUM, 3, 16, 16)] * 3
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_a_projector_may_have_more_layers(kind):
+    task = make_task(kind, view=RandomView(24), projector_widths=(16, 12, 10, 8))
+    assert task.compute(make_batch()).loss.isfinite()
+
+
+def test_pictures_are_the_views_of_each_image_with_small_ones_in_a_white_frame():
+    batch = make_batch()
+    task = make_task(views=multi_crop())
+    views = task.make_views(batch.images, task.keys(batch))
+    pictures = task.view_pictures(views)
+    assert pictures.shape == (NUM, 5, 3, 24, 24)
+    assert all(torch.equal(pictures[:, number], views[number]) for number in range(2))
+    for number in range(2, 5):
+        assert torch.equal(pictures[:, number, :, 4:20, 4:20], views[number])
+        assert (pictures[:, number, :, :4] == 1).all()
+        assert (pictures[:, number, :, :, 20:] == 1).all()
 
 
 def test_two_different_views_of_a_size_pass_together():

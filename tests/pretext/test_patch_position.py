@@ -94,6 +94,7 @@ def test_colour_dropping_draws_the_channel_of_each_patch():
 
 def test_the_loss_weighs_the_eight_positions_equally():
     task = make_task().eval()
+    torch.nn.init.normal_(task.classifier[0].weight, std=100)  # so large that not all answers are one
     views = task.make_views(make_images(4), sample_keys(0, 0, torch.arange(4)))
     output = task.loss(views, StepContext())
 
@@ -108,6 +109,7 @@ def test_the_loss_weighs_the_eight_positions_equally():
     mean = [sum(of_class) / len(of_class) for of_class in losses]
     assert output.loss.item() == pytest.approx(sum(mean) / 8, rel=1e-4)
     fractions = [sum(of_class) / len(of_class) for of_class in hits]
+    assert sum(fractions) not in (0, 1), "other answers than one class for all"
     assert output.metrics["position_top1"].item() == pytest.approx(sum(fractions) / 8, rel=1e-4)
 
 

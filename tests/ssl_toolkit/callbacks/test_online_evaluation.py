@@ -176,6 +176,19 @@ def test_a_diverged_network_gives_nan_and_no_error(tmp_path):
         assert math.isnan(logged(tmp_path, key)[0])
 
 
+@pytest.mark.parametrize("spoiled", ["bank", "val"])
+def test_one_feature_that_is_not_finite_gives_nan_and_no_figure(spoiled):
+    labels = torch.arange(10) % 2
+    features = {"bank": torch.randn(10, 4), "val": torch.randn(10, 4)}
+    evaluation = OnlineEvaluation(linear_probe=True)
+    figures = evaluation._accuracies(features["bank"], labels, features["val"], labels)
+    assert all(0 <= figure <= 1 for figure in figures.values())
+    features[spoiled][3, 1] = math.inf
+    figures = evaluation._accuracies(features["bank"], labels, features["val"], labels)
+    assert set(figures) == {"knn_top1", "linear_probe_top1"}
+    assert all(math.isnan(figure) for figure in figures.values())
+
+
 def test_errors_name_the_argument(tmp_path):
     with pytest.raises(ValueError, match="every_n_epochs is -1, expected at least 0"):
         OnlineEvaluation(every_n_epochs=-1)

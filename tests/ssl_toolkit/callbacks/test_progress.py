@@ -152,3 +152,7 @@ def test_seconds_left() -> None:
 def test_refuses_no_interval() -> None:
     with pytest.raises(ValueError, match="every_seconds is 0, expected a number above 0"):
         ProgressBar(every_seconds=0)
+
+
+def test_what_a_run_prints_can_be_piped_without_its_progress():
+    assert ProgressBar().console.stderr

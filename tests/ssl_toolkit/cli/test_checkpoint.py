@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from ssl_toolkit.callbacks import Checkpoint
 from ssl_toolkit.checkpoint.io import AtomicCheckpointIO
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.run_folder import CHECKPOINTS, newest_checkpoint
@@ -105,6 +106,17 @@ def test_as_many_checkpoints_are_kept_as_are_asked_for(recipe, tmp_path, keep):
     newest = [f"step-{step:010d}.ckpt" for step in range(6 - keep, 6)]
     assert sorted(file.name for file in (run / CHECKPOINTS).glob("*.ckpt")) == newest
     assert sorted(file.stem for file in (run / CHECKPOINTS).glob("*.sha256")) == newest
+
+
+@pytest.mark.parametrize(("options", "steps"), [(["--checkpoint.every_n_steps", "2"], [2, 4, 6, 7]), ([], [3, 5, 7])])
+def test_checkpoints_are_saved_when_it_is_time_at_the_end_and_at_no_other_step(
+    recipe, tmp_path, monkeypatch, options, steps
+):
+    monkeypatch.setattr(Checkpoint, "_is_time", lambda self, trainer: trainer.global_step in (3, 5))
+    options = ["-c", recipe, "--trainer.max_steps", "7", "--checkpoint.keep", "9", *options]
+    run = train("pretrain", [*options, "--out", str(tmp_path / "run")], quietly=True)
+    files = sorted(file.name for file in (run / CHECKPOINTS).glob("*.ckpt"))
+    assert files == [f"step-{step:010d}.ckpt" for step in steps]
 
 
 def test_a_failure_to_save_is_forgotten_after_a_success(tmp_path, monkeypatch, capsys):

@@ -101,6 +101,17 @@ def test_images_of_a_test_folder_are_left_out_of_training(tmp_path, capsys):
     assert said in capsys.readouterr().err
 
 
+def test_copies_are_found_over_three_folders(tmp_path, capsys):
+    for seed, (name, num) in enumerate([("main", 20), ("val", 6), ("test", 8)]):
+        write(tmp_path / name, names(num), seed=seed)
+    shutil.copy(tmp_path / "main" / names(20)[0], tmp_path / "val/ant/again.bmp")
+    shutil.copy(tmp_path / "main" / names(20)[1], tmp_path / "test/ant/again.bmp")
+    images = data(tmp_path / "main", val_path=str(tmp_path / "val"), test_path=str(tmp_path / "test"))
+    assert (images.num_images("val"), images.num_images("test")) == (7, 9)
+    assert members(images, "train") == set(names(20)[2:])
+    assert capsys.readouterr().err.count("left out of training") == 2
+
+
 @pytest.mark.parametrize("inside", ["", "ant"])
 def test_overlapping_folders_are_refused(tmp_path, inside):
     write(tmp_path, names(20))

@@ -83,6 +83,14 @@ def test_in_an_object_store_the_same_as_here(store, tmp_path, pattern):
         open_shards(f"{store}/train-{{000000..000006}}.tar", tmp_path)
 
 
+@pytest.mark.parametrize("info", [{"type": "directory", "size": 0}, {"type": "file", "size": None}])
+def test_a_folder_or_a_file_of_unknown_size_in_an_object_store_is_no_shard(store, tmp_path, monkeypatch, info):
+    with monkeypatch.context() as patch:
+        patch.setattr(type(fsspec.filesystem("memory")), "info", lambda self, path: {"name": path, **info})
+        with pytest.raises(ValueError, match="it is a folder, or the store does not say how large it is"):
+            open_shards(f"{store}/train-000000.tar", tmp_path)
+
+
 def test_a_list_may_mix_here_and_there(shards, server, tmp_path):
     (shards / "list.txt").write_text(f"train-000002.tar\n{server.address}/train-000000.tar\n")
     assert numbers(open_shards(shards / "list.txt", tmp_path)) == [*range(10, 15), *range(5)]

@@ -176,3 +176,14 @@ def test_hostile_names_are_only_names(tmp_path, reached):
     assert len(contents.offsets) == len(names)  # no link and no device is an image
     assert contents.others == {"links (tar --dereference stores what they lead to)": 4}
     reached(f"{len(names) + 4} hostile members, {len(sorted(tmp_path.rglob('*'))) - len(before)} files written")
+
+
+def test_a_file_is_looked_at_no_further_than_its_end():
+    """The header after an empty file begins with a name, which may look like the beginning of an image."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name in ("empty", "GIF89a.cls"):
+            tar.addfile(tarfile.TarInfo(name))
+    contents = read_shard(buffer, len(buffer.getvalue()))
+    assert len(contents.offsets) == 0
+    assert contents.others == {"without ending": 1}

@@ -122,9 +122,9 @@ def test_two_builders_at_once(tmp_path):
 
 def test_a_failed_build_leaves_no_images_and_old_leavings_are_removed(tmp_path):
     old, new = tmp_path / "old.partial", tmp_path / "new.partial"
-    old.touch()
-    new.touch()
-    os.utime(old, (1, 1))
+    for path, days in ((old, 7.1), (new, 6.9)):
+        path.touch()
+        os.utime(path, (time.time() - days * 24 * 3600,) * 2)
     with pytest.raises(ValueError, match="cannot be decoded"):
         open_store(Noise(bad=tuple(range(20))), tmp_path, "disk")
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".lock", ".partial"]

@@ -91,6 +91,15 @@ def test_a_range_in_a_hostile_header_is_refused(tmp_path):
             data.range_from({"config": {"data": {"range": found}}})
 
 
+@pytest.mark.parametrize(("asked", "white"), [("auto", 204), ([0, 400], 102), ("full", 1)])
+def test_the_range_of_a_header_is_taken_where_none_is_asked_for(tmp_path, asked, white):
+    for number in range(4):
+        save(tmp_path / "images" / f"{number}.png", 160)
+    data = open_data(tmp_path / "images", range=asked, val_fraction=0.0, cache="memory")
+    data.range_from({"config": {"data": {"range": [0, 200]}}})
+    assert whites(data) == [white] * 4
+
+
 def test_kinds_of_numbers_have_a_range_each_and_bytes_none(tmp_path):
     for number in range(4):
         save(tmp_path / "images" / f"{number}.png", 255, "u1")

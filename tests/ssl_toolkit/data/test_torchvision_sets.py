@@ -6,6 +6,7 @@ import hashlib
 import pickle
 import urllib.error
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 from torchvision import datasets
 
 from ssl_toolkit.data import ImageData, TorchvisionSource
-from ssl_toolkit.data.torchvision_sets import _SETS
+from ssl_toolkit.data.torchvision_sets import _SETS, _labels
 
 
 def md5(path: Path) -> str:
@@ -110,6 +111,19 @@ def test_missing_files_and_missing_network(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"no route to host.*; check the network") as caught:
         TorchvisionSource("CIFAR10", tmp_path, download=True)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        *((SimpleNamespace(**{name: [2, 0]}), [2, 0]) for name in ("targets", "labels", "_labels", "y")),
+        (SimpleNamespace(_samples=[("a.png", 2), ("b.png", 0)]), [2, 0]),
+        ([("a picture", 2), ("another", None)], [2, -1]),
+    ],
+)
+def test_labels_are_found_wherever_torchvision_has_them(data, expected):
+    assert _labels(data).tolist() == expected
+    assert _labels(data).dtype == np.int64
 
 
 def test_stl10_without_labels(tmp_path, monkeypatch):

@@ -89,6 +89,21 @@ def test_npz_and_csv_hold_the_same(folder, weights, tmp_path):
     assert np.array_equal(np.array([row[3:] for row in rows], dtype=np.float32), npz["features"])
 
 
+def test_where_some_images_have_labels_all_formats_tell_which(folder, weights, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    data = image_data(folder, labels="folder")
+    # as shards whose .cls files do not name all samples
+    data._divided().split("train").images.labels[[0, 7]] = -1
+    expected = [-1, *[0] * 5, 1, -1, *[1] * 4]
+    files = [
+        embed(weights, data, tmp_path / f"features.{ending}", device="cpu") for ending in ("parquet", "npz", "csv")
+    ]
+    assert [-1 if each is None else each for each in parquet.read_table(files[0])["label"].to_pylist()] == expected
+    assert np.load(files[1])["label"].tolist() == expected
+    with files[2].open(newline="") as file:
+        assert [int(row["label"] or -1) for row in csv.DictReader(file)] == expected
+
+
 def test_splits_of_different_folders_come_one_after_the_other(folder, weights, tmp_path):
     data = image_data(folder / "cat", val_path=str(folder / "dog"), val_fraction=0.0, test_fraction=0.0)
     table = np.load(embed(weights, data, tmp_path / "features.npz"))

@@ -154,6 +154,11 @@ def test_folds_are_disjoint_cover_all_and_keep_the_shares(num_folds):
     assert not torch.equal(folds, stratified_folds(labels, num_folds, seed=2))
 
 
+def test_folds_of_images_without_labels_are_refused():
+    with pytest.raises(ValueError, match="folds need labels, but 2 of 5 images have none"):
+        stratified_folds(torch.tensor([0, -1, 1, -1, 0]), 2)
+
+
 def test_cross_validation_fits_to_the_other_folds_only():
     seen = []
 

@@ -21,7 +21,7 @@ from ssl_toolkit.cli.diagnose import diagnose as command
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.health.diagnose import diagnose
-from ssl_toolkit.losses import nt_xent
+from ssl_toolkit.losses import info_nce, nt_xent
 from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.optim import SGD, AdamW
 from ssl_toolkit.schedule import Constant, Cosine
@@ -219,6 +219,18 @@ def test_the_least_loss_of_simclr_is_reached_by_a_simplex():
     loss, _ = nt_xent(*torch.randn(2, 64, 4096), 0.3)
     assert float(loss) == pytest.approx(task.initial_loss(64), abs=0.01)
     assert classification(num_classes=4).initial_loss(1) == pytest.approx(math.log(4))
+
+
+def test_first_and_least_losses_are_exact_where_embeddings_are_equal_or_orthogonal():
+    arguments = {"backbone": backbone(), "view": RandomView(24), "optimizer": SGD(lr=0.1), "schedule": Constant()}
+    simclr, moco = SimCLR(**arguments, temperature=0.3), MoCoV2(**arguments, temperature=0.3, queue_size=5)
+    equal = torch.ones(4, 8)
+    assert float(nt_xent(equal, equal, 0.3)[0]) == pytest.approx(simclr.initial_loss(4), rel=1e-5)
+    assert float(info_nce(equal, equal, 0.3, F.normalize(torch.ones(5, 8)))[0]) == pytest.approx(
+        moco.initial_loss(4), rel=1e-5
+    )
+    keys, queue = torch.eye(9)[:4], torch.eye(9)[4:]
+    assert float(info_nce(keys, keys, 0.3, queue)[0]) == pytest.approx(moco.least_loss(4), rel=1e-5)
 
 
 def test_the_command_prints_writes_and_changes_nothing(tmp_path, capsys):

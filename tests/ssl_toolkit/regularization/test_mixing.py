@@ -15,6 +15,7 @@ from pretext.simclr import SimCLR
 from ssl_toolkit.augment import RandomView
 from ssl_toolkit.batch import Batch, Images
 from ssl_toolkit.data.frames import SequenceBatch
+from ssl_toolkit.losses import info_nce
 from ssl_toolkit.losses.soft_targets import Mixing, soft_cross_entropy, soften
 from ssl_toolkit.modules.activation_checkpointing import checkpoint_stages
 from ssl_toolkit.modules.backbone import Backbone
@@ -281,6 +282,18 @@ def test_the_targets_are_mixed_as_the_images_are(kind, mixers):
         hits += int(row.argmax()) == labels[i if weights[i] >= 0.5 else partners[i]]
     assert loss.item() == pytest.approx(total / len(labels), rel=1e-5)
     assert task.logged["top1"].item() == pytest.approx(hits / len(labels))
+
+
+def test_the_targets_of_mixed_embeddings_are_smoothed_too():
+    task = make_task("simclr", [MixUp(1.0), LabelSmoothing(0.2)])
+    embeddings = []
+    task.embed = lambda views, embed=task.embed: embeddings.append(embed(views)) or embeddings[-1]
+    loss = task.training_step(make_batch("simclr"), 0)
+    _, embedded = embeddings[0]
+    mixing, smoothing = task.known[0]
+    assert mixing is not None
+    expected, _ = info_nce(embedded[0], embedded[1], task.temperature, mixing=mixing, smoothing=smoothing)
+    torch.testing.assert_close(loss, expected)
 
 
 @pytest.mark.parametrize("kind", ["images", "frames", "patches", "simclr"])
