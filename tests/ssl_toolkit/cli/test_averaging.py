@@ -86,8 +86,9 @@ def test_swa_is_the_mean_of_the_last_part_at_intervals(recipe, tmp_path, start, 
     assert_same(before, exported(run))
 
 
-def test_swa_has_batch_norm_statistics_of_its_own_weights(recipe, tmp_path, monkeypatch):
-    """For a task without augmentation the statistics are those of a pass over the training images."""
+@pytest.mark.parametrize("images", [10_000, 32])
+def test_swa_has_batch_norm_statistics_of_its_own_weights(recipe, tmp_path, monkeypatch, images):
+    """For a task without augmentation they are those of a pass over the training images, or over some by chance."""
     model = yaml.safe_load(Path(recipe).read_text())
     model["model"] = {
         "class_path": "downstream.classification.Classification",
@@ -97,6 +98,7 @@ def test_swa_has_batch_norm_statistics_of_its_own_weights(recipe, tmp_path, monk
     file = tmp_path / "transfer.yaml"
     file.write_text(yaml.safe_dump(model))
     options = ["-c", str(file), "--out", str(tmp_path / "run"), *SWA, "--trainer.max_epochs", "2"]
+    options += ["--average.batchnorm_images", str(images)]
     seen = {}
     monkeypatch.setattr(train, "finish", lambda objects, run: seen.update(vars(objects)))
     run = train.train("transfer", options, quietly=True)
@@ -108,7 +110,7 @@ def test_swa_has_batch_norm_statistics_of_its_own_weights(recipe, tmp_path, monk
         task.eval()
         return task.make_views(images, keys)
 
-    calibrate_batch_norm(expected, loader, view)
+    calibrate_batch_norm(expected, loader, view, images)
     for name, tensor in expected.state_dict().items():
         if "running" in name:
             torch.testing.assert_close(exported(run)[f"backbone.{name}"], tensor, rtol=1e-3, atol=1e-5)
@@ -196,6 +198,14 @@ def test_a_run_that_is_no_better_stops_and_its_best_weights_are_exported(recipe,
     # the schedule was over the planned length
     rates = [rate for rate in read_metrics(run)["train/lr"] if rate == rate]
     assert rates[-1] > 0.5 * max(rates)
+
+
+def test_the_last_weights_are_exported_where_the_best_are_not_asked_for(recipe, tmp_path):
+    options = [*STOPPING, "99", "--early_stopping.restore_best", "false", "--early_stopping.monitor", "val/loss"]
+    run = pretrain(recipe, tmp_path / "run", *options)
+    assert read_header(run / "backbone.safetensors")["step"] == 15
+    last = checkpoint(run, 15)["state_dict"]
+    assert all(torch.equal(tensor, last[name]) for name, tensor in exported(run).items() if name in last)
 
 
 @pytest.mark.parametrize("monitor", ["val/loss", "val/knn_top1"])
