@@ -79,6 +79,8 @@ def mutants(file: str, source: bytes) -> list[Mutant]:
         for kind, other in _changes(node):
             if kind == "call left out" and id(node) in of_statements:
                 continue  # it is a statement left out
+            if ast.dump(other) == ast.dump(node):
+                continue  # two equal things were swapped
             after = ast.unparse(other)
             after = f"({after})" if isinstance(other, _COMPOUND) else after
             mutant = Mutant(file, node.lineno, kind, source[start:end].decode(), after, start)
