@@ -18,7 +18,7 @@ def area(size: tuple[int, Literal[3]], scale=2, closed=True) -> "1 < 2":
     if size[0] < 0 or not closed:
         raise ValueError(f"{size[0] + 1} is not 0")
     print("it is", 1)
-    total = max(0, size[0] * scale, key=swap(0, 0))  # \xc3\xa4
+    total = max(0, size[0] * scale, key=swap(0, 0), strict=True)  # \xc3\xa4
     self.total = total
     self.log("n\xc3\xa4me", -total, when=scale)
     return round(total, scale) if closed else (total, size)
@@ -35,7 +35,8 @@ PLANTED = {
     "((total, size) if closed else round(total, scale))"),
     ("swapped", "round(total, scale)", "round(scale, total)"), ("call left out", "round(total, scale)", "total"),
     ("swapped", "(total, size)", "(size, total)"),
-    ("argument left out", "max(0, size[0] * scale, key=swap(0, 0))", "max(0, size[0] * scale)"),
+    ("argument left out", "max(0, size[0] * scale, key=swap(0, 0), strict=True)",
+    "max(0, size[0] * scale, strict=True)"),
     ("statement left out", 'raise ValueError(f"{size[0] + 1} is not 0")', "pass"),
 }  # fmt: skip
 

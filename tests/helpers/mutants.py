@@ -25,6 +25,7 @@ _PAIRS = [
 _OPPOSITES = {name: other for pair in _PAIRS for name, other in (pair, pair[::-1])}
 # what people read, and what only the type checker needs
 _MESSAGES = {"print", "say", "warn", "debug", "info", "warning", "error", "cast", "isinstance", "nearest"}
+_ASSERTIONS = {"strict"}  # of zip: what it would find is a bug already
 # whose meaning depends on what stands around them
 _COMPOUND = (ast.BoolOp, ast.Compare, ast.BinOp, ast.UnaryOp, ast.IfExp, ast.Lambda, ast.NamedExpr, ast.Yield)
 
@@ -105,6 +106,8 @@ def _places(node: Any) -> Iterator[Any]:
 def _is_left_alone(node: ast.AST) -> bool:
     if isinstance(node, (ast.JoinedStr, ast.Assert, ast.Import, ast.ImportFrom)):
         return True
+    if isinstance(node, ast.keyword):
+        return node.arg in _ASSERTIONS
     if isinstance(node, ast.If):
         return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
     if isinstance(node, ast.Subscript):
@@ -186,7 +189,7 @@ def _call(node: ast.Call) -> Iterator[tuple[str, ast.AST]]:
     if plain and node.args and not isinstance(node.args[0], ast.Constant):
         yield "call left out", node.args[0]
     for place, keyword in enumerate(node.keywords):
-        if keyword.arg is not None:
+        if keyword.arg is not None and keyword.arg not in _ASSERTIONS:
             yield "argument left out", _with(node, keywords=node.keywords[:place] + node.keywords[place + 1 :])
 
 
