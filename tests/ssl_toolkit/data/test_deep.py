@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ssl_toolkit.data.decode import BadImage, decode_file, look_at
+from ssl_toolkit.data.deep import FULL
 from tiff_files import tiff
 
 RAMP = np.tile(np.linspace(0, 1, 256), (64, 1))
@@ -112,12 +113,19 @@ def test_one_pixel_does_not_decide(value):
 def test_no_data_may_cover_any_part():
     numbers = (RAMP * 250).astype("f4")
     expected = levels(grey(numbers))
-    for value, tags in ((-9999, {}), (77777, {42113: ("s", [b"77777 \0"])})):
+    largest = np.finfo(np.float32).max
+    for value, tags in ((-9999, {}), (77777, {42113: ("s", [b"77777 \0"])}), (largest, {}), (-largest, {})):
         part = numbers.copy()
         part[:32] = value
         found = decode_file(grey(part, tags=tags), "image", channels=1)[..., 0]
         assert (found[:32] == 0).all()
         assert (found[32:] == expected).all()
+
+
+def test_all_numbers_of_a_kind_are_those_of_its_type():
+    for kind, (low, high) in FULL.items():
+        if kind != "float32":
+            assert (low, high) == (np.iinfo(kind).min, np.iinfo(kind).max)
 
 
 def test_what_the_file_says_comes_before_what_it_holds():
