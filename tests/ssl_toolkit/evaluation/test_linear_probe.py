@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ssl_toolkit.evaluation import few_label_draws, few_label_probe, linear_probe
+from ssl_toolkit.evaluation import few_label_draws, few_label_probe, fit_linear, linear_probe
 
 
 def problem(num, width=30, num_classes=5, seed=0, noise=2.5):
@@ -151,3 +151,16 @@ def test_few_label_errors():
         few_label_draws(torch.tensor([0, 1]), 0, 3)
     with pytest.raises(ValueError, match="none has a label"):
         few_label_draws(torch.tensor([-1, -1]), 1, 1)
+
+
+@pytest.mark.parametrize("level", [1000.0, -1000.0])
+def test_a_feature_that_varies_by_rounding_alone_has_no_weight(level):
+    generator = torch.Generator().manual_seed(0)
+    train, labels = torch.randn(60, 3, generator=generator), torch.arange(60) % 2
+    train[:, 0] += labels
+    # two neighbouring float32 numbers, which tell the classes apart
+    rounded = torch.where(labels == 0, torch.tensor(level), torch.nextafter(torch.tensor(level), torch.tensor(0.0)))
+    with_it = fit_linear((torch.cat([train, rounded[:, None]], dim=1), labels), 1e-3, 2)
+    without = fit_linear((train, labels), 1e-3, 2)
+    assert (with_it.weight[:, 3] == 0).all()
+    torch.testing.assert_close(with_it.weight[:, :3], without.weight, atol=1e-3, rtol=1e-3)
