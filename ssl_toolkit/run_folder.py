@@ -26,6 +26,7 @@ from ssl_toolkit.io.yaml_files import read_yaml
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
 WEIGHTS = "backbone.safetensors"
+MODEL = "model.safetensors"
 STATUS = "status.json"
 ENVIRONMENT = "environment.json"
 BAD_FILES = "bad_files.txt"
@@ -83,8 +84,12 @@ def check_free(folder: Path) -> None:
         raise ValueError(f"{folder} holds a run already: continue it with --resume {folder}, or choose another --out")
 
 
-def open_run(path: str) -> Path:
-    """Finds the folder of a run that is to be resumed.
+def open_run(path: str, option: str = "--resume ") -> Path:
+    """Finds the folder of a run that is to be resumed or used.
+
+    Args:
+        path: The folder.
+        option: What stands before it on the command line, for the message.
 
     Raises:
         ValueError: If there is no run.
@@ -93,7 +98,7 @@ def open_run(path: str) -> Path:
     if not (folder / CONFIG).is_file():
         siblings = [str(run.parent) for run in folder.parent.glob(f"*/{CONFIG}")]
         reason = f"holds no {CONFIG}" if folder.exists() else "does not exist"
-        raise ValueError(f"--resume {folder}: the folder {reason}{nearest(str(folder), siblings)}")
+        raise ValueError(f"{option}{folder}: the folder {reason}{nearest(str(folder), siblings)}")
     return folder
 
 

@@ -30,6 +30,7 @@ class Classifier(DownstreamTask):
     """
 
     takes_soft_targets = True
+    names_classes = True
     traits = frozenset({"labels"})
 
     def __init__(self, *, num_classes: int | None = None, **kwargs: Any) -> None:
@@ -49,8 +50,8 @@ class Classifier(DownstreamTask):
         """
 
     def setup(self, stage: str) -> None:
-        """Asks the data for the classes."""
-        found = getattr(self.data, "num_classes", None)
+        """Asks the data for the classes; images whose classes are to be predicted need not have any."""
+        found = None if stage == "predict" and self.num_classes else getattr(self.data, "num_classes", None)
         if found is not None and found < 2:
             advice = "; set data.labels: folder and put each class into a folder of its own" if found == 0 else ""
             raise ValueError(f"a classifier needs data of at least 2 classes, but these have {found}{advice}")
@@ -97,6 +98,16 @@ class Classifier(DownstreamTask):
         """As `predict`."""
         return self.predict(batch)
 
+    def model_header(self) -> dict[str, Any]:
+        """What a model file tells of the run that it comes from: plain data only."""
+        return {
+            **{name: each for name, each in self.weights_header().items() if name in ("task", "step", "epoch")},
+            "class_names": self._class_names(),
+            "num_classes": self.num_classes,
+            "image_size": self.image_size,
+            "ranges": getattr(self.data, "ranges", {}),
+        }
+
     def on_test_epoch_start(self) -> None:
         """Starts to count."""
         super().on_test_epoch_start()
@@ -116,18 +127,29 @@ class Classifier(DownstreamTask):
         super().on_test_epoch_end()
         counts = self.trainer.strategy.reduce(self._class_counts, reduce_op="sum")
         assert isinstance(counts, Tensor)
-        names = getattr(self.data, "class_names", None) or [str(index) for index in range(len(counts))]
+        names = self._class_names()
         tested = counts[:, 1] > 0
         top1 = counts[:, 0].float() / counts[:, 1].clamp(min=1)
         for index in tested.nonzero().flatten().tolist():
-            name = names[index] if index < len(names) else str(index)
             # Lightning refuses a name that holds its own word for loaders, unless it is told to add none
-            self.log(f"test/top1_of/{name}", top1[index], sync_dist=world_size() > 1, add_dataloader_idx=False)
+            name = f"test/top1_of/{names[index]}"
+            self.log(name, top1[index], sync_dist=world_size() > 1, add_dataloader_idx=False)
         self.log("test/mean_class_top1", top1[tested].mean(), sync_dist=world_size() > 1)
         largest = self._largest_class()
         if largest is not None:
             fraction = counts[largest, 1].float() / counts[:, 1].sum()
             self.log("test/largest_class_top1", fraction, sync_dist=world_size() > 1)
+
+    def _class_names(self) -> list[str]:
+        """A different name for each class; one that the data do not have is called by its number."""
+        assert self.num_classes is not None
+        names: list[str] = list(getattr(self.data, "class_names", ()))
+        for index in range(len(names), self.num_classes):
+            name = str(index)
+            while name in names:
+                name = f"class {name}"
+            names.append(name)
+        return names
 
     def _largest_class(self) -> int | None:
         """The class of the most training samples: naming it always is what an accuracy has to beat."""

@@ -1,4 +1,4 @@
-"""Export of the backbone's weights during the run."""
+"""Export of the weights during the run."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from ssl_toolkit.callbacks.early_stopping import EarlyStopping
 from ssl_toolkit.callbacks.weight_average import averaged_weights
 from ssl_toolkit.distributed.dtensor import full_state_dict
 from ssl_toolkit.modules import Backbone
-from ssl_toolkit.run_folder import WEIGHTS
+from ssl_toolkit.run_folder import MODEL, WEIGHTS
+from ssl_toolkit.weights.model import save_model
 
 
 class ExportWeights(Callback):
     """Writes ``RUN/backbone.safetensors`` at the end of each epoch and of the run.
 
-    The run's folder is the trainer's ``default_root_dir``. The file's header is what the task tells of itself
-    (``weights_header``). Where the weights are averaged, it is the average.
+    Of a task that names classes, ``RUN/model.safetensors`` stands beside it: the whole network, for ``predict``.
+
+    The run's folder is the trainer's ``default_root_dir``. The headers are what the task tells of itself
+    (``weights_header``, ``model_header``). Where the weights are averaged, it is the average.
     """
 
     def __init__(self) -> None:
@@ -49,14 +52,19 @@ class ExportWeights(Callback):
         self._written_step = trainer.global_step
 
     def _write_current(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        tensors = full_state_dict(_backbone(pl_module).model)
-        if trainer.is_global_zero:
-            # any task of this project has the two; Lightning's type knows of neither
-            task = cast(Any, pl_module)
-            header = task.weights_header()
-            if (step := _restored_step(trainer)) is not None:
-                header["step"] = step
-            weights.save_backbone(Path(trainer.default_root_dir) / WEIGHTS, _backbone(task), header, tensors)
+        # any task of this project has these; Lightning's type does not know of them
+        task = cast(Any, pl_module)
+        names_classes: bool = getattr(task, "names_classes", False)
+        backbone = _backbone(task)
+        tensors = full_state_dict(backbone.model)
+        of_all = full_state_dict(task) if names_classes else {}
+        if not trainer.is_global_zero:
+            return
+        run, step = Path(trainer.default_root_dir), _restored_step(trainer)
+        restored = {} if step is None else {"step": step}
+        weights.save_backbone(run / WEIGHTS, backbone, {**task.weights_header(), **restored}, tensors)
+        if names_classes:
+            save_model(run / MODEL, backbone, of_all, {**task.model_header(), **restored})
 
 
 def _backbone(task: Any) -> Backbone:

@@ -12,6 +12,7 @@ from lightning import LightningDataModule
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ssl_toolkit.augment import CenterView
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.distributed.collectives import relative_size
 from ssl_toolkit.distributed.ranks import rank, world_size
@@ -74,6 +75,8 @@ class Task(OptimizedModule, ABC):
         stops_gradients: Whether the loss holds something constant that depends on the weights that are trained
             (SimSiam's stop-gradient), so that what is followed is not the gradient of the loss; ``diagnose`` then does
             not check it. An `EMATeacher` needs no such mark.
+        names_classes: Whether it gives the probabilities of classes: it then has ``predict`` and ``model_header``, and
+            its runs a ``model.safetensors``.
         initial_loss_margin: By how much the loss at the start may be below and above `initial_loss`.
     """
 
@@ -83,6 +86,7 @@ class Task(OptimizedModule, ABC):
     whole_batches: ClassVar[bool] = True
     takes_soft_targets: ClassVar[bool] = False
     stops_gradients: ClassVar[bool] = False
+    names_classes: ClassVar[bool] = False
     # scores of variance 1, more than any usual head begins with, add half a nat to a cross entropy (its second order)
     initial_loss_margin: tuple[float, float] = (0.5, 0.5)
 
@@ -283,6 +287,22 @@ class Task(OptimizedModule, ABC):
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """The loss of a test batch, measured."""
         self.measure("test", self.compute(batch, sample_keys(self.seed, 0, batch.indices)), len(batch.indices))
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The pooled features of the exported backbone for the centred square of each image.
+
+        Called by ``Trainer.predict``, in evaluation mode.
+
+        Args:
+            batch: What ``predict_dataloader`` delivers.
+            batch_idx: Its number.
+
+        Returns:
+            Float tensor of shape ``[batch, num_features]``.
+        """
+        data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] - set out of its sight
+        view = CenterView(data.image_size)
+        return self.exported_backbone(view(batch.images, sample_keys(self.seed, 0, batch.indices)))
 
     def weights_header(self) -> dict[str, Any]:
         """What a weights file tells of the run it comes from: plain data only."""

@@ -12,24 +12,16 @@ Nothing is ever unpickled.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-import platform
-from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors.torch
-import torch
 from torch import Tensor
 
-from ssl_toolkit.io.atomic import write_atomically
 from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.weights.fit import check_fit
-from ssl_toolkit.weights.reading import FORMAT, METADATA_KEY, WeightsError, opened, read, read_layout, short
+from ssl_toolkit.weights.reading import WeightsError, building, read, read_layout, read_tensors
 from ssl_toolkit.weights.skeleton import build_skeleton
+from ssl_toolkit.weights.writing import write
 
 __all__ = [
     "LoadReport",
@@ -69,29 +61,7 @@ def save_backbone(
     Raises:
         WeightsError: If a weight is not finite (a file that exists is then kept), or if the header is not plain data.
     """
-    state = backbone.model.state_dict() if tensors is None else tensors
-    tensors = {key: _as_saved(tensor) for key, tensor in state.items()}
-    broken = [key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise WeightsError(
-            f"not saved to {path}: {len(broken)} of {len(tensors)} tensors are not finite, the first is {broken[0]}"
-        )
-    full = {
-        **(header or {}),
-        "format": FORMAT,
-        "backbone": backbone.config(),
-        "num_features": backbone.num_features,
-        "mean": list(backbone.mean),
-        "std": list(backbone.std),
-        "versions": {name: version(name) for name in ("ssl-toolkit", "torch", "timm")}
-        | {"python": platform.python_version()},
-    }
-    try:
-        full = json.loads(json.dumps(full))
-    except (TypeError, ValueError) as error:
-        raise WeightsError(f"the header of {path} must be numbers, strings, lists and dicts: {error}") from error
-    full["sha256"] = _digest(full, tensors)
-    write_atomically(path, safetensors.torch.save(tensors, metadata={METADATA_KEY: json.dumps(full)}))
+    write(Path(path), backbone, backbone.model.state_dict() if tensors is None else tensors, header or {})
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -117,11 +87,11 @@ def load_backbone(path: str | Path) -> Backbone:
     path = Path(path)
     header, layout = read(path), read_layout(path)
     arguments = header["backbone"] | {"pretrained": False}
-    with _building(path):
+    with building(path):
         # first without memory: a hostile header may ask for a network of any size
         check_fit(path, header, layout, build_skeleton(arguments, len(layout)))
-    tensors = _read_tensors(path, header)
-    with _building(path):
+    tensors = read_tensors(path, header)
+    with building(path):
         backbone = Backbone(**arguments)
         _fill(backbone, header, tensors)
     return backbone
@@ -143,49 +113,12 @@ def load_into(backbone: Backbone, path: str | Path) -> LoadReport:
     path = Path(path)
     header = read(path)
     check_fit(path, header, read_layout(path), backbone)
-    tensors = _read_tensors(path, header)
-    with _building(path):
+    tensors = read_tensors(path, header)
+    with building(path):
         _fill(backbone, header, tensors)
     return LoadReport(len(tensors), len(backbone.model.state_dict()), path)
-
-
-def _read_tensors(path: Path, header: dict[str, Any]) -> dict[str, Tensor]:
-    """The tensors, every byte of them checked."""
-    with opened(path) as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
-    content = {key: value for key, value in header.items() if key != "sha256"}
-    if _digest(content, tensors) != header["sha256"]:
-        raise WeightsError(f"{path} is damaged: its content does not match its SHA-256; copy it again or write it anew")
-    return tensors
-
-
-@contextlib.contextmanager
-def _building(path: Path) -> Iterator[None]:
-    """Arguments that make no sense fail wherever timm trips over them."""
-    try:
-        yield
-    except WeightsError:
-        raise
-    except Exception as error:
-        reason = str(error).strip() or type(error).__name__
-        raise WeightsError(f"cannot build the backbone of {path}: {short(reason)}") from error
 
 
 def _fill(backbone: Backbone, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     backbone.model.load_state_dict(tensors, strict=True)
     backbone.set_normalization(tuple(header["mean"]), tuple(header["std"]))
-
-
-def _as_saved(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else tensor.dtype)
-    return tensor.contiguous().clone()  # safetensors takes neither strides (channels_last) nor shared memory
-
-
-def _digest(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of the header and of name, dtype, shape and bytes of every tensor, in the order of the names."""
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for key in sorted(tensors):
-        tensor = tensors[key]
-        digest.update(f"\n{key} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

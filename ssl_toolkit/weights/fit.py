@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.weights.reading import WeightsError, describe
 
@@ -25,9 +27,7 @@ def check_fit(path: Path, header: dict[str, Any], layout: dict[str, str], backbo
     layouts = layout, {key: describe(tensor.shape, tensor.dtype) for key, tensor in state.items()}
     if arguments[0] == arguments[1] and layouts[0] == layouts[1]:
         return
-    lines = _diff(*arguments) + _diff(*layouts)
-    if len(lines) > _MAX_DIFF_LINES:
-        lines = [*lines[:_MAX_DIFF_LINES], f"  and {len(lines) - _MAX_DIFF_LINES} more"]
+    lines = _shortened(_diff(*arguments) + _diff(*layouts))
     num_fitting = sum(layouts[0].get(key) == entry for key, entry in layouts[1].items())
     reason = (
         "its tensors have the right shapes, but the network differs"
@@ -39,6 +39,28 @@ def check_fit(path: Path, header: dict[str, Any], layout: dict[str, str], backbo
         f"{path} ({file_name}) does not fit this backbone ({backbone.name}): {reason} (- file, + backbone)\n"
         + "\n".join(lines)
     )
+
+
+def check_layout(path: Path, layout: dict[str, str], network: nn.Module) -> None:
+    """Raises `WeightsError` with a readable diff unless a file has the tensors of a whole network.
+
+    Args:
+        path: The file, for messages.
+        layout: As for `check_fit`.
+        network: The network.
+    """
+    own = {key: describe(tensor.shape, tensor.dtype) for key, tensor in network.state_dict().items()}
+    if layout != own:
+        num_fitting = sum(layout.get(key) == entry for key, entry in own.items())
+        raise WeightsError(
+            f"{path} does not fit the network of its run's config.yaml: {num_fitting} of {len(own)} tensors fit "
+            "(- file, + network)\n" + "\n".join(_shortened(_diff(layout, own)))
+        )
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    num_more = len(lines) - _MAX_DIFF_LINES
+    return lines if num_more <= 0 else [*lines[:_MAX_DIFF_LINES], f"  and {num_more} more"]
 
 
 def _architecture(config: dict[str, Any]) -> dict[str, str]:

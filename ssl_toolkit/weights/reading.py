@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import re
@@ -11,11 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
+import torch
+from torch import Tensor
 
 from ssl_toolkit.errors import nearest, printable
 
 FORMAT = 1
 METADATA_KEY = "ssl_toolkit"
+# what the header of a whole network says that it holds; that of a backbone says nothing
+MODEL = "model"
 
 # beyond these a header is not that of a network; what its arguments may build, `skeleton.py` limits
 _LARGEST_NUMBER = 1 << 16
@@ -28,7 +33,18 @@ class WeightsError(ValueError):
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The header, checked; raises `WeightsError` for a file that is missing, damaged or of another kind."""
+    """The header of a backbone, checked; `WeightsError` for a file that is missing, damaged or of another kind."""
+    header = read_any(path)
+    if header.get("holds") == MODEL:
+        raise WeightsError(
+            f"{path} is the whole network of a downstream run, which serves `ssl-toolkit predict`; give the "
+            "backbone.safetensors of its run instead"
+        )
+    return header
+
+
+def read_any(path: Path) -> dict[str, Any]:
+    """As `read`, of a backbone or of a whole network."""
     if not path.is_file():
         raise WeightsError(_missing(path))
     with opened(path) as file:
@@ -46,6 +62,26 @@ def read_layout(path: Path) -> dict[str, str]:
     with opened(path) as file:
         slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - no mapping
         return {key: describe(each.get_shape(), each.get_dtype()) for key, each in slices.items()}
+
+
+def read_tensors(path: Path, header: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors, every byte of them checked."""
+    with opened(path) as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+    content = {key: value for key, value in header.items() if key != "sha256"}
+    if sha256(content, tensors) != header["sha256"]:
+        raise WeightsError(f"{path} is damaged: its content does not match its SHA-256; copy it again or write it anew")
+    return tensors
+
+
+def sha256(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of the header and of name, dtype, shape and bytes of every tensor, in the order of the names."""
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for key in sorted(tensors):
+        tensor = tensors[key]
+        digest.update(f"\n{key} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def describe(shape: Any, dtype: Any) -> str:
@@ -72,6 +108,18 @@ def opened(path: Path) -> Iterator[Any]:
     except Exception as error:
         reason = str(error).strip() or type(error).__name__
         raise WeightsError(f"{path} cannot be read: {short(reason)}") from error
+
+
+@contextlib.contextmanager
+def building(path: Path, what: str = "backbone") -> Iterator[None]:
+    """Arguments that make no sense fail wherever timm trips over them."""
+    try:
+        yield
+    except WeightsError:
+        raise
+    except Exception as error:
+        reason = str(error).strip() or type(error).__name__
+        raise WeightsError(f"cannot build the {what} of {path}: {short(reason)}") from error
 
 
 def short(text: str) -> str:

@@ -255,7 +255,7 @@ def test_what_a_file_is_for_is_compared_before_a_tensor_is_read(tmp_path, monkey
     def never(*_: Any) -> None:
         raise AssertionError("read")
 
-    monkeypatch.setattr(weights, "_read_tensors", never)
+    monkeypatch.setattr(weights, "read_tensors", never)
     with pytest.raises(WeightsError, match="does not fit this backbone"):
         load_into(backbone, tmp_path / "other.safetensors")
 
