@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -11,11 +11,13 @@ from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ssl_toolkit.data.dataset import ImageSet
 from ssl_toolkit.data.decode import BadImage
 from ssl_toolkit.data.loader import BatchLoader
 from ssl_toolkit.data.order import epoch_order, groups_of
 from ssl_toolkit.data.splits import Division, Split
 from ssl_toolkit.distributed.ranks import rank, world_size
+from ssl_toolkit.errors import counted
 
 _NAMES_SHOWN = 4
 
@@ -73,19 +75,27 @@ class DividedData(LightningDataModule):
         if not len(members):
             advice = "" if split == "train" else f"; set data.{split}_fraction or data.{split}_path"
             raise ValueError(f"the {split} split has no images{advice}")
+        size, groups = batch_size or self.batch_size, images.source.groups() if shuffle else None
+        return self._loader(images, members, size, shuffle=shuffle, drop_last=drop_last, what=split, groups=groups)
+
+    def predict_dataloader(self) -> BatchLoader:
+        """All images of the path, whatever their split: each once, in the order of the source, without bad ones."""
+        images, members = self._divided().of_path()
+        if not len(members):
+            raise ValueError(f"{self.title}: there are no {self.noun} that can be decoded")
+        return self._loader(images, members, self.batch_size, replace_bad=False, what="path")
+
+    def _loader(self, images: ImageSet, members: NDArray[np.int64], batch_size: int, **options: Any) -> BatchLoader:
         return self.loader_class(
             images.store,
             images.labels,
             members,
-            batch_size or self.batch_size,
+            batch_size,
             seed=self.seed,
-            shuffle=shuffle,
-            drop_last=drop_last,
             rank=rank(),
             world_size=world_size(),
             device=self._gpu(),
-            what=split,
-            groups=images.source.groups() if shuffle else None,
+            **options,
         )
 
     def choose(self, split: Split, most: int, seed: int) -> NDArray[np.int64]:
@@ -137,15 +147,22 @@ class DividedData(LightningDataModule):
         """The images of all splits that could not be decoded; without a cache those met so far."""
         return self._division.bad_files() if self._division is not None else []
 
-    def summary(self) -> str:
-        """One line: the images of each split, the classes, the bad files, those that are no images."""
+    def summary(self, of_path: bool = False) -> str:
+        """One line: the images of each split, the classes, the bad files, those that are no images.
+
+        Args:
+            of_path: Tell of the images of the path instead, whatever their split and class.
+        """
         counts = ", ".join(f"{count} {split}" for split, count in self._divided().counts().items())
         names = ", ".join(self.class_names[:_NAMES_SHOWN])
         names += ", ..." if self.num_classes > _NAMES_SHOWN else ""
         classes = f" of {self.num_classes} classes ({names})" if self.num_classes else ""
+        what = (
+            counted(len(self._divided().of_path().indices), self.noun) if of_path else f"{counts} {self.noun}{classes}"
+        )
         bad = f"; bad images left out: {len(self.bad_files)}" if self.bad_files else ""
         remarks = [*self._divided().survey.remarks(), *([self.not_read] if self.not_read else [])]
-        return "; ".join([f"{self.title}: {counts} {self.noun}{classes}{bad}", *remarks])
+        return "; ".join([f"{self.title}: {what}{bad}", *remarks])
 
     @property
     def ranges(self) -> dict[str, list[float]]:

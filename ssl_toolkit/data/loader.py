@@ -58,8 +58,11 @@ class BatchLoader:
         device: A GPU to which the thread copies them ahead, too; None to leave them on the CPU.
         what: What to call these images in messages.
         groups: Which images of the store lie together; the order then respects it (see `epoch_order`).
+        replace_bad: Whether another image stands in for a bad one where the above says so. Else it is left out, and
+            with it a batch of which none is left.
 
     Attributes:
+        num_images: How many images all processes together are to get in a pass without ``drop_last``.
         wait_seconds: How long the consumer has waited for batches, in total.
 
     Raises:
@@ -82,6 +85,7 @@ class BatchLoader:
         device: torch.device | None = None,
         what: str = "loader",
         groups: Groups | None = None,
+        replace_bad: bool = True,
     ) -> None:
         global_batch = batch_size * world_size
         num = len(indices)
@@ -93,6 +97,7 @@ class BatchLoader:
             )
         if num < world_size:
             raise ValueError(f"the {what} split has {num} images, fewer than the {world_size} processes that share it")
+        self.num_images = num
         self.wait_seconds = 0.0
         self._store = store
         self._labels = labels
@@ -102,6 +107,7 @@ class BatchLoader:
         self._shuffle = shuffle
         self._groups = groups_of(groups, indices) if shuffle else None
         self._drop_last = drop_last
+        self._replace_bad = replace_bad
         self._rank = rank
         self._world_size = world_size
         self._ahead = ahead
@@ -178,7 +184,8 @@ class BatchLoader:
                 self._batch += 1
                 if self._batch == self._epoch_batches:
                     self._advance_epoch()
-                yield self._copies.receive(batch) if self._copies else batch
+                if batch is not None:
+                    yield self._copies.receive(batch) if self._copies else batch
         finally:
             stopped.set()
             # bounded, because garbage collection may run this in a thread that the producer itself waits for
@@ -202,7 +209,7 @@ class BatchLoader:
                 for each in places:
                     next(ahead, None)
                     batch = self._make(epoch, each)
-                    if not _put(made, self._copies.send(batch) if self._copies else batch, stopped):
+                    if not _put(made, self._copies.send(batch) if self._copies and batch else batch, stopped):
                         return
         except BaseException as error:
             _put(made, error, stopped)
@@ -218,15 +225,16 @@ class BatchLoader:
         batches = np.array_split(order, self._num_batches)
         return [np.array_split(each, self._world_size)[self._rank] for each in batches]
 
-    def _make(self, epoch: int, places: NDArray[np.int64]) -> Batch:
+    def _make(self, epoch: int, places: NDArray[np.int64]) -> Batch | None:
         places = self._without_known_bad(places)
-        while True:
+        while len(places):
             indices = self._indices[places]
             images, missing = self._store.gather(indices)
             if not missing:
                 chosen = torch.from_numpy(indices)
                 return Batch(images, chosen, self._labels[chosen], epoch)
             places = self._instead(places, missing)
+        return None
 
     def _without_known_bad(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """Spares the store images that it cannot give; what comes out is the same."""
@@ -236,7 +244,7 @@ class BatchLoader:
 
     def _instead(self, places: NDArray[np.int64], missing: Sequence[int]) -> NDArray[np.int64]:
         """The places of a batch in which some have turned out to be bad."""
-        if not self._drop_last and len(missing) < len(places):
+        if not self._replace_bad or (not self._drop_last and len(missing) < len(places)):
             return np.delete(places, missing)
         places = places.copy() if self._drop_last else places[:1].copy()
         for number in missing[: len(places)]:

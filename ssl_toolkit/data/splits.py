@@ -94,6 +94,11 @@ class Division:
             self._splits[name] = SplitImages(images, indices)
         return self._splits[name]
 
+    def of_path(self) -> SplitImages:
+        """The good images of the path: those that are divided, of all splits."""
+        images = self._sets["train"]
+        return SplitImages(images, images.without_bad(np.arange(len(images.source))))
+
     def all_of(self, name: str) -> SplitImages:
         """All images of a split, bad ones too; nothing is decoded for it."""
         return SplitImages(self._sets.get(name, self._sets["train"]), self._parts[name])

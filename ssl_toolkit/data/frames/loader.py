@@ -144,7 +144,7 @@ class SequenceLoader(BatchLoader):
     _store: SequenceStore
 
     def _make(self, epoch: int, places: NDArray[np.int64]) -> Any:
-        while True:
+        while len(places):
             indices = self._indices[places]
             chosen = torch.from_numpy(indices)
             keys = fold_in(sample_keys(self._seed, epoch, chosen), "clip")
@@ -153,3 +153,4 @@ class SequenceLoader(BatchLoader):
             if lengths.all():
                 return SequenceBatch(frames, torch.from_numpy(lengths), chosen, self._labels[chosen], epoch)
             places = self._instead(places, np.flatnonzero(lengths == 0).tolist())
+        return None
