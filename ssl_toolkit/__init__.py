@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ssl_toolkit.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from ssl_toolkit.api import Run, embed, evaluate, pretrain, transfer
+    from ssl_toolkit.api import Run, embed, evaluate, predict, pretrain, transfer
     from ssl_toolkit.evaluation.results import Evaluation
     from ssl_toolkit.modules.backbone import Backbone
     from ssl_toolkit.weights import load_backbone, save_backbone
@@ -28,6 +28,7 @@ __all__ = [
     "embed",
     "evaluate",
     "load_backbone",
+    "predict",
     "pretrain",
     "save_backbone",
     "transfer",
@@ -36,7 +37,7 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
-        **dict.fromkeys(("Run", "embed", "evaluate", "pretrain", "transfer"), "api"),
+        **dict.fromkeys(("Run", "embed", "evaluate", "predict", "pretrain", "transfer"), "api"),
         **dict.fromkeys(("load_backbone", "save_backbone"), "weights"),
         "Backbone": "modules.backbone",
         "Evaluation": "evaluation.results",

@@ -1,4 +1,4 @@
-"""The commands ``pretrain``, ``transfer``, ``evaluate`` and ``embed`` as functions of Python.
+"""The commands ``pretrain``, ``transfer``, ``evaluate``, ``embed`` and ``predict`` as functions of Python.
 
 Each builds the arguments of the command line and calls what the command line calls, so that both do the same and say
 the same. A mistake of the user's is a ``ValueError`` of one line; a file that cannot be written is an ``OSError``.
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ssl_toolkit.cli import features
+from ssl_toolkit.cli import predict as prediction
 from ssl_toolkit.cli.command_line import yaml_text
 from ssl_toolkit.cli.from_python import called_from_python
 from ssl_toolkit.cli.train import train
@@ -194,6 +195,39 @@ def embed(
     arguments = _options({"weights": _weights(weights), "out": out, **_data(data)}, overrides)
     with called_from_python():
         return features.embed(arguments)
+
+
+def predict(
+    run: AnyPath | Run,
+    *,
+    out: AnyPath,
+    data: AnyPath | Settings | None = None,
+    overrides: Settings | None = None,
+) -> Path:
+    """Writes the class of every image to a table, as ``ssl-toolkit predict`` does.
+
+    Args:
+        run: A run of `transfer`, or its folder.
+        out: The file to write, ``.parquet`` or ``.csv``. It must not exist.
+        data: The folder of images, or a dict of settings of these images (``{"path": ..., "batch_size": 64}``); what
+            the run has settled, such as ``image_size``, is not among them.
+        overrides: Other options, such as ``{"precision": "32"}``.
+
+    Returns:
+        The file written; `ssl_toolkit.evaluation.predict.predict` says what it holds.
+
+    Raises:
+        ValueError: For whatever the user can mend, in one line.
+        OSError: The file cannot be written.
+    """
+    folder = _folder(run)
+    if not isinstance(folder, (str, os.PathLike)):
+        raise ValueError(f"run is {_kind(run)}, expected a run of transfer, or the path of its folder")
+    text = os.fspath(folder)
+    # a folder is no option, whatever its name begins with
+    arguments = [f"./{text}" if text.startswith("-") else text, *_options({"out": out, **_data(data)}, overrides)]
+    with called_from_python():
+        return prediction.predict(arguments)
 
 
 def _train(command: str, config: Config | None, given: Settings, overrides: Settings | None) -> Run:

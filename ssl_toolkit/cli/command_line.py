@@ -84,14 +84,19 @@ class CommandLine:
         return {each.key for each in self.statements if not each.by_recipe}
 
     @property
-    def data_class(self) -> type:
-        """The data class of the task that is named; images by default."""
+    def task_class(self) -> type | None:
+        """The class of the task that is named; None if there is no such class."""
         tasks = [each.value for each in self.statements if each.key == "model" and isinstance(each.value, str)]
         module, _, name = (tasks[-1] if tasks else "").rpartition(".")
         try:
-            return getattr(importlib.import_module(module), name).data_class
+            return getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError, ValueError):
-            return ImageData  # the parser will say what is wrong with the name
+            return None  # the parser will say what is wrong with the name
+
+    @property
+    def data_class(self) -> type:
+        """The data class of the task that is named; images by default."""
+        return getattr(self.task_class, "data_class", ImageData)
 
 
 def statements(arguments: Sequence[str]) -> list[Statement]:

@@ -31,14 +31,14 @@ def evaluate(arguments: Sequence[str]) -> Evaluation:
         from ssl_toolkit.report import write_report
         from ssl_toolkit.run_folder import CONFIG
 
-    parser = _parser("evaluate", measure, skip={"say", "data"})
+    parser = function_parser("evaluate", measure, skip={"say", "data"})
     parser.add_class_arguments(ImageData, "data")
     parser.add_argument("--out", type=str | None, default=None, help="File for the figures, JSON (evaluation.json).")
     parser.set_defaults({"data.labels": "folder", "data.test_fraction": 0.2})
     config = instantiate(parser, _parse_with_size(parser, arguments))
     out = Path(config.pop("out") or Path(config.weights).parent / "evaluation.json")
     config.pop("config")
-    evaluation = measure(**vars(config), say=_say)
+    evaluation = measure(**vars(config), say=say_line)
     Console().print(evaluation.table())
     for remark in seen_remarks(config.data, config.weights):
         print(remark)
@@ -47,7 +47,7 @@ def evaluate(arguments: Sequence[str]) -> Evaluation:
         out.rename(earlier)
         print(f"earlier figures: {earlier}")
     evaluation.save(out)
-    _tell_what_was_read(config.data, out)
+    tell_what_was_read(config.data, out)
     print(f"figures: {out}")
     if out.parent == Path(config.weights).parent and (out.parent / CONFIG).is_file():
         print(f"report: {write_report(out.parent)}")
@@ -60,12 +60,12 @@ def embed(arguments: Sequence[str]) -> Path:
         from ssl_toolkit.data import ImageData
         from ssl_toolkit.evaluation.embed import embed as write
 
-    parser = _parser("embed", write, skip={"say", "data"})
+    parser = function_parser("embed", write, skip={"say", "data"})
     parser.add_class_arguments(ImageData, "data")
     config = instantiate(parser, _parse_with_size(parser, arguments))
     config.pop("config")
-    file = write(**vars(config), say=_say)
-    _tell_what_was_read(config.data, file)
+    file = write(**vars(config), say=say_line)
+    tell_what_was_read(config.data, file)
     print(f"features: {file}")
     return file
 
@@ -75,7 +75,7 @@ def export(arguments: Sequence[str]) -> None:
     with quick_imports():
         from ssl_toolkit.weights.export import export as convert
 
-    parser = _parser("export", convert)
+    parser = function_parser("export", convert)
     config = parse(parser, arguments)
     config.pop("config")
     print(f"exported: {convert(**vars(config))}")
@@ -86,14 +86,14 @@ def report(arguments: Sequence[str]) -> None:
     with quick_imports():
         from ssl_toolkit.report import write_report
 
-    parser = _parser("report", write_report, as_positional=True)
+    parser = function_parser("report", write_report, as_positional=True)
     # the folder was an option in earlier versions
     config = parse(parser, [argument for argument in arguments if argument != "--run_dir"])
     config.pop("config")
     print(f"report: {write_report(**vars(config))}")
 
 
-def _parser(
+def function_parser(
     command: str, function: Callable, skip: set[str | int] | None = None, as_positional: bool = False
 ) -> ArgumentParser:
     """A parser whose options are a function's arguments."""
@@ -122,13 +122,13 @@ def _parse_with_size(parser: ArgumentParser, arguments: Sequence[str]) -> Namesp
     if size is not None:
         parser.set_defaults({"data.image_size": size})
         config = parse(parser, arguments)
-    _say(size_remark(config.weights, config.image_size or config.data.image_size))
+    say_line(size_remark(config.weights, config.image_size or config.data.image_size))
     return config
 
 
-def _tell_what_was_read(data: ImageData, out: Path) -> None:
-    """Says which images there were, and lists the bad ones beside what came out."""
-    print(f"images: {data.summary()}")
+def tell_what_was_read(data: ImageData, out: Path, of_path: bool = False) -> None:
+    """Says which images there were (see `ImageData.summary`), and lists the bad ones beside what came out."""
+    print(f"images: {data.summary(of_path)}")
     lines = bad_file_lines((error.path, error.reason) for error in data.bad_files)
     listing = out.with_name(f"{out.stem}_{BAD_FILES}")
     listing.unlink(missing_ok=True)  # that of an earlier time
@@ -137,5 +137,5 @@ def _tell_what_was_read(data: ImageData, out: Path) -> None:
         print(f"unreadable files left out: {len(lines)}, listed in {listing}")
 
 
-def _say(line: str) -> None:
+def say_line(line: str) -> None:
     print(line, file=sys.stderr)

@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from ssl_toolkit.data.checks import rest_of_epoch
 from ssl_toolkit.data.split_file import seen_in_pretraining
 from ssl_toolkit.evaluation.intervals import newcombe_difference, wilson_interval
-from ssl_toolkit.run_folder import WEIGHTS, sync_command
+from ssl_toolkit.run_folder import MODEL, WEIGHTS, sync_command
 
 
 def warmup_remarks(objects: Namespace) -> list[str]:
@@ -100,3 +100,5 @@ def say_what_next(command: str, run: Path, figures: Mapping[str, Any], num_teste
             f"         ssl-toolkit transfer -c configs/transfer/linear_probe.yaml --data.path LABELLED "
             f"--model.weights {run / WEIGHTS}"
         )
+    elif (run / MODEL).exists():
+        print(f"next:    ssl-toolkit predict {run} --data.path IMAGES --out predictions.csv")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -19,6 +18,7 @@ from ssl_toolkit.data import ImageData, Split
 from ssl_toolkit.errors import nearest
 from ssl_toolkit.evaluation.features import Precision, extract_features
 from ssl_toolkit.evaluation.progress import Steps
+from ssl_toolkit.evaluation.tables import check_new_table, new_table, no_formula
 from ssl_toolkit.weights import load_backbone, read_header
 
 
@@ -63,11 +63,7 @@ def embed(
         WeightsError: If the weights file is missing or damaged.
     """
     out, weights = Path(out), Path(weights)
-    if out.suffix not in _WRITERS:
-        known = ", ".join(_WRITERS)
-        raise ValueError(f"embed writes {known}, got '{out.name}'{nearest(out.suffix, _WRITERS)}")
-    if out.exists():
-        raise ValueError(f"'{out}' exists already and is not overwritten; give another name or remove it")
+    check_new_table(out, _WRITERS, "embed")
     backbone = load_backbone(weights).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     choices = ["pooled", *backbone.stages]
     if representation not in choices:
@@ -106,13 +102,8 @@ def embed(
     names = np.array([data.name(split, int(index)) for split, index in zip(splits, indices, strict=True)])
     order = _order(splits, indices)
     rows = _Rows(names[order], splits[order], indices[order], labels[order], features[order])
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
+    with new_table(out) as temporary:
         _WRITERS[out.suffix](temporary, rows, json.dumps(about))
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
     return out
 
 
@@ -166,12 +157,7 @@ def _write_csv(path: Path, rows: _Rows, about: str) -> None:
         writer.writerow(["name", "split", "index", *["label"] * labelled, *numbers])
         for name, split, index, label, features in zip(*rows, strict=True):
             labels = ["" if label < 0 else label] * labelled
-            writer.writerow([_no_formula(name), split, index, *labels, *features])
-
-
-def _no_formula(text: str) -> str:
-    """A text that a spreadsheet takes for one: of what begins with these signs it would compute a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
+            writer.writerow([no_formula(name), split, index, *labels, *features])
 
 
 _WRITERS: dict[str, Callable[[Path, _Rows, str], None]] = {

@@ -73,11 +73,7 @@ def extract_features(
     own_device = next(backbone.parameters()).device
     if device is not None and torch.zeros(0, device=device).device != own_device:
         raise ValueError(f"features were asked for on {device}, but the backbone is on {own_device}: move it first")
-    if precision not in _PRECISIONS:
-        raise ValueError(
-            f"precision is one of {', '.join(_PRECISIONS)}, got {precision!r}{nearest(precision, _PRECISIONS)}"
-        )
-    bf16 = precision == "bf16" or (precision == "auto" and has_native_bf16(own_device))
+    bf16 = computes_in_bf16(precision, own_device)
 
     start = time.perf_counter()
     chunks: dict[str, list[Tensor]] = {}
@@ -120,6 +116,19 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
     finally:
         for submodule, flag in flags:
             submodule.training = flag
+
+
+def computes_in_bf16(precision: Precision, device: torch.device) -> bool:
+    """Whether a precision (see `extract_features`) means bfloat16 on a device.
+
+    Raises:
+        ValueError: The precision is unknown.
+    """
+    if precision not in _PRECISIONS:
+        raise ValueError(
+            f"precision is one of {', '.join(_PRECISIONS)}, got {precision!r}{nearest(precision, _PRECISIONS)}"
+        )
+    return precision == "bf16" or (precision == "auto" and has_native_bf16(device))
 
 
 def has_native_bf16(device: torch.device) -> bool:

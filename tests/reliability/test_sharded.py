@@ -152,6 +152,10 @@ def test_every_method_trains_sharded_as_with_ddp(name, run_processes, tmp_path, 
     found = largest_difference(*runs)
     headers = [safetensors.safe_open(run / "backbone.safetensors", "pt").metadata()["ssl_toolkit"] for run in runs]
     assert json.loads(headers[0])["task"] == json.loads(headers[1])["task"]
+    for run in runs if methods.command(name) == "transfer" else ():
+        whole, held = safetensors.torch.load_file(run / "model.safetensors"), state(run)["state_dict"]
+        assert whole.keys() == held.keys()
+        assert all(tensor.equal(held[key]) for key, tensor in whole.items())
     # of a gradient that is rounding and nothing else Adam makes a step of its rate, as of the bias of attention's keys
     limit = 1e-5 if methods.table()[name].rounding_grows else 1e-6
     assert found <= (1e-4 if name == "TransformerHead" else limit)

@@ -18,11 +18,16 @@ import safetensors.torch
 import torch
 
 from damaged_files import in_child, mutate
+from downstream.classification import Classification
 from peak_memory import forget_peak_memory, peak_memory
 from ssl_toolkit.cli import main
+from ssl_toolkit.cli.predict import TrainedRun, load_task, open_trained
 from ssl_toolkit.io.atomic import damage, write_checksum
 from ssl_toolkit.modules.backbone import Backbone
+from ssl_toolkit.optim import AdamW
+from ssl_toolkit.schedule import Cosine
 from ssl_toolkit.weights import WeightsError, load_backbone, load_into, read_header, save_backbone
+from ssl_toolkit.weights.model import read_model_header, save_model
 
 NUM = 500
 
@@ -94,6 +99,41 @@ def change(values: dict[str, Any], draw: random.Random) -> None:
         values[key] = copy.deepcopy(draw.choice(odd))
 
 
+class Outcomes:
+    """What came of loading many files: how often what, and what should not have come."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        self.wrong: list[str] = []
+        self._memory = forget_peak_memory()
+
+    def load(self, number: int, file: Path, load: Any, expected: dict[str, torch.Tensor]) -> None:
+        """Loads a file: it is refused in our own words, or gives a module with the expected tensors."""
+        start = time.monotonic()
+        try:
+            loaded = load(file)
+        except WeightsError as error:
+            outcome = "refused"
+            first, *diff = str(error).splitlines()
+            if str(file) not in first or len(first) > 1000 or any(line[:2] not in ("- ", "+ ", "  ") for line in diff):
+                self.wrong.append(f"{number}: {error}")
+        except BaseException as error:
+            outcome = "another error"
+            self.wrong.append(f"{number}: {error!r}")
+        else:
+            outcome = "loaded"
+            state = loaded.state_dict()
+            if state.keys() != expected.keys() or any(not torch.equal(state[key], expected[key]) for key in state):
+                self.wrong.append(f"{number}: other weights")
+        if time.monotonic() - start > 20:
+            self.wrong.append(f"{number}: {time.monotonic() - start:.0f} s")
+        self.counts[outcome] = self.counts.get(outcome, 0) + 1
+
+    def plain(self) -> dict[str, Any]:
+        """As plain data, with the kilobytes by which memory grew."""
+        return {"outcomes": self.counts, "wrong": self.wrong, "grown": peak_memory() - self._memory}
+
+
 def load_all(folder: str) -> dict[str, Any]:
     """Loads mutated files in both ways; returns what came of it, and by how many kilobytes memory grew."""
     path, mutated = Path(folder) / "backbone.safetensors", Path(folder) / "mutated.safetensors"
@@ -103,51 +143,65 @@ def load_all(folder: str) -> dict[str, Any]:
     content = path.read_bytes()
     for _ in range(3):
         load_backbone(path)
-    memory = forget_peak_memory()
-    outcomes: dict[str, int] = {}
-    wrong: list[str] = []
+
+    def into(file: Path) -> Backbone:
+        load_into(backbone, file)
+        return backbone
+
+    found = Outcomes()
     for number, changed in enumerate(files(content, NUM)):
         mutated.write_bytes(changed)
-        for load in (load_backbone, lambda file: load_into(backbone, file)):
-            start = time.monotonic()
-            try:
-                loaded = load(mutated)
-            except WeightsError as error:
-                outcome = "refused"
-                first, *diff = str(error).splitlines()
-                if (
-                    str(mutated) not in first
-                    or len(first) > 1000
-                    or any(line[:2] not in ("- ", "+ ", "  ") for line in diff)
-                ):
-                    wrong.append(f"{number}: {error}")
-            except BaseException as error:
-                outcome = "another error"
-                wrong.append(f"{number}: {error!r}")
-            else:
-                outcome = "loaded"
-                network = loaded if isinstance(loaded, Backbone) else backbone
-                state = network.model.state_dict()
-                if not all(torch.equal(tensor, before["model." + key]) for key, tensor in state.items()):
-                    wrong.append(f"{number}: other weights")
-            if time.monotonic() - start > 20:
-                wrong.append(f"{number}: {time.monotonic() - start:.0f} s")
-            outcomes[outcome] = outcomes.get(outcome, 0) + 1
-    grown = peak_memory() - memory
-    return {"outcomes": outcomes, "wrong": wrong, "grown": grown}
+        for load in (load_backbone, into):
+            found.load(number, mutated, load, before)
+    return found.plain()
+
+
+def run_of(folder: str) -> TrainedRun:
+    """A run whose model file holds a tiny classifier; its configuration names a weights file that is gone."""
+    run = Path(folder) / "run"
+    run.mkdir()
+    backbone = save(Path(folder) / "backbone.safetensors")
+    task = Classification(backbone=backbone, optimizer=AdamW(), schedule=Cosine(), num_classes=2, image_size=32)
+    task.setup("predict")
+    header = {**task.model_header(), "step": 3, "task": "downstream.classification.Classification", "ranges": {}}
+    save_model(run / "model.safetensors", backbone, task.state_dict(), header)
+    settings: dict[str, Any] = {"weights": "gone", "image_size": 32}
+    settings |= {"optimizer": {"class_path": "AdamW"}, "schedule": {"class_path": "Cosine"}}
+    model = {"class_path": "downstream.classification.Classification", "init_args": settings}
+    (run / "config.yaml").write_text(json.dumps({"model": model, "data": {"image_size": 32}}))
+    return open_trained(str(run))
+
+
+def load_models(folder: str) -> dict[str, Any]:
+    """Loads mutated model files; as `load_all`."""
+    run = run_of(folder)
+    file = run.folder / "model.safetensors"
+    content = file.read_bytes()
+    for _ in range(3):
+        before = load_task(run)[0].state_dict()
+    found = Outcomes()
+    for number, changed in enumerate(files(content, NUM)):
+        file.write_bytes(changed)
+        found.load(number, file, lambda _: load_task(run)[0], before)
+    return found.plain()
 
 
 @pytest.mark.guarantee("S3")
-def test_mutated_weights_files(tmp_path, reached):
-    said = in_child(load_all, tmp_path)
+@pytest.mark.parametrize(
+    ("load", "num", "what"),
+    [(load_all, 2 * NUM, "mutated files, each loaded in two ways"), (load_models, NUM, "mutated model files")],
+    ids=["backbone", "model"],
+)
+def test_mutated_weights_files(tmp_path, reached, load, num, what):
+    said = in_child(load, tmp_path)
     assert said["wrong"] == []
     outcomes = said["outcomes"]
     # what is loaded has the same weights: a header may say another pretext task, and have a checksum that fits
-    assert outcomes["refused"] > 0.8 * 2 * NUM
+    assert outcomes["refused"] > 0.8 * num
     assert said["grown"] < 200_000
     reached(
-        f"{NUM} mutated files, each loaded in two ways: {outcomes['refused']} refused by our own error, "
-        f"{outcomes.get('loaded', 0)} loaded with the same weights, {said['grown'] / 1000:.0f} MB more memory"
+        f"{NUM} {what}: {outcomes['refused']} refused by our own error, {outcomes.get('loaded', 0)} loaded with the "
+        f"same weights, {said['grown'] / 1000:.0f} MB more memory"
     )
 
 
@@ -187,11 +241,14 @@ HOSTILE: dict[str, dict[str, Any]] = {
 
 def load_hostile(folder: str) -> dict[str, Any]:
     """Loads files whose headers were written by somebody who means harm, with a network that only takes notes."""
-    path = Path(folder) / "backbone.safetensors"
-    backbone = save(path)
-    tensors, header = safetensors.torch.load_file(path), read_header(path)
-    for _ in range(3):
-        load_backbone(path)
+    run = run_of(folder)
+    path, model = Path(folder) / "backbone.safetensors", run.folder / "model.safetensors"
+    backbone = load_backbone(path)
+    contents = {path: (safetensors.torch.load_file(path), read_header(path))}
+    contents[model] = safetensors.torch.load_file(model), read_model_header(model)
+    loads = ((path, load_backbone), (path, lambda file: load_into(backbone, file)), (model, lambda _: load_task(run)))
+    for file, load in 3 * loads:
+        load(file)
     called: list[str] = []
 
     def note(self: Any, address: Any) -> None:
@@ -203,16 +260,17 @@ def load_hostile(folder: str) -> dict[str, Any]:
     memory = forget_peak_memory()
     found: dict[str, Any] = {}
     for name, arguments in HOSTILE.items():
-        hostile = copy.deepcopy(header)
-        hostile["backbone"] |= arguments
-        hostile.pop("sha256")
-        hostile["sha256"] = digest(hostile, tensors)
-        path.write_bytes(safetensors.torch.save(tensors, {"ssl_toolkit": json.dumps(hostile)}))
+        for file, (tensors, header) in contents.items():
+            hostile = copy.deepcopy(header)
+            hostile["backbone"] |= arguments
+            hostile.pop("sha256")
+            hostile["sha256"] = digest(hostile, tensors)
+            file.write_bytes(safetensors.torch.save(tensors, {"ssl_toolkit": json.dumps(hostile)}))
         start = time.monotonic()
         outcomes = []
-        for load in (load_backbone, lambda file: load_into(backbone, file)):
+        for file, load in loads:
             try:
-                load(path)
+                load(file)
                 outcomes.append("loaded")
             except WeightsError as error:
                 outcomes.append(str(error).splitlines()[0])
@@ -228,23 +286,45 @@ def test_hostile_headers_use_neither_memory_nor_network(tmp_path, reached):
     said = in_child(load_hostile, tmp_path)
     assert said["called"] == []
     refused = 0
-    for name, (built, into, grown, seconds) in said["found"].items():
-        for how, outcome in (("built", built), ("into", into)):
+    for name, (built, into, model, grown, seconds) in said["found"].items():
+        for how, outcome in (("built", built), ("into", into), ("model", model)):
             # where downloads would go is of no weight, and what a network is built with is not asked where it is there
-            if (name, how) in (("another cache", "built"), ("another argument", "into")):
-                assert outcome == "loaded"
+            if (name, how) in (("another cache", "built"), ("another cache", "model"), ("another argument", "into")):
+                assert outcome == "loaded", (name, outcome)
                 continue
             refused += 1
-            assert "backbone.safetensors" in outcome, (name, outcome)
+            assert f"{'model' if how == 'model' else 'backbone'}.safetensors" in outcome, (name, how, outcome)
             assert not outcome.startswith("another error"), (name, outcome)
         assert grown < 200_000, (name, grown)
         assert seconds < 60, (name, seconds)
-    most, longest = (max(each[place] for each in said["found"].values()) for place in (2, 3))
+    most, longest = (max(each[place] for each in said["found"].values()) for place in (3, 4))
     reached(
-        f"{len(HOSTILE)} hostile headers with checksums that fit, each loaded in two ways: {refused} refused, "
-        f"{2 * len(HOSTILE) - refused} loaded without what they ask for, {len(said['called'])} connections, "
+        f"{len(HOSTILE)} hostile headers with checksums that fit, each loaded in three ways: {refused} refused, "
+        f"{3 * len(HOSTILE) - refused} loaded without what they ask for, {len(said['called'])} connections, "
         f"at most {most / 1000:.0f} MB more memory, at most {longest:.1f} s"
     )
+
+
+def load_many_classes(folder: str) -> dict[str, Any]:
+    """Loads a model file that claims to have many classes, for which the head would take 200 MB."""
+    run = run_of(folder)
+    file = run.folder / "model.safetensors"
+    names = [str(number) for number in range(300_000)]
+    tensors, header = safetensors.torch.load_file(file), read_model_header(file)
+    header |= {"class_names": names, "num_classes": len(names)}
+    header.pop("sha256")
+    header["sha256"] = digest(header, tensors)
+    file.write_bytes(safetensors.torch.save(tensors, {"ssl_toolkit": json.dumps(header)}))
+    memory = forget_peak_memory()
+    with pytest.raises(WeightsError) as refused:
+        load_task(run)
+    return {"said": str(refused.value), "grown": peak_memory() - memory}
+
+
+def test_a_network_larger_than_its_file_takes_no_memory(tmp_path):
+    said = in_child(load_many_classes, tmp_path)
+    assert "the file is not of so large a network" in said["said"]
+    assert said["grown"] < 100_000
 
 
 def test_what_a_file_is_for_is_compared_before_a_tensor_is_read(tmp_path, monkeypatch):

@@ -65,7 +65,10 @@ def test_a_report_is_written_of_a_run_with_a_damaged_file(run, name, content, ca
 @pytest.mark.parametrize(
     "content", [b"\xff\xfe", b"- 1", b"a: [", b"model: 3", b"model: &a [*a]", b"model: {class_path: 3}"]
 )
-@pytest.mark.parametrize("command", [["report", "--run_dir"], ["pretrain", "--resume"]])
+@pytest.mark.parametrize(
+    "command",
+    [["report", "--run_dir"], ["pretrain", "--resume"], ["predict", "--data.path", "images", "--out", "table.csv"]],
+)
 def test_a_damaged_configuration_is_one_line(run, command, content, capsys):
     (run / "config.yaml").write_bytes(content)
     status = main([*command, str(run)])

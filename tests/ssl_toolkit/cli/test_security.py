@@ -17,7 +17,7 @@ from packaging.version import Version
 
 from ssl_toolkit.cli import main
 from ssl_toolkit.io.atomic import write_checksum
-from ssl_toolkit.run_folder import CHECKPOINTS, CONFIG
+from ssl_toolkit.run_folder import CHECKPOINTS, CONFIG, MODEL
 
 ROOT = Path(__file__).parents[3]
 SOURCES = sorted(file for part in ("ssl_toolkit", "pretext", "downstream") for file in (ROOT / part).rglob("*.py"))
@@ -181,7 +181,9 @@ def test_hostile_files_run_nothing_wherever_they_are_given(recipe, tmp_path, mon
         monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     mark = tmp_path / "it-ran"
     images = ["--data.source", "procedural", "--data.max_images", "60", "--data.image_size", "32"]
-    run = tmp_path / "run"
+    run, trained = tmp_path / "run", tmp_path / "trained"
+    trained.mkdir()
+    shutil.copy(ROOT / "configs/transfer/linear_probe.yaml", trained / CONFIG)
     (run / CHECKPOINTS).mkdir(parents=True)
     shutil.copy(recipe, run / CONFIG)
     num = 0
@@ -191,6 +193,7 @@ def test_hostile_files_run_nothing_wherever_they_are_given(recipe, tmp_path, mon
         step = run / CHECKPOINTS / "step-0000000001.ckpt"
         shutil.copy(file, step)
         write_checksum(step, step)
+        shutil.copy(file, trained / MODEL)
         entries = {
             "resume": ["pretrain", "--resume", str(run)],
             "evaluate": ["evaluate", "--weights", str(file), *images],
@@ -198,6 +201,7 @@ def test_hostile_files_run_nothing_wherever_they_are_given(recipe, tmp_path, mon
             "export": ["export", "--weights", str(file), "--format", "timm", "--out", str(tmp_path / "out.pth")],
             "transfer": ["transfer", "-c", str(ROOT / "configs/transfer/linear_probe.yaml"), *images,
                          "--model.weights", str(file), "--out", str(tmp_path / "transferred")],
+            "predict": ["predict", str(trained), "--data.source", "procedural", "--out", str(tmp_path / "out.csv")],
         }  # fmt: skip
         for entry, command in entries.items():
             status = main(command)
@@ -207,5 +211,5 @@ def test_hostile_files_run_nothing_wherever_they_are_given(recipe, tmp_path, mon
             assert sum(line.startswith("ssl-toolkit: error: ") for line in said) == 1, (name, entry, said)
             assert not mark.exists(), (name, entry)
             num += 1
-    assert num == 65
+    assert num == 78
     reached(f"{num} of {num} pairs of file and command refused, nothing run")

@@ -1,0 +1,210 @@
+"""The command ``predict``: a trained downstream run, applied to images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+
+from ssl_toolkit.cli.command_line import CommandLine, statements
+from ssl_toolkit.cli.features import function_parser, say_line, tell_what_was_read
+from ssl_toolkit.cli.messages import parser_keys
+from ssl_toolkit.cli.parser import instantiate, parse
+from ssl_toolkit.cli.prepare import build_task
+from ssl_toolkit.cli.training_parser import training_parser
+from ssl_toolkit.data import ImageData
+from ssl_toolkit.errors import nearest
+from ssl_toolkit.evaluation.predict import predict as write_predictions
+from ssl_toolkit.io.schema import shown
+from ssl_toolkit.run_folder import CONFIG, MODEL, WEIGHTS, open_run, read_status
+from ssl_toolkit.task import Task
+from ssl_toolkit.weights.model import load_model, read_model_header
+from ssl_toolkit.weights.reading import WeightsError, building, read_layout
+from ssl_toolkit.weights.skeleton import no_larger_than
+
+# settings of the images that are predicted; all others are the run's
+OF_THESE_IMAGES = (
+    "path", "source", "batch_size", "on_error", "max_bad", "cache", "cache_dir", "index", "shard_cache", "num_threads",
+    "read_timeout",
+)  # fmt: skip
+# what would leave images out or add others, and what is of no weight for a prediction
+_OF_TRAINING: dict[str, Any] = {
+    "labels": "none", "download": False, "val_path": None, "test_path": None, "val_fraction": 0.0,
+    "test_fraction": 0.0, "label_fraction": 1.0, "labels_per_class": None, "max_images": None, "splits": None,
+}  # fmt: skip
+# a data set of torchvision has splits of its own, and not one path
+_SOURCES = ("folder", "shards", "procedural")
+_FLAGS = ("-h", "--help", "--print_config")
+_RUN = "Folder of a run of transfer."
+
+
+class TrainedRun(NamedTuple):
+    """A downstream run that has written its model file.
+
+    Attributes:
+        folder: Of the run.
+        config: Its configuration.
+        parser: Of the configuration.
+        data_class: Of its images.
+    """
+
+    folder: Path
+    config: Namespace
+    parser: ArgumentParser
+    data_class: type[ImageData]
+
+
+def predict(arguments: Sequence[str]) -> Path:
+    """Writes the class of every image to a table, by a run of transfer.
+
+    Args:
+        arguments: The command line after ``predict``.
+
+    Returns:
+        The table's file.
+
+    Raises:
+        ValueError: For whatever the user can mend, in one line.
+    """
+    folder = _run_among(arguments)
+    run = None if folder is None else open_trained(folder)
+    parser = _parser(ImageData if run is None else run.data_class)
+    if run is None:
+        if {"-h", "--help"} & set(arguments):
+            parser.parse_args(arguments)  # which prints it and leaves
+        raise ValueError("missing: the folder of a run of transfer (ssl-toolkit predict RUN --data.path IMAGES ...)")
+    _check_settings(arguments, run)
+    parser.set_defaults({"data.batch_size": run.config.data.batch_size})
+    config = parse(parser, arguments)
+    task, header = load_task(run)
+    state = read_status(run.folder).get("state")
+    if state != "finished":
+        say_line(f"the run is not finished ({state}): its weights are those of step {header['step']:,}")
+    data = _data(run, config.data)
+    options = {name: each for name, each in vars(config).items() if name not in ("config", "run", "data")}
+    about = _about(run, header)
+    out = write_predictions(task, header["class_names"], data, **options, about=about, say=say_line)
+    tell_what_was_read(data, out, of_path=True)
+    print(f"predictions: {out}")
+    return out
+
+
+def open_trained(folder: str) -> TrainedRun:
+    """Reads the configuration of a run whose task names classes.
+
+    Raises:
+        ValueError: There is no run, or none of such a task.
+    """
+    run = open_run(folder, option="")
+    line = CommandLine("transfer", ["--config", str(run / CONFIG)])
+    if line.task_class is not None and not getattr(line.task_class, "names_classes", False):
+        raise ValueError(
+            f"{run} is a run of {line.task_class.__name__}, which has no classes to predict: ssl-toolkit embed "
+            f"--weights {run / WEIGHTS} writes features, ssl-toolkit transfer trains a classifier on them"
+        )
+    parser = training_parser(line)
+    config = parse(parser, line.arguments)
+    if not (run / MODEL).exists():
+        raise ValueError(
+            f"{run} holds no {MODEL}, since an earlier version made it or its first epoch has not ended: "
+            f"ssl-toolkit transfer --resume {run} writes it"
+        )
+    return TrainedRun(run, config, parser, line.data_class)
+
+
+def load_task(run: TrainedRun) -> tuple[Task, dict[str, Any]]:
+    """The trained task of a run, on the CPU in evaluation mode, and the header of its model file.
+
+    Raises:
+        ValueError: The file is missing, damaged, or not of this run's network.
+    """
+    file = run.folder / MODEL
+    header, layout = read_model_header(file), read_layout(file)
+    config = run.config.clone()
+    _check_same(file, "task", header["task"], config.model.class_path)
+    settings = config.model.init_args
+    with building(file, "network"), no_larger_than(len(layout), file.stat().st_size):
+        # the weights file of the pretraining may be gone; of it only the network's arguments are needed
+        settings.weights = None
+        if settings.backbone is None:
+            settings.backbone = Namespace(**header["backbone"])
+        settings.backbone.pretrained = False
+        task: Any = build_task(run.parser, config)
+        task.num_classes = task.num_classes or header["num_classes"]
+        task.image_size = task.image_size or config.data.image_size
+        task.setup("predict")
+        task.backbone.set_normalization(tuple(header["mean"]), tuple(header["std"]))
+    for name in ("num_classes", "image_size"):
+        _check_same(file, name, header[name], getattr(task, name))
+    load_model(file, task)
+    if task.memory_format == "channels_last":
+        task.backbone.to(memory_format=torch.channels_last)
+    return task.eval(), header
+
+
+def _check_same(file: Path, name: str, found: Any, expected: Any) -> None:
+    if found != expected:
+        raise WeightsError(
+            f"{file} is of another run: its {name} is {shown(found)}, that of {CONFIG} is {expected}; restore both "
+            "from a copy"
+        )
+
+
+def _data(run: TrainedRun, given: Namespace) -> ImageData:
+    """The images of a command line, read as those of the run were."""
+    if given.get("source", "folder") not in _SOURCES:
+        raise ValueError(
+            f"data.source is {given.source!r}, but predict takes {', '.join(_SOURCES)}{nearest(given.source, _SOURCES)}"
+        )
+    settings = vars(run.config.data)
+    own = {name: each for name, each in _OF_TRAINING.items() if name in settings}
+    settings = {**settings, **own, **vars(given)}
+    return instantiate(run.parser, Namespace(data=Namespace(**settings))).data
+
+
+def _about(run: TrainedRun, header: dict[str, Any]) -> dict[str, Any]:
+    content = (run.folder / MODEL).read_bytes()
+    facts = {name: header[name] for name in ("task", "step", "image_size")}
+    return {"run": str(run.folder), "sha256": hashlib.sha256(content).hexdigest(), **facts}
+
+
+def _parser(data_class: type) -> ArgumentParser:
+    parser = function_parser("predict", write_predictions, skip={"task", "class_names", "data", "about", "say"})
+    parser.add_argument("run", type=str, help=_RUN)
+    of_all = ArgumentParser(exit_on_error=False)
+    of_all.add_class_arguments(data_class, "data")
+    names = [key.removeprefix("data.") for key in parser_keys(of_all) if key.startswith("data.")]
+    skip: set[str | int] = {name for name in names if name not in OF_THESE_IMAGES}
+    parser.add_class_arguments(data_class, "data", skip=skip, instantiate=False)
+    return parser
+
+
+def _run_among(arguments: Sequence[str]) -> str | None:
+    """The argument that is neither an option nor the value of one: it decides which options there are."""
+    rest: Iterator[str] = iter(arguments)
+    for argument in rest:
+        if not argument.startswith("-"):
+            return argument
+        if "=" not in argument and argument not in _FLAGS:
+            next(rest, None)
+    return None
+
+
+def _check_settings(arguments: Sequence[str], run: TrainedRun) -> None:
+    """Refuses settings of the images that the run has settled, or that would leave some out."""
+    for each in statements(arguments):
+        section, _, name = each.key.partition(".")
+        if section != "data" or name in OF_THESE_IMAGES or name.partition(".")[0] not in run.config.data:
+            continue
+        if name in _OF_TRAINING:
+            raise ValueError(
+                f"--{each.key}: predict takes every image of data.path, each once, and no labels; leave it out"
+            )
+        raise ValueError(
+            f"--{each.key}: predict reads images as the run was trained with, {name} {run.config.data.get(name)}; "
+            "leave it out"
+        )
