@@ -2,7 +2,7 @@
 
     import ssl_toolkit
 
-    run = ssl_toolkit.pretrain("configs/pretrain/simclr.yaml", data="IMAGES", out="runs/birds")
+    run = ssl_toolkit.pretrain("simclr", data="IMAGES", out="runs/birds")
     result = ssl_toolkit.evaluate(run, data="LABELLED")
 
 These names are all that most programs need; `docs/python.md` shows them at work. They are imported when they are first

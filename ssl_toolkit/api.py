@@ -85,8 +85,8 @@ def pretrain(
     What a run changes in this process is put back, but for what `ssl_toolkit.api` names.
 
     Args:
-        config: A recipe: the path of a YAML file, a dict of the same structure, or a list of these, of which the later
-            win. It is not changed. None for a run that is resumed.
+        config: A recipe: the path of a YAML file, the name of a shipped one (``simclr``), a dict of the same structure,
+            or a list of these, of which the later win. It is not changed. None for a run that is resumed.
         data: The folder of images, or a dict of settings (``{"source": "procedural"}``), as below ``data`` in a recipe.
         out: Folder of the run; None for ``runs/TASK-DATE-TIME``.
         resume: A run, or the folder of one, to go on with; its own configuration comes first.

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import pytest
 
-from ssl_toolkit.cli import COMMANDS
+from ssl_toolkit.cli import COMMANDS, recipes
 from ssl_toolkit.cli.command_line import CommandLine, read_options
 from ssl_toolkit.cli.parser import instantiate, parse
 from ssl_toolkit.cli.training_parser import training_parser
@@ -178,11 +178,12 @@ def check_command(arguments):
     kept = []
     while rest:
         word = rest.pop(0)
-        if word in ("-c", "--config") and not rest[0].startswith("configs/"):
+        if word in recipes.OPTIONS and rest[0].endswith(".yaml") and not rest[0].startswith("configs/"):
             rest.pop(0)  # a recipe of the user's own
         else:
             kept.append(word)
-    parse(training_parser(CommandLine(command, kept)), kept)
+    line = CommandLine(command, kept)
+    parse(training_parser(line), line.arguments)
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from ssl_toolkit.cli import recipes
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.errors import nearest
 from ssl_toolkit.io.yaml_files import check_yaml
 from ssl_toolkit.run_folder import CONFIG, open_run
 from ssl_toolkit.runtime.preemption import is_restarted
-
-_RECIPE = ("-c", "--config")
 
 
 class Statement(NamedTuple):
@@ -42,15 +41,17 @@ class CommandLine:
 
     Attributes:
         resumed: The folder of the run that is resumed; None for a new one.
-        arguments: For the parser: those that were given, behind the configuration of a run that is resumed.
+        arguments: For the parser: those that were given, with the files of shipped recipes in the place of their names,
+            behind the configuration of a run that is resumed.
 
     Raises:
-        ValueError: The run that is to be resumed is not there, or an option is for a view that no recipe names.
+        ValueError: The run that is to be resumed is not there, a recipe's name is unknown, or an option is for a view
+            that no recipe names.
     """
 
     def __init__(self, command: str, given: Sequence[str]) -> None:
         self.command = command
-        options, self.arguments = dict(read_options(given)), list(given)
+        options, self.arguments = dict(read_options(given)), recipes.with_files(given, command)
         run, out = options.get("--resume"), options.get("--out")
         if run is None and out is not None and is_restarted() and (Path(out) / CONFIG).is_file():
             # the same command again, which this time has something to go on with
@@ -103,7 +104,7 @@ def statements(arguments: Sequence[str]) -> list[Statement]:
     """All that a command line and its recipes say, in order: what comes later wins."""
     said = []
     for option, value in read_options(arguments):
-        if option in _RECIPE:
+        if option in recipes.OPTIONS:
             said += [Statement(key, each, True) for key, each in _flat(_read(value))]
         else:
             said.append(Statement(_key(option), value, False))
@@ -183,7 +184,7 @@ def _with_all_views(arguments: list[str]) -> list[str]:
     merged = list(arguments)
     for place, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
-        if option not in _RECIPE:
+        if option not in recipes.OPTIONS:
             continue
         content = _read(value if equals else arguments[place + 1])
         model = content.get("model")

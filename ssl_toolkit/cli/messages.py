@@ -12,6 +12,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
+from ssl_toolkit.cli import recipes
 from ssl_toolkit.errors import nearest
 
 # of a value that may be of several types, without classes that say themselves what is wrong
@@ -52,11 +53,13 @@ def one_line(message: str, parser: ArgumentParser, arguments: Sequence[str] = ()
         return f"{where}: there is no class {match[1]!r}{nearest(match[1], component_names())}"
     if match := re.search(r"File does not exist: '([^']+)'", message):
         file = Path(os.path.relpath(match[1]))
-        return f"there is no file '{file}'{nearest(str(file), map(str, file.parent.glob('*')))}"
+        hint = nearest(str(file), map(str, file.parent.glob("*"))) or recipes.hint(file.stem, _side(parser))
+        return f"there is no file '{file}'{hint}"
     if match := re.search(r"Expected an? (.+?)\. Got value: (.+)", message):
         return f"{where} is {match[2]!r}, expected {_plain_type(match[1])}{_nearest_literal(match[2], match[1])}"
     if match := re.search(r"the following arguments are required: (.+)", message):
-        advice = " (a recipe gives it: -c configs/pretrain/simclr.yaml)" if match[1].startswith("model") else ""
+        first = recipes.FIRST.get(_side(parser), "RECIPE")
+        advice = f" (a recipe gives it: -c {first}; --help lists them)" if match[1].startswith("model") else ""
         return f"missing: {match[1]}{advice}"
     if match := re.search(r'Key "([^"]+)" is required', message):
         return f"missing: {'.'.join([*keys, match[1]])}"
@@ -110,6 +113,11 @@ def component_names() -> list[str]:
     """The names of the classes that a configuration may name without their module."""
     modules = ("optim", "schedule", "init", "regularization", "augment")
     return [name for module in modules for name in dir_of(f"ssl_toolkit.{module}") if name[0].isupper()]
+
+
+def _side(parser: ArgumentParser) -> str:
+    """``pretrain`` or ``transfer``, if it is the parser of such a command."""
+    return parser.prog.split()[-1]
 
 
 def _unknown_option(option: str, parser: ArgumentParser, arguments: Sequence[str]) -> str:

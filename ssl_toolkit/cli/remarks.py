@@ -97,7 +97,7 @@ def say_what_next(command: str, run: Path, figures: Mapping[str, Any], num_teste
     if command == "pretrain":
         print(
             f"next:    ssl-toolkit evaluate --weights {run / WEIGHTS} --data.path LABELLED\n"
-            f"         ssl-toolkit transfer -c configs/transfer/linear_probe.yaml --data.path LABELLED "
+            f"         ssl-toolkit transfer -c linear_probe --data.path LABELLED "
             f"--model.weights {run / WEIGHTS}"
         )
     elif (run / MODEL).exists():

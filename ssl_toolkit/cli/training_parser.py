@@ -11,6 +11,7 @@ from ssl_toolkit.callbacks import EarlyStopping, NonFinite, OnlineEvaluation, Pr
 from ssl_toolkit.callbacks.checkpoint import Checkpoint
 from ssl_toolkit.cli.command_line import CommandLine
 from ssl_toolkit.cli.random_head import HELP as RANDOM_HEAD
+from ssl_toolkit.cli.recipes import shipped
 from ssl_toolkit.health.monitor import HealthMonitor
 from ssl_toolkit.task import Task
 from ssl_toolkit.tracking.loggers import Tracker
@@ -51,7 +52,9 @@ def training_parser(line: CommandLine) -> ArgumentParser:
         exit_on_error=False,
         allow_abbrev=False,
     )
-    parser.add_argument("-c", "--config", action="config", help="Recipe (YAML); several are merged, the later wins.")
+    names = ", ".join(shipped(line.command))
+    help_of_recipe = f"Recipe: a YAML file, or a shipped one's name ({names}); several are merged, the later wins."
+    parser.add_argument("-c", "--config", action="config", help=help_of_recipe)
     parser.add_argument("--out", type=str | None, default=None, help="Folder of the run (runs/TASK-DATE-TIME).")
     parser.add_argument("--resume", type=str | None, default=None, help="Folder of a run to continue.")
     parser.add_argument("--budget", type=str | None, default=None, help=BUDGET)

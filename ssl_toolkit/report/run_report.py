@@ -213,8 +213,7 @@ def _commands(run: Path, config: Mapping[str, Any]) -> list[str]:
     command = "transfer" if str(_setting(config, "model", "class_path")).startswith("downstream.") else "pretrain"
     commands = [f"ssl-toolkit {command} --resume {folder}"]
     if command == "pretrain":
-        recipe = "configs/transfer/linear_probe.yaml"
-        commands.append(f"ssl-toolkit transfer -c {recipe} --data.path LABELLED --model.weights {weights}")
+        commands.append(f"ssl-toolkit transfer -c linear_probe --data.path LABELLED --model.weights {weights}")
     commands.append(f"ssl-toolkit evaluate --weights {weights} --data.path LABELLED")
     commands.append(f"ssl-toolkit embed --weights {weights} --data.path IMAGES --out features.parquet")
     if sync := sync_command(run):

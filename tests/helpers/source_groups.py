@@ -27,7 +27,9 @@ SHARED = (
     "pretext/base", "downstream/base", "ssl_toolkit/losses", "ssl_toolkit/modules", "ssl_toolkit/augment",
     "ssl_toolkit/step.py", "tests/every_method", "tests/helpers/methods/__init__.py", "tests/helpers/methods/method.py",
 )  # fmt: skip
-EVERYTHING = ("ssl_toolkit", "pretext/base", "downstream/base", "configs", "tests", "pyproject.toml", "README.md")
+EVERYTHING = (
+    "ssl_toolkit", "pretext/base", "downstream/base", "configs", "tests", "pyproject.toml", "setup.py", "README.md",
+)  # fmt: skip
 
 
 def groups() -> list[str]:

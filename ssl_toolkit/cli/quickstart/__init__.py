@@ -79,9 +79,9 @@ def quickstart(arguments: Sequence[str]) -> None:
     print(
         f"\n{total:.1f} minutes in all. The page: {page}\n"
         "\nNow with your own images (IMAGES: any folder; LABELLED: a sub-folder for each class):\n"
-        "  ssl-toolkit pretrain -c configs/pretrain/simclr.yaml --data.path IMAGES --out runs/mine\n"
+        "  ssl-toolkit pretrain -c simclr --data.path IMAGES --out runs/mine\n"
         "  ssl-toolkit evaluate --weights runs/mine/backbone.safetensors --data.path LABELLED\n"
-        "  ssl-toolkit transfer -c configs/transfer/linear_probe.yaml --data.path LABELLED "
+        "  ssl-toolkit transfer -c linear_probe --data.path LABELLED "
         "--model.weights runs/mine/backbone.safetensors --out runs/mine-probe"
     )
 
