@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 # exit status of a program that cannot write (EX_IOERR of sysexits.h)
 CANNOT_WRITE = 74
@@ -26,12 +26,13 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun.removesuffix('s') if number == 1 else noun}"
 
 
-def nearest(name: str, choices: Iterable[str]) -> str:
+def nearest(name: str, choices: Iterable[str], shown: Mapping[str, str] | None = None) -> str:
     """A suggestion to append to an error message.
 
     Args:
         name: What the user gave.
         choices: The valid names.
+        shown: What to suggest instead of a name, by the name; None for the names themselves.
 
     Returns:
         ``"; did you mean 'x'?"`` for the valid name that is nearest, or an empty string if none is near.
@@ -41,7 +42,7 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     if not matches:
         lowered = {choice.lower(): choice for choice in choices}
         matches = [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)]
-    return f"; did you mean {matches[0]!r}?" if matches else ""
+    return f"; did you mean {(shown or {}).get(matches[0], matches[0])!r}?" if matches else ""
 
 
 def printable(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import os
 import pkgutil
 import re
@@ -17,6 +18,9 @@ from ssl_toolkit.errors import nearest
 
 # of a value that may be of several types, without classes that say themselves what is wrong
 _NO_TYPE_FITS = re.compile(r"Errors:\n((?:\s+- Expected an? .+\n)+)\s+Given value type: .+\n\s+Given value: (.+)")
+
+# what jsonargparse says of its own types
+_RAW = re.compile(r"Union subtypes|typing\.|<class |Given value|Subclass types")
 
 
 def one_line(message: str, parser: ArgumentParser, arguments: Sequence[str] = ()) -> str:
@@ -47,10 +51,8 @@ def one_line(message: str, parser: ArgumentParser, arguments: Sequence[str] = ()
         return f"{where}: there is no module {match[1]!r}{nearest(name, modules_of(parent)) if parent else ''}"
     if where == "tracker":
         return f"tracker: expected wandb, none, or settings of W&B such as --tracker.project NAME; {_given(message)}"
-    if match := re.search(r"- Expected a <class 'float'>\n\s+- Expected a dot import path string: (\S+)", message):
-        return f"{where} is {match[1]!r}, expected float or the settings of a schedule (value, end, schedule)"
-    if match := re.search(r"Expected a dot import path string: (\S+)", message):
-        return f"{where}: there is no class {match[1]!r}{nearest(match[1], component_names())}"
+    if problem := _no_class(message, where):
+        return problem
     if match := re.search(r"File does not exist: '([^']+)'", message):
         file = Path(os.path.relpath(match[1]))
         hint = nearest(str(file), map(str, file.parent.glob("*"))) or recipes.hint(file.stem, _side(parser))
@@ -75,7 +77,42 @@ def one_line(message: str, parser: ArgumentParser, arguments: Sequence[str] = ()
         types = [_plain_type(each) for each in re.findall(r"- Expected an? (.+)", match[1])]
         types = ["null" if each == "NoneType" else each for each in types]
         return f"{where} is {match[2]!r}, expected {' or '.join(types)}"
-    return " ".join(_innermost(message).split())
+    inner = " ".join(_innermost(message).split())
+    return f"{where} is {_value(message)}, expected a value of another type" if _RAW.search(inner) else inner
+
+
+def _no_class(message: str, where: str) -> str | None:
+    """The line for a value that should be the name of a class or the settings of one; None for other errors."""
+    if match := re.search(r"Unable to load config '(.+)'", message):
+        # the key of a section stands there twice
+        return _no_settings(re.sub(r"(?:^|(?<=\.))(\w+)\.\1$", r"\1", where), match[1])
+    if match := re.search(r"Expected an instantiatable class, but (\S+)\.(\w+) is abstract", message):
+        names = concrete_classes(match[1], match[2]) or list(recipes.tasks().values())
+        return f"{where} is given settings, but no class: first --{where} with one of {', '.join(names)}"
+    path = re.search(r"(?:Expected a dot import path string|Unexpected import path format): (\S+)", message)
+    classes = re.findall(r"Not a valid subclass of (\w+)", message)
+    if not path and not classes:
+        return None
+    value = repr(path[1]) if path else _value(message)
+    if "- Expected a <class 'float'>" in message:
+        return f"{where} is {value}, expected float or the settings of a schedule (value, end, schedule)"
+    if not path:
+        return f"{where} is {value}, expected {' or '.join(dict.fromkeys(classes))}: its class_path and init_args"
+    if where.endswith("backbone"):
+        return _no_settings(where, path[1])
+    names = recipes.tasks() if where == "model" else {name: name for name in component_names()}
+    return f"{where}: there is no class {value}{nearest(path[1], names, names)}"
+
+
+def _no_settings(where: str, value: str) -> str:
+    advice = f" (--{where}.name {value})" if where.endswith("backbone") else ""
+    return f"{where} is {value!r}, expected settings by their names{advice}"
+
+
+def _value(message: str) -> str:
+    """The value that an error is about; the innermost is named first."""
+    match = re.search(r"Got value: (.+)", message) or re.search(r"Given value: (?:NestedArg\(.*val=)?(.+)", message)
+    return match[1].removesuffix(")") if match else "wrong"
 
 
 def parser_keys(parser: ArgumentParser) -> list[str]:
@@ -107,6 +144,17 @@ def modules_of(package: str) -> list[str]:
         return [module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__)]
     except (ImportError, AttributeError):
         return []
+
+
+def concrete_classes(module: str, base: str) -> list[str]:
+    """The classes of a module that can take the place of an abstract one, by their names."""
+    found = importlib.import_module(module)
+    classes = {name: getattr(found, name) for name in dir_of(module)}
+    return [
+        name
+        for name, each in classes.items()
+        if inspect.isclass(each) and issubclass(each, getattr(found, base)) and not inspect.isabstract(each)
+    ]
 
 
 def component_names() -> list[str]:
@@ -159,6 +207,7 @@ def _innermost(message: str) -> str:
 
 def _plain_type(text: str) -> str:
     plain = re.sub(r"<class '(?:builtins\.)?([^']+)'>", r"\1", text)
+    plain = re.sub(r"\btuple\b", "list", plain)  # as YAML calls it
     return plain.replace("typing.Literal", "one of ").replace("typing.", "")
 
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 import ssl_toolkit
 from ssl_toolkit.errors import nearest
 
@@ -44,6 +46,16 @@ def find(recipe: str, side: str) -> str:
             raise ValueError(f"{recipe} is a recipe of {other}: ssl-toolkit {other} -c {recipe}")
     hint = nearest(recipe, names) or f"; recipes of {side}: {', '.join(names)}"
     raise ValueError(f"there is no file and no recipe {recipe!r}{hint}")
+
+
+def tasks() -> dict[str, str]:
+    """The class paths of the tasks that shipped recipes train, by the names of their classes."""
+    found = {}
+    for side in SIDES:
+        for file in shipped(side).values():
+            path = yaml.safe_load(file.read_text(encoding="utf-8"))["model"]["class_path"]
+            found[path.rpartition(".")[2]] = path
+    return found
 
 
 def hint(name: str, side: str) -> str:
