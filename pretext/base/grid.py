@@ -29,7 +29,8 @@ class GridTask(PretextTask):
             that continue across a border from giving the answer away.
         colour: What is done against chromatic aberration, by which a lens gives the position away (Doersch et al. 2015,
             section 3.1): ``dropping`` keeps one random channel of each patch and replaces the others with noise,
-            ``projection`` removes green against magenta, ``none`` does nothing.
+            ``projection`` removes green against magenta, ``none`` does nothing. Grey images, of 1 channel, have none:
+            they stay as they are.
         **kwargs: See `ssl_toolkit.task.Task`.
     """
 
@@ -86,7 +87,7 @@ class GridTask(PretextTask):
             flat = drop_channels(
                 flat, fold_in(fold_in(keys, "dropping")[:, None], places).flatten(), self.backbone.mean
             )
-        elif self.colour == "projection":
+        elif self.colour == "projection" and flat.shape[1] > 1:
             flat = project_colour(flat)
         return flat.unflatten(0, patches.shape[:2])
 

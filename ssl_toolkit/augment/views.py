@@ -63,10 +63,10 @@ class RandomView(View):
         jitter_prob: Probability of the colour jitter, in [0, 1].
         brightness: The brightness factor is uniform in [max(0, 1 - brightness), 1 + brightness]; 0 for none.
         contrast: Likewise.
-        saturation: Likewise. Needs 3 channels.
-        hue: The hue shift is uniform in [-hue, hue], a fraction of a full turn, at most 0.5; 0 for none. Needs 3
-            channels.
-        grayscale: Probability of making the view grey, in [0, 1]. Needs 3 channels.
+        saturation: Likewise. Grey images, of 1 channel, have none to change.
+        hue: The hue shift is uniform in [-hue, hue], a fraction of a full turn, at most 0.5; 0 for none. Grey images
+            have none to change.
+        grayscale: Probability of making the view grey, in [0, 1]; grey images are that already.
         blur: Probability of the Gaussian blur, in [0, 1].
         blur_sigma: Range of the blur's standard deviation in pixels of the view, above 0.
         blur_kernel: Width of the blur's kernel in pixels, odd; None for a tenth of the view's side, at least 3.
@@ -208,9 +208,12 @@ class RandomView(View):
             views = rotate(views, drawn.angles)
         if self.policy is not None and drawn.steps is not None:
             views = self.policy(views, drawn.steps)
+        is_grey = pixels.shape[1] == 1
         if drawn.jitter is not None:
-            views = colour_jitter(views, drawn.jitter, self.form)
-        if drawn.grayscale is not None:
+            # what has no colours keeps what it has, as in torchvision
+            jitter = drawn.jitter._replace(saturation=None, hue=None) if is_grey else drawn.jitter
+            views = colour_jitter(views, jitter, self.form)
+        if drawn.grayscale is not None and not is_grey:
             views = grayscale(views, drawn.grayscale)
         if drawn.sigmas is not None and not fused:
             views = gaussian_blur(views, drawn.sigmas, kernel)

@@ -28,6 +28,7 @@ def prepare(parser: ArgumentParser, config: Namespace, resumed: Path | None = No
     objects = instantiate(parser, config)
     check_trainer(vars(objects.trainer))
     check_task(config, objects)
+    objects.model.check_data(objects.data)
     objects.data.whole_batches = objects.model.whole_batches
     objects.data.range_from(getattr(objects.model, "pretraining", None))
     if resumed is not None:

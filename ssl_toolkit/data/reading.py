@@ -110,7 +110,8 @@ def _read_chunk(source: Source, indices: Sequence[int], channels: int) -> list[N
 def _channels_first(array: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
     if array.ndim != 3 or array.dtype != np.uint8 or array.shape[2] != channels:
         raise ValueError(
-            f"expected images of {channels} channels (data.channels) as uint8 [height, width, channels], "
-            f"but the source delivers {array.dtype} {list(array.shape)}"
+            f"expected uint8 images [height, width, {channels}] (data.channels is {channels}), but the source delivers "
+            f"{array.dtype} {list(array.shape)}"
+            + (f": set --data.channels {array.shape[2]}" if array.ndim == 3 and array.shape[2] in (1, 3) else "")
         )
     return np.ascontiguousarray(array.transpose(2, 0, 1))

@@ -70,6 +70,7 @@ def embed(
         raise ValueError(
             f"representation is one of {', '.join(choices)}, got {representation!r}{nearest(representation, choices)}"
         )
+    backbone.check_channels(data.channels, weights)
     size = image_size or data.image_size
     view = CenterView(size)
     data.range_from(read_header(weights))

@@ -91,6 +91,7 @@ def evaluate(
         backbone, name = load_backbone(weights), str(weights)
         data.range_from(read_header(weights))
         backbone = backbone.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    backbone.check_channels(data.channels, name)
     data.prepare_data()
     data.setup("fit")
     _check(data)

@@ -23,6 +23,7 @@ not, and neither does an exported ONNX graph.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import timm
@@ -205,6 +206,27 @@ class Backbone(nn.Module):
         changed += ", weight_standardization=True" if self.weight_standardization else ""
         size = f"in_channels={self.in_channels}, num_features={self.num_features}"
         return f"{self.name!r}, stem={self.stem!r}, {size}{changed}"
+
+    def check_channels(self, channels: int, weights: str | Path | None = None) -> None:
+        """Raises a ValueError for images that the network does not take, before they are read.
+
+        Args:
+            channels: How many channels they have.
+            weights: The weights file that the network comes from, whose images had as many as the network takes.
+        """
+        if channels == self.in_channels:
+            return
+        own = f"--data.channels {self.in_channels}"
+        if weights is not None:
+            raise ValueError(
+                f"data.channels is {channels}, but {weights} is a backbone for images with {self.in_channels}: "
+                f"set {own}"
+            )
+        kind = {1: "grey ", 3: "RGB "}.get(channels, "")
+        raise ValueError(
+            f"data.channels is {channels}, but the backbone takes images with {self.in_channels}: set "
+            f"--model.backbone.in_channels {channels} for {kind}images, or {own}"
+        )
 
     def _normalize(self, x: Tensor) -> Tensor:
         if x.ndim != 4 or x.shape[1] != self.in_channels or not x.is_floating_point():

@@ -188,8 +188,16 @@ class Task(OptimizedModule, ABC):
         for regularizer in self.regularizers:
             regularizer.check(self)
 
+    def check_data(self, data: Any) -> None:
+        """Raises a ValueError for data that the backbone cannot take, as far as it can be told before they are read."""
+        channels = getattr(data, "channels", None)
+        if channels is not None:
+            weights = (getattr(self, "pretraining", None) or {}).get("weights")
+            self.backbone.check_channels(channels, weights)
+
     def setup(self, stage: str) -> None:
         """Prepares the modules once the trainer and the data are known."""
+        self.check_data(getattr(self._trainer, "datamodule", None))
         if stage != "fit":
             return
         self.check()

@@ -170,9 +170,19 @@ def test_probabilities_of_zero_and_one_change_none_and_all(name):
         assert low <= fraction <= high
 
 
-@pytest.mark.parametrize("channels", [1, 4])
 @pytest.mark.parametrize("form", ["exact", "fused"])
-def test_other_channel_counts_work_without_colours_and_say_so_with_them(keys, channels, form):
+def test_a_grey_image_gives_the_same_view_with_one_channel_and_with_three_equal_ones(keys, form):
+    grey = torch.randint(0, 256, (NUM, 1, 20, 20), dtype=torch.uint8)
+    sizes = torch.full((NUM, 2), 20)
+    view = RandomView(16, grayscale=0.5, form=form)
+    as_colours = view(Images(grey.expand(-1, 3, -1, -1).contiguous(), sizes), keys)
+    # the luma's weights of ITU-R BT.601 add up to 0.9999
+    torch.testing.assert_close(view(Images(grey, sizes), keys).expand(-1, 3, -1, -1), as_colours, atol=5e-4, rtol=0)
+
+
+@pytest.mark.parametrize("form", ["exact", "fused"])
+def test_other_channel_counts_work_without_colours_and_say_so_with_them(keys, form):
+    channels = 4
     images = Images(torch.randint(0, 256, (NUM, channels, 20, 20), dtype=torch.uint8), torch.full((NUM, 2), 20))
     assert RandomView(16, saturation=0, hue=0, grayscale=0, form=form)(images, keys).shape == (NUM, channels, 16, 16)
     assert CenterView(16)(images, keys).shape == (NUM, channels, 16, 16)

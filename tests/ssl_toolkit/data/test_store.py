@@ -322,7 +322,11 @@ def test_decoding_goes_on_after_a_fork(tmp_path):
 
 
 def test_other_channel_counts_are_an_error(tmp_path):
-    with pytest.raises(ValueError, match=r"expected images of 3 channels .* delivers uint8 \[8, 6, 5\]"):
+    with pytest.raises(ValueError, match=r"delivers uint8 \[8, 6, 1\]: set --data.channels 1$"):
+        open_store(Noise(equal=True, channels=1), tmp_path)
+    with pytest.raises(
+        ValueError, match=r"\[height, width, 3\] \(data.channels is 3\), but .* delivers uint8 \[8, 6, 5\]$"
+    ):
         open_store(Noise(equal=True, channels=5), tmp_path)
 
 
