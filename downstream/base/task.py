@@ -156,6 +156,13 @@ class DownstreamTask(Task):
         """Whether there is a head."""
         return self._head_is_built
 
+    def check_data(self, data: Any) -> None:
+        """As in `Task`; and what the backbone sees must not be too small."""
+        super().check_data(data)
+        seen = self.image_size or getattr(data, "image_size", None), getattr(self.augmentation, "size", None)
+        for side in filter(None, seen):
+            self.backbone.check_size(side)
+
     def setup(self, stage: str) -> None:
         """Builds the head, whose size the data decide, before the optimizer looks for parameters."""
         if self.image_size is None:

@@ -53,6 +53,12 @@ class PretextTask(Task):
                 "usual)"
             )
 
+    def check_data(self, data: Any) -> None:
+        """As in `Task`; and the smallest view must not be too small."""
+        super().check_data(data)
+        if self.random_views:
+            self.backbone.check_size(min(view.size for view, _ in self.random_views))
+
     def setup(self, stage: str) -> None:
         """As in `Task`."""
         size = getattr(getattr(self._trainer, "datamodule", None), "batch_size", None)

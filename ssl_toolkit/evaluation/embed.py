@@ -72,6 +72,7 @@ def embed(
         )
     backbone.check_channels(data.channels, weights)
     size = image_size or data.image_size
+    backbone.check_size(size)
     view = CenterView(size)
     data.range_from(read_header(weights))
     data.prepare_data()

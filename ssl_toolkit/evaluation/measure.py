@@ -92,6 +92,7 @@ def evaluate(
         data.range_from(read_header(weights))
         backbone = backbone.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     backbone.check_channels(data.channels, name)
+    backbone.check_size(image_size or data.image_size)
     data.prepare_data()
     data.setup("fit")
     _check(data)

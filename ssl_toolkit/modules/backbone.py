@@ -23,6 +23,7 @@ not, and neither does an exported ONNX graph.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -33,6 +34,7 @@ from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
 from ssl_toolkit.errors import nearest
+from ssl_toolkit.modules.least_size import check_size, is_too_small
 from ssl_toolkit.modules.norms import Norm, check_arguments, replace_norms, standardize_weights
 
 if TYPE_CHECKING:
@@ -174,7 +176,7 @@ class Backbone(nn.Module):
         Returns:
             Tensor of shape ``[batch, num_features]``.
         """
-        return self.model(self._normalize(x))
+        return self._run(self.model, x)
 
     def feature_maps(self, x: Float[Tensor, "batch channels height width"]) -> dict[str, Float[Tensor, "batch _ _ _"]]:
         """The feature map of every stage, shallow to deep.
@@ -185,7 +187,7 @@ class Backbone(nn.Module):
         Returns:
             For each name in ``stages`` a tensor of shape ``[batch, channels, h, w]``.
         """
-        maps = self.model.forward_intermediates(self._normalize(x), output_fmt="NCHW", intermediates_only=True)
+        maps = self._run(self.model.forward_intermediates, x, output_fmt="NCHW", intermediates_only=True)
         return dict(zip(self.stages, maps, strict=True))
 
     def stage_features(self, x: Float[Tensor, "batch channels height width"]) -> dict[str, Float[Tensor, "batch _"]]:
@@ -197,7 +199,7 @@ class Backbone(nn.Module):
         Returns:
             For each name in ``stages`` a tensor of shape ``[batch, channels]``, then ``"pooled"`` as from `forward`.
         """
-        last, maps = self.model.forward_intermediates(self._normalize(x), output_fmt="NCHW")
+        last, maps = self._run(self.model.forward_intermediates, x, output_fmt="NCHW")
         features = {stage: maps.mean(dim=(2, 3)) for stage, maps in zip(self.stages, maps, strict=True)}
         return features | {"pooled": self.model.forward_head(last)}
 
@@ -227,6 +229,18 @@ class Backbone(nn.Module):
             f"data.channels is {channels}, but the backbone takes images with {self.in_channels}: set "
             f"--model.backbone.in_channels {channels} for {kind}images, or {own}"
         )
+
+    def check_size(self, side: int) -> None:
+        """Raises a ValueError for square images of a side in pixels that are too small for the network."""
+        check_size(self.model, self.name, self.in_channels, side)
+
+    def _run(self, function: Callable[..., Any], x: Tensor, **kwargs: Any) -> Any:
+        try:
+            return function(self._normalize(x), **kwargs)
+        except RuntimeError as error:
+            if is_too_small(error):
+                self.check_size(min(x.shape[2:]))
+            raise
 
     def _normalize(self, x: Tensor) -> Tensor:
         if x.ndim != 4 or x.shape[1] != self.in_channels or not x.is_floating_point():
