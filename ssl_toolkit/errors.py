@@ -26,6 +26,14 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun.removesuffix('s') if number == 1 else noun}"
 
 
+def no_switch(name: str, value: object) -> str:
+    """The message for a value of ``pretrained`` that is neither true nor false, a file as a rule."""
+    return (
+        f"{name} is {value!r}, expected true or false: true takes timm's own weights; a weights file is for transfer "
+        "(--model.weights FILE) or, in Python, load_backbone"
+    )
+
+
 def nearest(name: str, choices: Iterable[str], shown: Mapping[str, str] | None = None) -> str:
     """A suggestion to append to an error message.
 

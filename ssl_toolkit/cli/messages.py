@@ -14,7 +14,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from ssl_toolkit.cli import recipes
-from ssl_toolkit.errors import nearest
+from ssl_toolkit.errors import nearest, no_switch
 
 # of a value that may be of several types, without classes that say themselves what is wrong
 _NO_TYPE_FITS = re.compile(r"Errors:\n((?:\s+- Expected an? .+\n)+)\s+Given value type: .+\n\s+Given value: (.+)")
@@ -57,6 +57,8 @@ def one_line(message: str, parser: ArgumentParser, arguments: Sequence[str] = ()
         file = Path(os.path.relpath(match[1]))
         hint = nearest(str(file), map(str, file.parent.glob("*"))) or recipes.hint(file.stem, _side(parser))
         return f"there is no file '{file}'{hint}"
+    if where.endswith("backbone.pretrained") and (match := re.search(r"Got value: (.+)", message)):
+        return no_switch(where, match[1])
     if match := re.search(r"Expected an? (.+?)\. Got value: (.+)", message):
         return f"{where} is {match[2]!r}, expected {_plain_type(match[1])}{_nearest_literal(match[2], match[1])}"
     if match := re.search(r"the following arguments are required: (.+)", message):

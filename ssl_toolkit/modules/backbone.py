@@ -22,50 +22,24 @@ not, and neither does an exported ONNX graph.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-import timm
 import torch
 from jsonargparse.typing import final
-from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
-from ssl_toolkit.errors import nearest
+from ssl_toolkit.errors import nearest, no_switch
 from ssl_toolkit.modules.least_size import check_size, is_too_small
 from ssl_toolkit.modules.norms import Norm, check_arguments, replace_norms, standardize_weights
+from ssl_toolkit.modules.timm_network import check_name, create_model, plain_kwargs
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-# The families (modules of timm.models) of convolutional networks; a few of their members add a block of attention.
-# The others are built on attention or token mixing, or take images of one size only.
-# fmt: off
-CNN_FAMILIES = (
-    "byobnet", "convmixer", "convnext", "cspnet", "cspnext", "densenet", "dla", "dpn", "efficientnet", "fasternet",
-    "ghostnet", "hardcorenas", "hgnet", "hrnet", "inception_next", "inception_resnet_v2", "inception_v3",
-    "inception_v4", "lcnetv2", "mambaout", "mobilenetv3", "nasnet", "nfnet", "pnasnet", "rdnet", "regnet", "repghost",
-    "repvit", "res2net", "resnest", "resnet", "resnetv2", "rexnet", "selecsls", "senet", "sknet", "starnet", "tresnet",
-    "vgg", "vovnet", "xception", "xception_aligned",
-)
-# fmt: on
-
 # Where timm's families keep the pooling of their stem, and the padding that belongs to it.
 _STEM_POOLS = ("maxpool", "pool0", "stem.pool", "stem.pad", "features.pool0", "features.conv1_pool")
-
-# Arguments of timm.create_model that the backbone sets itself, or that would read other files.
-_RESERVED_KWARGS = {
-    "in_chans": "use in_channels",
-    "pretrained": "use pretrained",
-    "num_classes": "a backbone has no classifier",
-    "global_pool": "the features are averaged over the image",
-    "features_only": "use feature_maps()",
-    "checkpoint_path": "use load_backbone()",
-    "pretrained_cfg": "name the weights in name, as in resnet18.a1_in1k",
-    "pretrained_cfg_overlay": "name the weights in name, as in resnet18.a1_in1k",
-}
 
 
 @final
@@ -120,7 +94,9 @@ class Backbone(nn.Module):
         weight_standardization: bool = False,
     ):
         super().__init__()
-        _check_name(name)
+        check_name(name)
+        if not isinstance(pretrained, bool):
+            raise ValueError(no_switch("pretrained", pretrained))
         if stem not in ("standard", "small"):
             raise ValueError(f"stem is 'standard' or 'small', got {stem!r}{nearest(str(stem), ('standard', 'small'))}")
         if in_channels < 1:
@@ -128,9 +104,9 @@ class Backbone(nn.Module):
         check_arguments(norm, weight_standardization, pretrained)
         self.name, self.pretrained, self.stem, self.in_channels = name, pretrained, stem, in_channels
         self.norm, self.weight_standardization = norm, weight_standardization
-        self.kwargs = _plain_kwargs(kwargs)
+        self.kwargs = plain_kwargs(kwargs)
         # Any, because timm's networks share these methods and attributes by convention, not by a base class
-        self.model: Any = _create_model(name, pretrained, in_channels, self.kwargs)
+        self.model: Any = create_model(name, pretrained, in_channels, self.kwargs)
         if stem == "small":
             _make_stem_small(self.model, name)
         replace_norms(self.model, norm)
@@ -162,7 +138,7 @@ class Backbone(nn.Module):
             "pretrained": self.pretrained,
             "stem": self.stem,
             "in_channels": self.in_channels,
-            "kwargs": _plain_kwargs(self.kwargs),
+            "kwargs": plain_kwargs(self.kwargs),
             "norm": self.norm,
             "weight_standardization": self.weight_standardization,
         }
@@ -250,55 +226,6 @@ class Backbone(nn.Module):
             )
         # elementwise, so the memory format (channels_last) stays
         return (x - self._mean) / self._std
-
-
-def _check_name(name: str) -> None:
-    architecture, _, tag = name.partition(".")
-    if not timm.is_model(name):
-        names = [known for family in CNN_FAMILIES for known in timm.list_models(module=family)]
-        raise ValueError(f"timm knows no network {architecture!r}{nearest(architecture, names)}")
-    if not is_model_in_modules(name, CNN_FAMILIES):
-        raise ValueError(
-            f"{architecture!r} is not a convolutional network; a backbone is one of timm's CNNs, "
-            "such as resnet18, convnext_tiny or efficientnet_b0"
-        )
-    tags = [known.partition(".")[2] for known in timm.list_models(f"{architecture}.*", pretrained=True)]
-    if tag and tag not in tags:
-        raise ValueError(
-            f"timm has no weights {tag!r} for {architecture!r}, only {', '.join(tags)}{nearest(tag, tags)}"
-        )
-
-
-def _plain_kwargs(kwargs: dict[str, Any] | None) -> dict[str, Any]:
-    """A deep copy of the arguments as JSON holds them, because a weights file must be able to."""
-    for key in kwargs or {}:
-        if key in _RESERVED_KWARGS:
-            raise ValueError(f"the backbone's kwargs may not hold {key!r}: {_RESERVED_KWARGS[key]}")
-    try:
-        return json.loads(json.dumps(kwargs or {}))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"the backbone's kwargs must be numbers, strings, lists and dicts, got {kwargs}") from error
-
-
-def _create_model(name: str, pretrained: bool, in_channels: int, kwargs: dict[str, Any]) -> nn.Module:
-    try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=in_channels, **kwargs)
-    # Any exception: a download fails in as many ways as there are libraries under timm and the hub's client, and a
-    # wrong value in kwargs fails wherever the network trips over it.
-    except Exception as error:
-        reason = f"{type(error).__name__}: {_first_line(error)}"
-        if pretrained:
-            raise ValueError(
-                f"could not get the pretrained weights of {name!r} ({reason}); "
-                "check the network connection, or set pretrained to false"
-            ) from error
-        raise ValueError(
-            f"could not build {name!r} with in_channels={in_channels}, kwargs={kwargs} ({reason})"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or "no message").splitlines()[0]
 
 
 def _make_stem_small(model: nn.Module, name: str) -> None:

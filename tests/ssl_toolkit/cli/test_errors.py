@@ -52,6 +52,10 @@ def changed(recipe, tmp_path, path, value):
         (["--resume", "nowhere"], "--resume nowhere: the folder does not exist"),
         (["--data.batch_size", "500"], "500"),
         (["--trainer.precision", "bf17"], "did you mean 'bf16'?"),
+        (
+            ["--model.backbone.pretrained", "birds.pth"],
+            "model.backbone.pretrained is 'birds.pth', expected true or false: true takes timm's own weights; a",
+        ),
         (["--tracker", "wandbb"], "expected wandb, none, or settings of W&B"),
         (["--trainer.devices", "0"], "is not a valid input"),
         (["--trainer.devices", "x"], "should be an int > 0"),

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import timm
 import torch
+from huggingface_hub import constants
 from jsonargparse import ArgumentParser
+from safetensors.torch import save_file
 from torch import nn
 
-from ssl_toolkit.modules.backbone import CNN_FAMILIES, Backbone
+from ssl_toolkit.modules.backbone import Backbone
+from ssl_toolkit.modules.timm_network import CNN_FAMILIES
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -223,6 +228,59 @@ def test_pretrained_weights_that_cannot_be_had(monkeypatch):
         Backbone("resnet10t", pretrained=True)
     assert "OSError: cannot reach the hub)" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+class Hub:
+    """In the place of the hub's client: answers, or does not; counts how often it is asked."""
+
+    def __init__(self, answers):
+        self.answers, self.asked = answers, 0
+
+    def head(self, *_, **__):
+        self.asked += 1
+        if not self.answers:
+            raise ConnectionError("no route to the hub\nand a long explanation")
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch, tmp_path, capfd):
+    hub = Hub(answers=False)
+    monkeypatch.setattr("ssl_toolkit.modules.timm_network.get_session", lambda: hub)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match="could not get") as error:
+        Backbone("resnet10t", pretrained=True)
+    assert "(the hub does not answer: ConnectionError: no route to the hub); check the network" in str(error.value)
+    assert hub.asked == 1
+    assert "".join(capfd.readouterr()) == ""
+    assert not constants.HF_HUB_OFFLINE
+    # what was downloaded before is found
+    supervised = timm.create_model("resnet10t", num_classes=1000).state_dict()
+    cached = tmp_path / "models--timm--resnet10t.c3_in1k"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0" * 40)
+    (cached / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    save_file(supervised, cached / "snapshots" / ("0" * 40) / "model.safetensors")
+    backbone = Backbone("resnet10t", pretrained=True)
+    assert torch.equal(backbone.model.layer4[0].conv1.weight, supervised["layer4.0.conv1.weight"])
+
+
+def test_a_hub_that_answers_is_used(monkeypatch):
+    seen = []
+    supervised = timm.create_model("resnet10t", num_classes=1000).state_dict()
+
+    def download(*_, **__):
+        seen.append(constants.HF_HUB_OFFLINE)
+        return dict(supervised)
+
+    monkeypatch.setattr("ssl_toolkit.modules.timm_network.get_session", lambda: Hub(answers=True))
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", download)
+    Backbone("resnet10t", pretrained=True)
+    assert seen == [False]
+
+
+def test_pretrained_is_no_file():
+    arguments: Any = {"pretrained": "weights.pth"}
+    with pytest.raises(ValueError, match=r"pretrained is 'weights.pth', expected true or .* \(--model.weights FILE\)"):
+        Backbone("resnet10t", **arguments)
 
 
 def test_pretrained_weights_are_loaded(monkeypatch):
