@@ -22,8 +22,9 @@ def is_interrupt(error: BaseException) -> bool:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number with its noun, given in the plural: ``1 image``, ``2,000 images``."""
-    return f"{number:,} {noun.removesuffix('s') if number == 1 else noun}"
+    """A number with its noun, given in the plural: ``1 image``, ``2,000 images``, ``1 class``, ``1 batch``."""
+    one = noun.removesuffix("es" if noun.endswith(("sses", "ches", "xes")) else "s")
+    return f"{number:,} {one if number == 1 else noun}"
 
 
 def no_switch(name: str, value: object) -> str:

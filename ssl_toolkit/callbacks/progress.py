@@ -14,6 +14,8 @@ from lightning.pytorch.callbacks import Timer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from ssl_toolkit.errors import counted
+
 REFRESH_SECONDS = 0.25
 
 
@@ -188,7 +190,7 @@ def training_status(metrics: Mapping[str, Any], num_bad_files: int, seconds: flo
     }
     status = [text(float(metrics[name])) for name, text in formats.items() if name in metrics]
     if num_bad_files:
-        status.append(f"{num_bad_files:,} bad file{'s' if num_bad_files > 1 else ''}")
+        status.append(counted(num_bad_files, "bad files"))
     if seconds is not None:
         status.append(f"{timedelta(seconds=round(seconds))} left")
     return status

@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 from ssl_toolkit.cli.parser import plain
 from ssl_toolkit.cli.prepare import build_task
 from ssl_toolkit.distributed.ranks import from_rank_zero, is_rank_zero, use_threads
+from ssl_toolkit.errors import counted
 from ssl_toolkit.tuning.autotune import KeptChoices, fastest, machine, measure_batch, speed_candidates
 from ssl_toolkit.tuning.time_budget import Stopwatch, measure, trial_trainer
 
@@ -68,7 +69,8 @@ def steps_within(seconds: float, objects: Namespace, started: float) -> int:
     steps = costs.steps_within(left)
     if is_rank_zero():
         print(
-            f"budget: {seconds / 60:.3g} minutes are {steps:,} steps, {steps / costs.steps_per_epoch:.3g} epochs (a "
+            f"budget: {seconds / 60:.3g} minutes are {counted(steps, 'steps')}, "
+            f"{steps / costs.steps_per_epoch:.3g} epochs (a "
             f"step takes {costs.step:.2g} s, validation {costs.validation:.2g} s, evaluation {costs.evaluation:.2g} s)"
         )
     return steps

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_toolkit.distributed.ranks import is_rank_zero
+from ssl_toolkit.errors import counted
 from ssl_toolkit.run_folder import read_config, read_starts
 
 
@@ -39,25 +40,21 @@ def keep_global_batch(
     whole, size = before["processes"] * before["batch_size"], data.batch_size
     if size * num_processes == whole:
         return
-    what = f"{whole:,} {data.noun}"
+    what, processes = counted(whole, data.noun), counted(num_processes, "processes")
     if whole % num_processes:
         raise ValueError(
-            f"the run's batches of {what} cannot be divided among {num_processes} processes: --resume it with a number "
+            f"the run's batches of {what} cannot be divided among {processes}: --resume it with a number "
             f"of processes (--trainer.devices, --trainer.num_nodes) that divides {whole:,}"
         )
     per_process = whole // num_processes
     if batch_size_is_given or size != read_config(run)["data"]["batch_size"]:
         raise ValueError(
-            f"data.batch_size {size:,} in {_counted(num_processes)} makes batches of {size * num_processes:,} "
+            f"data.batch_size {size:,} in {processes} makes batches of {size * num_processes:,} "
             f"{data.noun}, but the run's have {whole:,}: leave it out or set it to {per_process:,}"
         )
     data.batch_size = resolved["data"]["batch_size"] = per_process
     if is_rank_zero():
         print(
-            f"batches of {per_process:,} {data.noun} in {_counted(num_processes)}, before {before['batch_size']:,} in "
-            f"{_counted(before['processes'])}: {whole:,} in all, as before"
+            f"batches of {per_process:,} {data.noun} in {processes}, before {before['batch_size']:,} in "
+            f"{counted(before['processes'], 'processes')}: {whole:,} in all, as before"
         )
-
-
-def _counted(num_processes: int) -> str:
-    return f"{num_processes} processes" if num_processes > 1 else "1 process"

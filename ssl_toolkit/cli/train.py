@@ -26,6 +26,7 @@ from ssl_toolkit.cli.resume_changes import changed_settings, check_kept, remarks
 from ssl_toolkit.cli.run_context import Record, bad_files_noted, failure_noted, one_line_errors, quiet
 from ssl_toolkit.cli.training_parser import training_parser
 from ssl_toolkit.distributed.ranks import is_rank_zero
+from ssl_toolkit.errors import counted
 from ssl_toolkit.io.credentials import check_no_password
 from ssl_toolkit.optim import large_batch_remark
 from ssl_toolkit.report import write_report
@@ -280,7 +281,7 @@ def settle_lr(objects: Namespace, trainer: Trainer, resolved: dict[str, Any]) ->
         arguments["optimizer"]["init_args"]["lr"], arguments["lr_scaling"] = lr, "none"
         lines.append(
             f"lr {lr:.6g}: {before:.6g} for {task.reference_batch_size:,} images, {task.lr_scaling} to {batch_size:,} "
-            f"(batches of {objects.data.batch_size:,}, {num} process{'es' if num > 1 else ''}, "
+            f"(batches of {objects.data.batch_size:,}, {counted(num, 'processes')}, "
             f"{accumulated} accumulated)"
         )
     return lines

@@ -11,7 +11,7 @@ import numpy as np
 
 from ssl_toolkit.data.console import say
 from ssl_toolkit.data.decode import BadImage
-from ssl_toolkit.errors import printable
+from ssl_toolkit.errors import counted, printable
 from ssl_toolkit.io.atomic import write_atomically
 
 OnError = Literal["skip", "raise"]
@@ -90,7 +90,8 @@ class BadFiles:
             return
         first = ", ".join(str(error) for _, error in sorted(self._found.items())[:3])
         raise ValueError(
-            f"{num_bad} of {num_seen} images cannot be decoded, more than data.max_bad = {fraction:g} allows "
+            f"{num_bad} of {counted(num_seen, 'images')} cannot be decoded, more than data.max_bad = "
+            f"{fraction:g} allows "
             f"({first}{', ...' if num_bad > 3 else ''}); remove them{self._list()} or raise data.max_bad"
         )
 

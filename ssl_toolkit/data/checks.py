@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_toolkit.distributed.ranks import check_agreement, world_size
-from ssl_toolkit.errors import nearest
+from ssl_toolkit.errors import counted, nearest
 
 
 def check_below_one(name: str, value: float) -> None:
@@ -63,6 +63,7 @@ def rest_of_epoch(num: int, global_batch: int, noun: str) -> str | None:
     if not (batches and left):
         return None
     return (
-        f"each epoch: {batches:,} batches of {global_batch:,}; {left:,} of the {num:,} {noun} do not fill another and "
+        f"each epoch: {counted(batches, 'batches')} of {global_batch:,}; {left:,} of the {counted(num, noun)} "
+        "do not fill another and "
         "are left out, each time others"
     )

@@ -156,7 +156,7 @@ class DividedData(LightningDataModule):
         counts = ", ".join(f"{count} {split}" for split, count in self._divided().counts().items())
         names = ", ".join(self.class_names[:_NAMES_SHOWN])
         names += ", ..." if self.num_classes > _NAMES_SHOWN else ""
-        classes = f" of {self.num_classes} classes ({names})" if self.num_classes else ""
+        classes = f" of {counted(self.num_classes, 'classes')} ({names})" if self.num_classes else ""
         what = (
             counted(len(self._divided().of_path().indices), self.noun) if of_path else f"{counts} {self.noun}{classes}"
         )

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_toolkit.data.formats import HEAD_BYTES, SUFFIXES, ending, named_like_image
-from ssl_toolkit.errors import nearest
+from ssl_toolkit.errors import counted, nearest
 from ssl_toolkit.io.atomic import open_plain
 
 
@@ -141,7 +141,8 @@ def label_by_folder(
     if loose:
         raise ValueError(
             f"labels: folder takes the class of an image from its first-level sub-folder, but {len(loose)} of the "
-            f"{len(names)} images lie directly in '{path}' (such as {loose[0]}); move them or set labels: none"
+            f"{counted(len(names), 'images')} lie directly in '{path}' (such as {loose[0]}); move them or set "
+            "labels: none"
         )
     folders = [name.split("/", 1)[0] for name in names]
     found = sorted(set(folders))
@@ -165,7 +166,7 @@ def class_numbers(classes: Sequence[str], found: Sequence[str], called: str) -> 
     unknown = next((name for name in found if name not in numbers), None)
     if unknown is not None:
         raise ValueError(
-            f"{called.replace('{}', unknown)} is none of the {len(classes)} classes of the training images"
+            f"{called.replace('{}', unknown)} is none of the {counted(len(classes), 'classes')} of the training images"
             f"{nearest(unknown, classes)}"
         )
     return numbers

@@ -22,6 +22,7 @@ from ssl_toolkit.batch import Batch
 from ssl_toolkit.data.cuda_prefetch import DeviceCopies
 from ssl_toolkit.data.order import Groups, epoch_order, groups_of
 from ssl_toolkit.data.store import Store
+from ssl_toolkit.errors import counted
 
 
 class BatchLoader:
@@ -92,11 +93,14 @@ class BatchLoader:
         if drop_last and num < global_batch:
             product = f"{batch_size} x {world_size} processes = {global_batch}" if world_size > 1 else str(batch_size)
             raise ValueError(
-                f"the {what} split has {num} images, fewer than one batch of {product}; set data.batch_size to at most "
+                f"the {what} split has {counted(num, 'images')}, fewer than one batch of {product}; set "
+                "data.batch_size to at most "
                 f"{num // world_size} or add images"
             )
         if num < world_size:
-            raise ValueError(f"the {what} split has {num} images, fewer than the {world_size} processes that share it")
+            raise ValueError(
+                f"the {what} split has {counted(num, 'images')}, fewer than the {world_size} processes that share it"
+            )
         self.num_images = num
         self.wait_seconds = 0.0
         self._store = store

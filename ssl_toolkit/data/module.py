@@ -24,6 +24,7 @@ from ssl_toolkit.data.splits import Division, Fractions
 from ssl_toolkit.data.store import DecodedStore
 from ssl_toolkit.data.survey import RangeOption, check_range, range_in
 from ssl_toolkit.distributed.ranks import is_rank_zero, num_cores, world_size
+from ssl_toolkit.errors import counted
 
 
 class ImageData(DividedData):
@@ -229,7 +230,7 @@ class ImageData(DividedData):
             what = getattr(self.trainer, "ckpt_path", None) or "the checkpoint"
             raise ValueError(
                 f"{what} is of a run whose batches have {before:,} {self.noun} in all processes together, but "
-                f"data.batch_size {self.batch_size:,} in {num} process{'es' if num > 1 else ''} makes {now:,}; "
+                f"data.batch_size {self.batch_size:,} in {counted(num, 'processes')} makes {now:,}; "
                 + (f"set it to {before // num:,}" if before % num == 0 else f"use a number that divides {before:,}")
             )
         # earlier versions left out what did not fill a batch, of downstream tasks, too

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ssl_toolkit.data.dataset import ImageSet
 from ssl_toolkit.data.sources import Source
+from ssl_toolkit.errors import counted
 from ssl_toolkit.io.atomic import write_atomically
 
 FILE = "splits.parquet"
@@ -150,13 +151,15 @@ def kept_places(source: Source, before: Assignment, what: str) -> NDArray[np.int
     if gone:
         new = len(place) - (len(before.names) - len(gone))
         renamed = f" (new: {new:,}; were files renamed?)" if new else ""
-        counted = f"{len(gone):,} of its {before.num:,} {what}"
-        raise ValueError(f"gone since the run was begun: {counted}{_such(gone)}{renamed}; {_WAYS}")
+        raise ValueError(
+            f"gone since the run was begun: {len(gone):,} of its "
+            f"{counted(before.num, what)}{_such(gone)}{renamed}; {_WAYS}"
+        )
     places = np.array([place[name] for name in before.names], dtype=np.int64)
     _check_unchanged(source.sizes()[places] != before.sizes, before, what)
     if list(source.class_names) != before.class_names:
         now, then = len(source.class_names), len(before.class_names)
-        raise ValueError(f"the run was begun with {then:,} classes, now there are {now:,}; {_WAYS}")
+        raise ValueError(f"the run was begun with {counted(then, 'classes')}, now there are {now:,}; {_WAYS}")
     return places
 
 

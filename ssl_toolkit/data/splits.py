@@ -15,7 +15,7 @@ from ssl_toolkit.data.decode import BadImage
 from ssl_toolkit.data.formats import not_read
 from ssl_toolkit.data.split_file import Assignment, assignment_of
 from ssl_toolkit.data.survey import Survey
-from ssl_toolkit.errors import nearest
+from ssl_toolkit.errors import counted, nearest
 from ssl_toolkit.random import fold_in, sample_keys, uniform
 
 Split = Literal["train", "val", "test"]
@@ -199,7 +199,8 @@ def split_indices(
     num_val = max(1, round(num * val_fraction)) if val_fraction else 0
     if num_test + num_val >= num:
         raise ValueError(
-            f"{num} images are too few: {num_val} for validation (data.val_fraction = {val_fraction:g}) and {num_test} "
+            f"{counted(num, 'images')}, too few: {num_val} for validation (data.val_fraction = "
+            f"{val_fraction:g}) and {num_test} "
             f"for testing (data.test_fraction = {test_fraction:g}) leave none for training"
         )
     test, held_out = stratified_choice(labels, [num_test, num_test + num_val], seed, "split")

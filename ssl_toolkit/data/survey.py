@@ -16,7 +16,7 @@ from ssl_toolkit.data.decode import DECODING, BadImage, Contents, look_at
 from ssl_toolkit.data.decode_pool import ReadingThreads, reading
 from ssl_toolkit.data.deep import FULL, Extremes, Range, common_range
 from ssl_toolkit.data.sources import Source
-from ssl_toolkit.errors import nearest
+from ssl_toolkit.errors import counted, nearest
 from ssl_toolkit.io.atomic import write_atomically
 
 RangeOption = Literal["auto", "full", "header"] | tuple[float, float] | dict[str, tuple[float, float]]
@@ -47,7 +47,8 @@ class Survey(NamedTuple):
         said = list(self.found.values())
         if self.pages:
             said.append(
-                f"not read: {self.pages:,} pages after the first, in {self.num_paged} of {self.num} files looked at"
+                f"not read: {counted(self.pages, 'pages')} after the first, in {self.num_paged} of "
+                f"{counted(self.num, 'files')} looked at"
             )
         return said
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_toolkit.distributed.dtensor import full_tensor
+from ssl_toolkit.errors import counted
 from ssl_toolkit.health.findings import Check, Finding, name_some
 from ssl_toolkit.health.layers import LayerStatistics, layer_statistics
 from ssl_toolkit.health.trial import copy_of, loss_of, open_branches, weights_of
@@ -214,7 +215,7 @@ def dead_units(layers: Sequence[LayerStatistics]) -> Check:
             Finding(
                 "dead units",
                 f"{100 * fractions[worst]:.0f} % of the units after {worst} are 0 for every sample of the batch and "
-                f"learn nothing ({len(dead)} such layer{'s' if len(dead) > 1 else ''}: {name_some(dead)}).",
+                f"learn nothing ({counted(len(dead), 'such layers')}: {name_some(dead)}).",
                 "Begin with biases of 0, lower the learning rate, or take a leaky ReLU.",
             )
         ]

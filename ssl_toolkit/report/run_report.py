@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ssl_toolkit.errors import counted
 from ssl_toolkit.io.schema import COUNT, NUMBER, TEXT, Each, Kind
 from ssl_toolkit.report.page import Code, Figure, Piece, Section, Table, Text, write_page
 from ssl_toolkit.run_folder import CONFIG, WATCHED, WEIGHTS, read_config, read_json, read_starts, sync_command
@@ -204,7 +205,7 @@ def _bad_files(run: Path, starts: Sequence[Mapping[str, Any]]) -> list[Piece]:
     if lines:
         rows = [line.partition("\t")[::2] for line in lines[:MAX_BAD_FILES]]
         more = f"; the first {MAX_BAD_FILES} are shown" if len(lines) > MAX_BAD_FILES else ""
-        pieces.append(Table(["file", "reason"], rows, f"{len(lines):,} files were left out{more}."))
+        pieces.append(Table(["file", "reason"], rows, f"{counted(len(lines), 'files')} left out{more}."))
     return pieces
 
 

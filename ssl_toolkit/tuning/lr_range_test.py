@@ -17,6 +17,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from numpy.typing import ArrayLike, NDArray
 
 from ssl_toolkit.distributed.ranks import from_rank_zero
+from ssl_toolkit.errors import counted
 from ssl_toolkit.optim import scaled_lr
 from ssl_toolkit.random import seed_generators
 from ssl_toolkit.schedule import Schedule
@@ -233,7 +234,7 @@ class _Record(Callback):
         if not math.isfinite(self.losses[-1]):
             if done <= 0:
                 raise ValueError(
-                    f"the loss is {self.losses[-1]} after {len(self.losses)} steps at the lowest rate, "
+                    f"the loss is {self.losses[-1]} after {counted(len(self.losses), 'steps')} at the lowest rate, "
                     f"{self.lowest:g}: look at the data, or try --trainer.precision 32-true"
                 )
             self.end = "not finite"

@@ -48,7 +48,7 @@ def test_few_images():
         "val": 1,
         "test": 1,
     }
-    with pytest.raises(ValueError, match=r"2 images are too few: 1 for validation .* leave none for training"):
+    with pytest.raises(ValueError, match=r"2 images, too few: 1 for validation .* leave none for training"):
         split_indices(np.full(2, -1), 0.1, 0.1, 0)
     assert split_indices(np.zeros(1, dtype=np.int64), 0.0, 0.0, 0)["train"].tolist() == [0]
 
