@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
+
+_EXPECTED = (
+    "expected images, (images, labels) or (images, labels, indices), or the batches of ssl_toolkit.data.ImageData"
+)
+# what rounding in a resize may leave outside of [0, 1]
+_MARGIN = 1e-3
 
 
 class Images(NamedTuple):
@@ -12,7 +20,8 @@ class Images(NamedTuple):
 
     Attributes:
         pixels: uint8 tensor of shape ``[batch, channels, height, width]``. Each image lies in the top left corner of
-            its canvas; what lies outside its size is zero and must not be read.
+            its canvas; what lies outside its size is zero and must not be read. Of a loader of the user's own they may
+            be floats in [0, 1].
         sizes: int64 tensor of shape ``[batch, 2]``: the height and the width of each image in pixels.
     """
 
@@ -36,3 +45,51 @@ class Batch(NamedTuple):
     indices: Tensor
     labels: Tensor
     epoch: int
+
+
+def as_batch(given: Any, epoch: int, place: int) -> Batch:
+    """The batch that a loader of the user's own stands for.
+
+    Args:
+        given: Images, or a tuple or list of images and labels, or of images, labels and indices: images of shape
+            ``[batch, channels, height, width]``, uint8 or floats in [0, 1]; integer labels and indices of shape
+            ``[batch]``.
+        epoch: The epoch it belongs to.
+        place: The place of its first image in the epoch, which no image of another batch of the epoch may have: it
+            stands in for the indices where none are given.
+
+    Raises:
+        ValueError: It is anything else, in one line.
+    """
+    parts = [given] if isinstance(given, Tensor) else list(given) if isinstance(given, Sequence) else []
+    if not 1 <= len(parts) <= 3 or not all(isinstance(each, Tensor) for each in parts):
+        kinds = ", ".join(type(each).__name__ for each in parts)
+        raise ValueError(f"the batch is a {type(given).__name__}{f' of {kinds}' if kinds else ''}; {_EXPECTED}")
+    pixels, *others = parts
+    _check_pixels(pixels)
+    for name, each in zip(("labels", "indices"), others, strict=False):
+        if each.shape != pixels.shape[:1] or each.is_floating_point() or each.dtype == torch.bool:
+            raise ValueError(
+                f"the {name} of the batch are {each.dtype} of shape {list(each.shape)}, expected integers of shape "
+                f"[{len(pixels)}]"
+            )
+    labels = others[0].long() if others else torch.full((len(pixels),), -1)
+    indices = others[1].long() if len(others) > 1 else torch.arange(place, place + len(pixels))
+    sizes = torch.tensor(pixels.shape[2:]).expand(len(pixels), 2)
+    device = pixels.device
+    return Batch(Images(pixels, sizes.to(device)), indices.to(device), labels.to(device), epoch)
+
+
+def _check_pixels(pixels: Tensor) -> None:
+    found = f"the images of the batch are {pixels.dtype} of shape {list(pixels.shape)}"
+    expected = "expected uint8, or floats in [0, 1], of shape [batch, channels, height, width]"
+    if pixels.ndim != 4 or not pixels.numel() or not (pixels.dtype == torch.uint8 or pixels.is_floating_point()):
+        raise ValueError(f"{found}, {expected}")
+    # on a GPU the question would make it wait
+    if pixels.is_floating_point() and pixels.device.type == "cpu":
+        low, high = (float(each) for each in pixels.aminmax())
+        if not (low >= -_MARGIN and high <= 1 + _MARGIN):
+            raise ValueError(
+                f"{found} with values from {low:.3g} to {high:.3g}, {expected}: leave out the normalisation, which a "
+                "backbone does itself"
+            )

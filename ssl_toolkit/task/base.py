@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ssl_toolkit.augment import CenterView
+from ssl_toolkit.batch import as_batch
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.distributed.collectives import relative_size
 from ssl_toolkit.distributed.ranks import rank, world_size
@@ -31,6 +32,9 @@ from ssl_toolkit.regularization import Regularizer
 from ssl_toolkit.schedule import Schedule, Scheduled
 from ssl_toolkit.step import StepContext, StepOutput
 from ssl_toolkit.task.optimization import OptimizedModule
+
+# by which the places of images in an epoch are apart from one batch to the next
+_MOST_IN_A_BATCH = 2**20
 
 M = TypeVar("M", bound=nn.Module)
 MemoryFormat = Literal["channels_last", "contiguous"]
@@ -248,6 +252,33 @@ class Task(OptimizedModule, ABC):
         """
         keys = self.keys(batch) if keys is None else keys
         return self.step(batch, keys, StepContext(self.training, self.progress, batch))
+
+    def _on_before_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
+        # the hook of this name without the underscore makes Lightning warn wherever there is a data module
+        return self.batch_of(super()._on_before_batch_transfer(batch, dataloader_idx))
+
+    def batch_of(self, batch: Any) -> Any:
+        """The `Batch` that what a loader of the user's own delivers stands for; other batches stay as they are.
+
+        Without indices an image is known by its place in the epoch, so each epoch draws other numbers.
+
+        Raises:
+            ValueError: It is neither, or there are no labels for a task that needs some.
+        """
+        if hasattr(batch, "indices") and hasattr(batch, "epoch"):
+            return batch
+        if not issubclass(self.data_class, ImageData) or "sequences" in self.traits:
+            raise ValueError(f"{type(self).__name__} takes the batches of {self.data_class.__name__} only")
+        trainer: Any = self.trainer
+        loop = trainer._active_loop
+        number = getattr(loop, "epoch_loop", loop).batch_progress.current.ready
+        place = (number * world_size() + rank()) * _MOST_IN_A_BATCH
+        made = as_batch(batch, self.current_epoch if trainer.training else 0, place)
+        if trainer.training:
+            self.check_batch(len(made.indices) * world_size())
+        if "labels" in self.traits and not trainer.predicting and int(made.labels.min()) < 0:
+            raise ValueError(f"{type(self).__name__} needs a label from 0 for each image: (images, labels)")
+        return made
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seeds what the model itself draws (dropout, say), so that a resumed run draws the same."""
