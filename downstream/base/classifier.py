@@ -65,6 +65,13 @@ class Classifier(DownstreamTask):
             raise ValueError(f"{num_without} of the training samples have no label; a classifier needs one for each")
         super().setup(stage)
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes the number of classes from the last layer of the head, where it is not known."""
+        head = [each for name, each in checkpoint["state_dict"].items() if name.startswith("head.")]
+        if self.num_classes is None and head:
+            self.num_classes = len(head[-1])
+        super().on_load_checkpoint(checkpoint)
+
     def initial_loss(self, batch_size: int) -> float:
         """Each class of the data is as likely: ln C."""
         classes = getattr(self.data, "num_classes", None) or self.num_classes

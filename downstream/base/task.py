@@ -163,18 +163,26 @@ class DownstreamTask(Task):
         for side in filter(None, seen):
             self.backbone.check_size(side)
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Builds the head where no data have done so: outside of a trainer."""
+        super().on_load_checkpoint(checkpoint)
+        self._build_head()
+
     def setup(self, stage: str) -> None:
         """Builds the head, whose size the data decide, before the optimizer looks for parameters."""
         if self.image_size is None:
             self.image_size = getattr(self.data, "image_size", None)
+        self._build_head()
+        if self.pretraining is not None:
+            self._check_initializers()
+        super().setup(stage)
+
+    def _build_head(self) -> None:
         if not self._head_is_built:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(number("head", self.seed))
                 self.build_head(self.backbone.num_features)
             self._head_is_built = True
-        if self.pretraining is not None:
-            self._check_initializers()
-        super().setup(stage)
 
     @property
     def data(self) -> Any:

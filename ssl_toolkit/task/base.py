@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar, Literal, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import torch
 from lightning import LightningDataModule
@@ -31,7 +32,11 @@ from ssl_toolkit.random import number, sample_keys, seed_generators
 from ssl_toolkit.regularization import Regularizer
 from ssl_toolkit.schedule import Schedule, Scheduled
 from ssl_toolkit.step import StepContext, StepOutput
+from ssl_toolkit.task.loading import load_task
 from ssl_toolkit.task.optimization import OptimizedModule
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # by which the places of images in an epoch are apart from one batch to the next
 _MOST_IN_A_BATCH = 2**20
@@ -128,6 +133,37 @@ class Task(OptimizedModule, ABC):
         self._class_path = f"{type(self).__module__}.{type(self).__qualname__}"
         self._regularizers_are_prepared = False
         self._undo: list[Callable[[], None]] = []
+
+    @classmethod
+    def load_from_checkpoint(  # pyright: ignore[reportIncompatibleMethodOverride] - Lightning's is no plain method
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = True,
+        **kwargs: Any,
+    ) -> Self:
+        """A task with the weights of a run's checkpoint, outside of a trainer: Lightning's name and arguments.
+
+        Args:
+            checkpoint_path: A file of ``RUN/checkpoints``.
+            map_location: The device to put the task on; None for the CPU.
+            hparams_file: Refused: a run's arguments are in its ``config.yaml``.
+            strict: All tensors must fit; False is refused.
+            weights_only: Plain data are read and no code is run; False is refused.
+            **kwargs: The arguments of the class, as the run had them. A classifier takes the number of classes from the
+                checkpoint.
+
+        Raises:
+            ValueError: In one line: it is no checkpoint of a run, arguments are missing, or a tensor does not fit.
+        """
+        if hparams_file is not None:
+            raise ValueError("hparams_file is not used: give the arguments of the task by name")
+        if strict is False or weights_only is False:
+            raise ValueError("a checkpoint is loaded whole and as plain data: leave out strict and weights_only")
+        task = load_task(cls, Path(checkpoint_path), kwargs)
+        return task if map_location is None else task.to(map_location)
 
     # ---- what a task defines
 
@@ -233,7 +269,7 @@ class Task(OptimizedModule, ABC):
 
     def configure_model(self) -> None:
         """Divides the weights among the processes, if the trainer's strategy does."""
-        shard = getattr(self.trainer.strategy, "shard", None)
+        shard = getattr(getattr(self._trainer, "strategy", None), "shard", None)
         if shard is not None:
             shard(self)
 
