@@ -217,6 +217,8 @@ def _commands(run: Path, config: Mapping[str, Any]) -> list[str]:
         commands.append(f"ssl-toolkit transfer -c linear_probe --data.path LABELLED --model.weights {weights}")
     commands.append(f"ssl-toolkit evaluate --weights {weights} --data.path LABELLED")
     commands.append(f"ssl-toolkit embed --weights {weights} --data.path IMAGES --out features.parquet")
+    if command == "transfer":
+        commands.append(f"ssl-toolkit predict {folder} --data.path IMAGES --out classes.csv")
     if sync := sync_command(run):
         commands.append(sync)
     return commands

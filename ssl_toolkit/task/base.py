@@ -5,17 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
-from lightning import LightningDataModule
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ssl_toolkit.augment import CenterView
-from ssl_toolkit.batch import as_batch
-from ssl_toolkit.data import ImageData
 from ssl_toolkit.distributed.collectives import relative_size
 from ssl_toolkit.distributed.ranks import rank, world_size
 from ssl_toolkit.distributed.sync_batchnorm import convert_sync_batchnorm
@@ -32,21 +27,13 @@ from ssl_toolkit.random import number, sample_keys, seed_generators
 from ssl_toolkit.regularization import Regularizer
 from ssl_toolkit.schedule import Schedule, Scheduled
 from ssl_toolkit.step import StepContext, StepOutput
-from ssl_toolkit.task.loading import load_task
-from ssl_toolkit.task.optimization import OptimizedModule
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-# by which the places of images in an epoch are apart from one batch to the next
-_MOST_IN_A_BATCH = 2**20
+from ssl_toolkit.task.standalone import StandaloneModule
 
 M = TypeVar("M", bound=nn.Module)
 MemoryFormat = Literal["channels_last", "contiguous"]
-Trait = Literal["teacher", "queue", "batch_statistics", "several_rows", "several_sizes", "labels", "sequences"]
 
 
-class Task(OptimizedModule, ABC):
+class Task(StandaloneModule, ABC):
     """Base class of tasks: a backbone, its optimizer, schedule and regularizers.
 
     Args:
@@ -89,9 +76,7 @@ class Task(OptimizedModule, ABC):
         initial_loss_margin: By how much the loss at the start may be below and above `initial_loss`.
     """
 
-    data_class: ClassVar[type[LightningDataModule]] = ImageData
     speed_settings: ClassVar[dict[str, tuple[Any, ...]]] = {"memory_format": ("channels_last", "contiguous")}
-    traits: ClassVar[frozenset[Trait]] = frozenset()
     whole_batches: ClassVar[bool] = True
     takes_soft_targets: ClassVar[bool] = False
     stops_gradients: ClassVar[bool] = False
@@ -133,37 +118,6 @@ class Task(OptimizedModule, ABC):
         self._class_path = f"{type(self).__module__}.{type(self).__qualname__}"
         self._regularizers_are_prepared = False
         self._undo: list[Callable[[], None]] = []
-
-    @classmethod
-    def load_from_checkpoint(  # pyright: ignore[reportIncompatibleMethodOverride] - Lightning's is no plain method
-        cls,
-        checkpoint_path: str | Path,
-        map_location: Any = None,
-        hparams_file: Any = None,
-        strict: bool | None = None,
-        weights_only: bool | None = True,
-        **kwargs: Any,
-    ) -> Self:
-        """A task with the weights of a run's checkpoint, outside of a trainer: Lightning's name and arguments.
-
-        Args:
-            checkpoint_path: A file of ``RUN/checkpoints``.
-            map_location: The device to put the task on; None for the CPU.
-            hparams_file: Refused: a run's arguments are in its ``config.yaml``.
-            strict: All tensors must fit; False is refused.
-            weights_only: Plain data are read and no code is run; False is refused.
-            **kwargs: The arguments of the class, as the run had them. A classifier takes the number of classes from the
-                checkpoint.
-
-        Raises:
-            ValueError: In one line: it is no checkpoint of a run, arguments are missing, or a tensor does not fit.
-        """
-        if hparams_file is not None:
-            raise ValueError("hparams_file is not used: give the arguments of the task by name")
-        if strict is False or weights_only is False:
-            raise ValueError("a checkpoint is loaded whole and as plain data: leave out strict and weights_only")
-        task = load_task(cls, Path(checkpoint_path), kwargs)
-        return task if map_location is None else task.to(map_location)
 
     # ---- what a task defines
 
@@ -289,33 +243,6 @@ class Task(OptimizedModule, ABC):
         keys = self.keys(batch) if keys is None else keys
         return self.step(batch, keys, StepContext(self.training, self.progress, batch))
 
-    def _on_before_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
-        # the hook of this name without the underscore makes Lightning warn wherever there is a data module
-        return self.batch_of(super()._on_before_batch_transfer(batch, dataloader_idx))
-
-    def batch_of(self, batch: Any) -> Any:
-        """The `Batch` that what a loader of the user's own delivers stands for; other batches stay as they are.
-
-        Without indices an image is known by its place in the epoch, so each epoch draws other numbers.
-
-        Raises:
-            ValueError: It is neither, or there are no labels for a task that needs some.
-        """
-        if hasattr(batch, "indices") and hasattr(batch, "epoch"):
-            return batch
-        if not issubclass(self.data_class, ImageData) or "sequences" in self.traits:
-            raise ValueError(f"{type(self).__name__} takes the batches of {self.data_class.__name__} only")
-        trainer: Any = self.trainer
-        loop = trainer._active_loop
-        number = getattr(loop, "epoch_loop", loop).batch_progress.current.ready
-        place = (number * world_size() + rank()) * _MOST_IN_A_BATCH
-        made = as_batch(batch, self.current_epoch if trainer.training else 0, place)
-        if trainer.training:
-            self.check_batch(len(made.indices) * world_size())
-        if "labels" in self.traits and not trainer.predicting and int(made.labels.min()) < 0:
-            raise ValueError(f"{type(self).__name__} needs a label from 0 for each image: (images, labels)")
-        return made
-
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seeds what the model itself draws (dropout, say), so that a resumed run draws the same."""
         self.progress = self._progress(self.global_step)
@@ -362,22 +289,6 @@ class Task(OptimizedModule, ABC):
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """The loss of a test batch, measured."""
         self.measure("test", self.compute(batch, sample_keys(self.seed, 0, batch.indices)), len(batch.indices))
-
-    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """The pooled features of the exported backbone for the centred square of each image.
-
-        Called by ``Trainer.predict``, in evaluation mode.
-
-        Args:
-            batch: What ``predict_dataloader`` delivers.
-            batch_idx: Its number.
-
-        Returns:
-            Float tensor of shape ``[batch, num_features]``.
-        """
-        data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue] - set out of its sight
-        view = CenterView(data.image_size)
-        return self.exported_backbone(view(batch.images, sample_keys(self.seed, 0, batch.indices)))
 
     def weights_header(self) -> dict[str, Any]:
         """What a weights file tells of the run it comes from: plain data only."""

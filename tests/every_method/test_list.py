@@ -18,8 +18,7 @@ from ssl_toolkit.cli.parser import parse
 from ssl_toolkit.cli.prepare import prepare
 from ssl_toolkit.cli.training_parser import training_parser
 from ssl_toolkit.modules import EMATeacher, FeatureQueue
-from ssl_toolkit.task import Task
-from ssl_toolkit.task.base import Trait
+from ssl_toolkit.task import Task, Trait
 
 ADVICE = "say in a module of tests/helpers/methods, named like the method's, with which arguments it is small"
 

@@ -31,7 +31,7 @@ OPTIMIZER = {
 }
 IMAGES = {"source": "procedural", "max_images": 60, "image_size": 36, "batch_size": 8, "cache": "memory"}
 
-# One method for each trait that a task can have (`ssl_toolkit.task.base.Trait`): what proves the core runs on these.
+# One method for each trait that a task can have (`ssl_toolkit.task.Trait`): what proves the core runs on these.
 REPRESENTATIVES = {
     "labels": "Classification",
     "several_rows": "Jigsaw",

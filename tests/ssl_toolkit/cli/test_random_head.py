@@ -55,6 +55,7 @@ def test_it_is_what_a_transfer_from_these_random_weights_gives(weights, tmp_path
     assert "random weights" not in capsys.readouterr().out
     page = (tmp_path / "run" / "report.html").read_text()
     assert "top-1 of the same head on random weights" in page
+    assert f"ssl-toolkit predict {tmp_path / 'run'} --data.path IMAGES" in page
     assert '<td>steps</td><td class="number">6</td>' in page
 
 

@@ -83,6 +83,14 @@ def test_a_pretext_task_predicts_the_features_of_its_backbone(folder):
     assert images.predict_dataloader().num_images == NUM
 
 
+def test_a_plain_loader_is_predicted_as_it_is():
+    task = SimCLR(view=RandomView(size=24), projector_widths=[16, 8], **arguments()).eval()
+    images = torch.rand(7, 3, 20, 20)
+    rows = trainer().predict(task, torch.utils.data.DataLoader(images, batch_size=3))
+    with torch.no_grad():
+        torch.testing.assert_close(torch.cat(rows), task.backbone(images), atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("cache", ["memory", "none"])
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_no_image_stands_in_for_a_bad_one(folder, tmp_path, cache, batch_size):
