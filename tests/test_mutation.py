@@ -114,6 +114,7 @@ def plant(project, **options):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_survivors_are_named_and_a_run_goes_on(project):
     said = plant(project, number=3)
     assert said.splitlines()[-1].startswith("3 planted: ")

@@ -49,7 +49,7 @@ def figures(name: str, recipe: str, folder: str) -> dict[str, list[float]] | Non
 
 @pytest.mark.guarantee("P6")
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", methods.each(quick=["Classification", "SimCLR"]))
+@pytest.mark.parametrize("name", methods.each(quick=["SimCLR"]))
 def test_all_figures_are_those_of_one_process(name, tmp_path, monkeypatch, reached):
     monkeypatch.setattr("ssl_toolkit.cli.train.finish", lambda *_: None)
     recipe = write_recipe(name, tmp_path)

@@ -54,6 +54,7 @@ sys.exit(main(["pretrain", *sys.argv[1:]]))
 """
 
 
+@pytest.mark.slow
 def test_the_second_ends_at_once(tmp_path):
     arguments = write(tmp_path, 10)
     run, log = tmp_path / "run", tmp_path / "log"

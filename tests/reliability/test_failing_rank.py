@@ -120,7 +120,13 @@ def test_the_other_process_says_who_was_first(how, who, recipe, tmp_path):
 
 @pytest.mark.guarantee("R14")
 @pytest.mark.parametrize(
-    "how", ["killed", "sudden exit", pytest.param("busy", marks=pytest.mark.slow), "skipped collective"]
+    "how",
+    [
+        "killed",
+        pytest.param("sudden exit", marks=pytest.mark.slow),
+        pytest.param("busy", marks=pytest.mark.slow),
+        pytest.param("skipped collective", marks=pytest.mark.slow),
+    ],
 )
 def test_nobody_waits_for_one_that_is_gone_or_stuck(how, recipe, tmp_path, reached):
     run, note = tmp_path / "run", tmp_path / "note"

@@ -157,7 +157,7 @@ def test_a_thousand_mutated_images_in_nine_formats(tmp_path, reached):
     # above max_bad the run stops and lists them
     for cache, message in said["stopped"].items():
         found = re.fullmatch(
-            r"(\d+) of \d+ images cannot be decoded, more than data.max_bad = 0.01 allows .*listed in '(.*)'\).*",
+            r"(\d+) of [\d,]+ images cannot be decoded, more than data.max_bad = 0.01 allows .*listed in '(.*)'\).*",
             message,
         )
         assert found, message

@@ -88,6 +88,7 @@ def write_plain_recipe(folder):
 
 @pytest.mark.guarantee("P3")
 @pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_parts_copies_and_one_process_agree_and_go_on_from_each_other(run_processes, tmp_path, reached):
     recipe = write_plain_recipe(tmp_path)
     half = ["pretrain", "-c", recipe, "--data.batch_size", 4, "--trainer.strategy"]

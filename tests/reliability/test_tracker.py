@@ -101,7 +101,13 @@ def no_network(monkeypatch):
 @pytest.mark.usefixtures("fresh_wandb")
 @pytest.mark.parametrize(
     ("name", "num_warnings"),
-    [("nothing", {0}), ("kill", {1}), ("remove_folder", {0, 1}), ("fill_disk", {0, 1}), ("stop", {1})],
+    [
+        ("nothing", {0}),
+        ("kill", {1}),
+        ("remove_folder", {0, 1}),
+        ("fill_disk", {0, 1}),
+        pytest.param("stop", {1}, marks=pytest.mark.slow),
+    ],
 )
 def test_what_happens_to_wandb_does_not_happen_to_the_run(name, num_warnings, plain, tmp_path, monkeypatch, reached):
     monkeypatch.setattr(weights_and_biases, "ANSWER_SECONDS", 5)

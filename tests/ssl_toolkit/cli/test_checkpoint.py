@@ -76,6 +76,7 @@ def test_a_run_without_any_checkpoint_has_none(tmp_path):
 
 @pytest.mark.guarantee("R9")
 @pytest.mark.timeout(200)
+@pytest.mark.slow
 def test_a_full_disk_keeps_what_was_saved_and_stops_the_run_at_the_third_failure(recipe, tmp_path, reached):
     run = tmp_path / "run"
     options = ["-c", recipe, "--trainer.max_epochs", "4", "--checkpoint.every_n_steps", "3", "--checkpoint.keep", "9"]

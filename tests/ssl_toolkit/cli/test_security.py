@@ -175,7 +175,13 @@ def write(file, content, mark):
 
 
 @pytest.mark.guarantee("S1")
-@pytest.mark.parametrize("forced", [False, True], ids=["plain", "weights_only switched off by the environment"])
+@pytest.mark.parametrize(
+    "forced",
+    [
+        pytest.param(False, id="plain"),
+        pytest.param(True, id="weights_only switched off by the environment", marks=pytest.mark.slow),
+    ],
+)
 def test_hostile_files_run_nothing_wherever_they_are_given(recipe, tmp_path, monkeypatch, capsys, forced, reached):
     if forced:
         monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")

@@ -165,6 +165,7 @@ class Together(BYOL):
         return output._replace(loss=2 - 2 * (unit @ unit.T).mean())
 
 
+@pytest.mark.slow
 def test_a_wrong_gradient_is_found():
     torch.manual_seed(0)
     assert kinds(examined(classification(Doubled))) == {"gradient"}
