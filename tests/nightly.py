@@ -58,9 +58,10 @@ SECTIONS = {
         "R2": Guarantee("resumed from every step of two epochs: the same next batches and the same bits"),
         "R3": Guarantee("one seed, the same bits with 1, 2 and 4 decoding threads and in two fresh processes"),
         "R4": Guarantee(
-            "SIGTERM or SIGUSR1 to any process: the step at hand is saved, and all leave with status 143",
+            "SIGTERM, SIGUSR1 or Ctrl-C to any process: the step at hand is saved, and all leave with 143 (130)",
             "SIGTERM or SIGUSR1 to any process or to torchrun, in training, in validation and during a save: one "
-            "checkpoint of the step at hand, all gone within a step and 5 s, exit status 143, `status.json` says so",
+            "checkpoint of the step at hand, all gone within a step and 5 s, exit status 143, `status.json` says so; "
+            "Ctrl-C likewise, with status 130, and a second one ends at once",
         ),
         "R5": Guarantee(
             "SLURM: asked for the machine back, a job is queued exactly once, and loses and repeats no sample"
@@ -94,6 +95,12 @@ SECTIONS = {
             "exchange, 30 minutes by default and 8 s in the test): all are gone within 15 s",
         ),
         "R15": Guarantee("a tracker never stops training"),
+        "R16": Guarantee(
+            "what a resumed run changes takes effect and is said, or is refused before the run is touched",
+            "settings that a resumed run changes take effect, are said and are kept with their step, or are refused; so "
+            "are images that are gone or have changed; the run is then as it was",
+        ),
+        "R17": Guarantee("two runs never write into one folder, however they are started"),
     },
     "Several processes": {
         "P1": Guarantee(
@@ -123,6 +130,8 @@ SECTIONS = {
         "D2": Guarantee("decompression bombs are refused by their headers, in little memory"),
         "D3": Guarantee("every EXIF orientation and every mode of Pillow: upright, and the right values"),
         "D4": Guarantee("hostile archives: no file outside their folder, and the error names the member"),
+        "D5": Guarantee("more than 8 bits: one range for all files, of the training images; one pixel does not decide"),
+        "D6": Guarantee("copies of an image are on one side of a split, and a known image stays on its side"),
         "X1": Guarantee("an index of ten million images opens in under 10 s with under 1 GB of memory"),
         "X2": Guarantee("shards: order and position are resumed like everything else"),
     },

@@ -41,6 +41,7 @@ def resume(folder):
     return main(["transfer", "--resume", str(folder / "run"), *options])
 
 
+@pytest.mark.guarantee("R16")
 def test_an_image_more_moves_no_test_image(folder, capsys):
     shutil.copy(folder / "images/a/00.png", folder / "images/a/00-new.png")
     before = (folder / "run" / FILE).read_bytes()
@@ -51,6 +52,7 @@ def test_an_image_more_moves_no_test_image(folder, capsys):
     assert re.search(r"images: \d+ train, \d+ val, 24 test images of 2 classes \(a, b\)", captured.out)
 
 
+@pytest.mark.guarantee("R16")
 def test_an_image_less_is_refused_and_the_run_stays_as_it_was(folder, capsys):
     (folder / "images/a/00.png").unlink()
     files = {file: file.read_bytes() for file in (folder / "run").rglob("*") if file.is_file()}

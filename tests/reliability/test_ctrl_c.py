@@ -21,6 +21,7 @@ def write(tmp_path, steps):
     return arguments_for("SimCLR", tmp_path, {"checkpoint": {"every_minutes": 60}}, max_steps=steps, max_epochs=-1)
 
 
+@pytest.mark.guarantee("R4")
 def test_the_first_saves_the_step_and_the_run_goes_on(tmp_path):
     arguments = write(tmp_path, 4000)
     run, log = tmp_path / "run", tmp_path / "log"
@@ -54,6 +55,7 @@ sys.exit(main(["pretrain", *sys.argv[1:]]))
 """
 
 
+@pytest.mark.guarantee("R4")
 @pytest.mark.slow
 def test_the_second_ends_at_once(tmp_path):
     arguments = write(tmp_path, 10)
@@ -68,6 +70,7 @@ def test_the_second_ends_at_once(tmp_path):
     assert read_status(run)["state"] == "preempted"
 
 
+@pytest.mark.guarantee("R4")
 @pytest.mark.slow
 def test_a_run_that_was_interrupted_ends_as_if_nothing_had_been(tmp_path):
     arguments = write(tmp_path, 60)

@@ -44,6 +44,7 @@ def holder():
         process.communicate()
 
 
+@pytest.mark.guarantee("R17")
 def test_a_new_run_and_a_resumed_one_wait_for_nobody(tmp_path, holder):
     arguments = [*arguments_for("SimCLR", tmp_path, max_epochs=1), "--out", str(tmp_path / "run")]
     process = holder(tmp_path / "run")
@@ -65,6 +66,7 @@ def test_a_new_run_and_a_resumed_one_wait_for_nobody(tmp_path, holder):
     train("pretrain", ["--resume", str(run), "--trainer.max_epochs", "2"], quietly=True)
 
 
+@pytest.mark.guarantee("R17")
 def test_a_run_that_began_in_the_meantime_is_not_overwritten(tmp_path):
     (tmp_path / CONFIG).write_text("")
     with pytest.raises(ValueError, match="holds a run already"), held(tmp_path, is_new=True):
@@ -83,6 +85,7 @@ def test_a_start_that_fails_leaves_no_folder(tmp_path):
     assert [file.name for file in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.guarantee("R17")
 def test_runs_of_one_second_have_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = set()
@@ -94,6 +97,7 @@ def test_runs_of_one_second_have_folders_of_their_own(tmp_path, monkeypatch):
     assert {Path("runs") / each.name for each in (tmp_path / "runs").iterdir()} == found
 
 
+@pytest.mark.guarantee("R17")
 def test_several_at_once(tmp_path, monkeypatch):
     """Twelve processes of one second."""
     monkeypatch.chdir(tmp_path)

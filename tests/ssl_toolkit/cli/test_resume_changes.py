@@ -39,6 +39,7 @@ def contents(run):
     return {file: file.read_bytes() for file in sorted(run.rglob("*")) if file.is_file()}
 
 
+@pytest.mark.guarantee("R16")
 @pytest.mark.parametrize(
     ("option", "value", "found"),
     [
@@ -63,6 +64,7 @@ def test_settings_of_the_optimizer_take_effect_and_are_said(run, option, value, 
     assert read_starts(run)[-1]["changed"] == change["changed"]
 
 
+@pytest.mark.guarantee("R16")
 def test_the_learning_rate_is_that_of_the_new_settings_from_the_next_step_on(run):
     resumed(run, "--model.optimizer.lr", "0.5")
     rates = read_metrics(run)
@@ -90,6 +92,7 @@ def test_the_temperature_is_said(run, capsys):
     assert "changed from step 4 on: model.temperature 0.3, before 0.5\n" in capsys.readouterr().out
 
 
+@pytest.mark.guarantee("R16")
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -116,6 +119,7 @@ def test_what_a_run_has_been_from_its_first_step_is_refused(run, options, said):
     assert contents(run) == files
 
 
+@pytest.mark.guarantee("R16")
 def test_a_start_that_fails_late_leaves_the_run_as_it_was(run, monkeypatch):
     def broken(*_, **__):
         raise ValueError("a checkpoint that does not fit")

@@ -48,6 +48,7 @@ def levels(file: io.BytesIO) -> np.ndarray:
     return array[0].astype(int)
 
 
+@pytest.mark.guarantee("D5")
 @pytest.mark.parametrize("white", [1023, 3000, 4095, 16383, 65535])
 def test_as_many_bits_as_are_used_are_the_range(white):
     numbers = (RAMP * white).astype("u2")
@@ -95,6 +96,7 @@ def test_signs_and_the_largest_numbers_do_not_wrap():
     assert np.abs(levels(grey((RAMP * 2000 - 1000).astype("i2"))) - BYTES).max() <= 1
 
 
+@pytest.mark.guarantee("D5")
 @pytest.mark.parametrize("value", [-9999.0, np.nan, np.inf, 256.0, -3.4e38, 1e9])
 def test_one_pixel_does_not_decide(value):
     for numbers in ((RAMP * 250).astype("f4"), RAMP.astype("f4")):

@@ -41,6 +41,7 @@ def members(images, split):
 # ---- copies
 
 
+@pytest.mark.guarantee("D6")
 def test_copies_are_on_one_side_and_said(tmp_path, capsys):
     write(tmp_path, names(30))
     for number, name in enumerate(names(30)):
@@ -89,6 +90,7 @@ def test_what_is_decoded_is_compared_by_its_pixels(capsys):
     assert store.digests(100) is None
 
 
+@pytest.mark.guarantee("D6")
 def test_images_of_a_test_folder_are_left_out_of_training(tmp_path, capsys):
     write(tmp_path / "main", names(20))
     write(tmp_path / "other", names(6), seed=1)
@@ -101,6 +103,7 @@ def test_images_of_a_test_folder_are_left_out_of_training(tmp_path, capsys):
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.guarantee("D6")
 def test_copies_are_found_over_three_folders(tmp_path, capsys):
     for seed, (name, num) in enumerate([("main", 20), ("val", 6), ("test", 8)]):
         write(tmp_path / name, names(num), seed=seed)
@@ -112,6 +115,7 @@ def test_copies_are_found_over_three_folders(tmp_path, capsys):
     assert capsys.readouterr().err.count("left out of training") == 2
 
 
+@pytest.mark.guarantee("D6")
 @pytest.mark.parametrize("inside", ["", "ant"])
 def test_overlapping_folders_are_refused(tmp_path, inside):
     write(tmp_path, names(20))
@@ -128,6 +132,7 @@ def test_a_link_to_the_folder_is_seen_through(tmp_path):
         data(tmp_path / "main", val_path=str(tmp_path / "link")).setup()
 
 
+@pytest.mark.guarantee("D6")
 def test_folders_of_splits_are_no_classes(tmp_path):
     for split in ("train", "Val", "test"):
         write(tmp_path / split, names(6))
@@ -208,6 +213,7 @@ def enlarge(images):
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(images / "ant/000.bmp")
 
 
+@pytest.mark.guarantee("R16")
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -242,6 +248,7 @@ def test_the_images_that_were_chosen_stay_chosen(run, capsys):
     assert "new" not in capsys.readouterr().err
 
 
+@pytest.mark.guarantee("D6")
 def test_a_new_run_keeps_the_splits_of_another(run, capsys):
     before = {split: members(data(run / "images"), split) for split in SPLITS}
     new = write(run / "images", [f"ant/new-{number:02}.bmp" for number in range(20)], seed=5)

@@ -28,6 +28,7 @@ def whites(data: ImageData) -> list[int]:
     return [int(pixels.max()) for batch in data.loader("train", batch_size=1) for pixels in batch.images.pixels]
 
 
+@pytest.mark.guarantee("D5")
 @pytest.mark.parametrize("cache", ["memory", "disk", "none"])
 def test_one_range_for_all_files(tmp_path, cache):
     for number in range(10):
@@ -38,6 +39,7 @@ def test_one_range_for_all_files(tmp_path, cache):
     assert "; uint16, 10 bits used: range 0 to 1,000" in data.summary()
 
 
+@pytest.mark.guarantee("D5")
 def test_validation_and_test_images_have_the_range_of_the_training_images(tmp_path):
     for number in range(4):
         save(tmp_path / "train" / f"{number}.png", 4095)
