@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -19,8 +20,10 @@ from ssl_toolkit.errors import counted
 from ssl_toolkit.io.atomic import write_atomically
 
 FILE = "splits.parquet"
-# with more images their names are not written: a run then only knows how many there were
+# of more images a digest is kept in place of their names
 MOST_NAMED = 1_000_000
+# whose names are in the digest, beside the sizes of all
+_NAMES_IN_DIGEST = 10_000
 MOST_PIXEL_BYTES = 1 << 30
 _SHOWN = 3
 _WAYS = (
@@ -41,6 +44,7 @@ class Assignment(NamedTuple):
         class_names: Of the source.
         settings: What the pixels depend on.
         num: How many images there are.
+        digest: Of sizes and names, where the names are too many to keep; empty otherwise.
     """
 
     names: list[str]
@@ -50,6 +54,7 @@ class Assignment(NamedTuple):
     class_names: list[str]
     settings: str
     num: int
+    digest: str = ""
 
 
 def assignment_of(images: ImageSet, parts: Mapping[str, NDArray[np.int64]]) -> Assignment:
@@ -63,7 +68,8 @@ def assignment_of(images: ImageSet, parts: Mapping[str, NDArray[np.int64]]) -> A
     settings = images.settings
     if num > MOST_NAMED:
         none = np.zeros(0, dtype=np.int64)
-        return Assignment([], none, none.astype(np.uint64), none.astype(str), list(source.class_names), settings, num)
+        names, digest = list(source.class_names), _digest(source)
+        return Assignment([], none, none.astype(np.uint64), none.astype(str), names, settings, num, digest)
     splits = np.full(num, "", dtype="<U5")
     for name, places in parts.items():
         splits[places] = name
@@ -81,7 +87,7 @@ def write_split_file(file: Path, assignments: Mapping[str, Assignment]) -> None:
     Columns: ``source``, ``name``, ``size`` (bytes), ``pixels`` (a hash), ``split``.
     """
     about = {
-        name: {"class_names": each.class_names, "settings": each.settings, "num": each.num}
+        name: {name: getattr(each, name) for name in ("class_names", "settings", "num", "digest")}
         for name, each in assignments.items()
     }
     each = assignments.values()
@@ -125,6 +131,7 @@ def read_split_file(path: str | Path) -> dict[str, Assignment]:
             found[name] = Assignment(
                 [names[place] for place in np.flatnonzero(chosen)], sizes[chosen], pixels[chosen], splits[chosen],
                 [str(each) for each in facts["class_names"]], str(facts["settings"]), int(facts["num"]),
+                str(facts.get("digest", "")),
             )  # fmt: skip
     except (pa.ArrowException, KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"'{file}' is no split file of a run ({type(error).__name__})") from None
@@ -145,6 +152,10 @@ def kept_places(source: Source, before: Assignment, what: str) -> NDArray[np.int
     if not before.names:
         if len(source) != before.num:
             raise ValueError(f"the run was begun with {before.num:,} {what}, now there are {len(source):,}; {_WAYS}")
+        if before.digest and before.digest != _digest(source):
+            raise ValueError(
+                f"names or sizes of the {before.num:,} {what} have changed since the run was begun; {_WAYS}"
+            )
         return np.arange(len(source))
     place = {source.name(number): number for number in range(len(source))}
     gone = [name for name in before.names if name not in place]
@@ -161,6 +172,14 @@ def kept_places(source: Source, before: Assignment, what: str) -> NDArray[np.int
         now, then = len(source.class_names), len(before.class_names)
         raise ValueError(f"the run was begun with {counted(then, 'classes')}, now there are {now:,}; {_WAYS}")
     return places
+
+
+def _digest(source: Source) -> str:
+    """Of the sizes of all images, and of the names of some all over the source: ten million take a second."""
+    digest = hashlib.blake2b(source.sizes().astype("<i8").tobytes(), digest_size=16)
+    for number in range(0, len(source), max(1, len(source) // _NAMES_IN_DIGEST)):
+        digest.update(f"{source.name(number)}\n".encode())
+    return digest.hexdigest()
 
 
 def check_pixels(images: ImageSet, before: Assignment, what: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_toolkit.data import ImageData, copies, split_indices
+from ssl_toolkit.data import ImageData, copies, split_file, split_indices
 from ssl_toolkit.data.split_file import FILE, read_split_file, seen_in_pretraining
 from tar_shards import write_shards
 
@@ -229,6 +229,21 @@ def test_what_has_changed_is_refused_and_named(run, change, said):
         go_on(run)
     assert "\n" not in str(error.value)
     assert "--data.splits RUN" in str(error.value)
+
+
+@pytest.mark.parametrize("change", [rename, enlarge, remove])
+def test_of_too_many_images_to_name_a_change_is_noticed_too(run, change, monkeypatch):
+    monkeypatch.setattr(split_file, "MOST_NAMED", 30)
+    (run / "run" / FILE).unlink()
+    data(run / "images").write_splits(run / "run")
+    (run / "images").rename(run / "moved")
+    go_on(run, "moved")
+    (run / "moved").rename(run / "images")
+    change(run / "images")
+    words = "was begun with 40 images, now there are 39" if change is remove else "names or sizes of the 40 images have"
+    with pytest.raises(ValueError, match=words) as error:
+        go_on(run)
+    assert "\n" not in str(error.value)
 
 
 def test_a_new_class_is_refused(run):
