@@ -50,6 +50,8 @@ def check_size(model: nn.Module, name: str, channels: int, side: int) -> None:
         channels: How many channels the images have.
         side: Their side in pixels.
     """
+    if any(hasattr(parameter, "to_local") for parameter in model.parameters()):
+        return  # sharded (DTensor), which is after the check before the run
     if not takes(model, channels, side):
         raise ValueError(
             f"images of {side} px are too small for {name}, which takes {least_size(model, channels)} px or more: make "

@@ -227,7 +227,8 @@ def test_every_component_works_in_parts_or_is_refused(run_processes, tmp_path, c
     with capsys.disabled():
         print(f"\nrefused: {', '.join(refused)}; largest differences {found}")
     assert len(found) > 15
-    assert max(found.values()) <= 1e-6, found
+    # a hundredth of a step of AdamW: of gradients that are next to nothing but rounding it makes steps, too
+    assert max(found.values()) <= 1e-5, found
 
 
 @pytest.mark.parametrize(
