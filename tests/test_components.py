@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from components import ARGUMENTS, OPTIMIZERS, REGULARIZERS, SCHEDULES
+from components import ARGUMENTS, OPTIMIZERS, REGULARIZERS, SCHEDULES, each_regularizer
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.run_folder import newest_checkpoint
 
@@ -95,16 +95,7 @@ def test_every_optimizer_with_every_schedule_resumes_exactly(optimizer, command,
         assert_resumes_exactly(run(tmp_path, command, optimizer, scheduled, name=scheduled), command)
 
 
-# each is of a kind of which another one is tried in the default suite, as is any that is new
-SIBLINGS = {
-    "L1", "L2", "FeatureNorm", "InputNoise", "ActivationNoise", "Dropout", "SpatialDropout", "MixUp", "CutMix",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "regularizer",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name in SIBLINGS)) for name in REGULARIZERS],
-)
+@pytest.mark.parametrize("regularizer", each_regularizer())
 def test_each_regularizer_changes_what_is_learned_on_both_sides_and_resumes_exactly(regularizer, tmp_path):
     for command in SIDES:
         plain, changed = (

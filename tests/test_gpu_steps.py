@@ -26,7 +26,7 @@ def test_no_view_asks_or_brings(form, tmp_path, monkeypatch):
     assert fake_step(recipe, "pretrain", tmp_path, monkeypatch) == {}
 
 
-@pytest.mark.parametrize("regularizer", sorted(set(components.REGULARIZERS) - DRAW_FROM_A_GPU))
+@pytest.mark.parametrize("regularizer", components.each_regularizer(without=DRAW_FROM_A_GPU))
 @pytest.mark.parametrize("name", ["SimCLR", "Classification"])
 def test_no_regularizer_asks_or_brings(name, regularizer, tmp_path, monkeypatch):
     recipe = methods.recipe(name, tmp_path)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
+
+import pytest
 
 from ssl_toolkit import optim, regularization, schedule
 from ssl_toolkit.optim import OptimizerSpec
@@ -41,3 +44,13 @@ def found_in(package: ModuleType, base: type[Any]) -> list[str]:
 OPTIMIZERS = found_in(optim, OptimizerSpec)
 SCHEDULES = found_in(schedule, Schedule)
 REGULARIZERS = found_in(regularization, Regularizer)
+# each is of a kind of which another one is tried in the default suite, as is any that is new
+_SIBLINGS = {
+    "L1", "L2", "FeatureNorm", "InputNoise", "ActivationNoise", "Dropout", "SpatialDropout", "MixUp", "CutMix",
+}  # fmt: skip
+
+
+def each_regularizer(without: Iterable[str] = ()) -> list[Any]:
+    """Arguments of ``pytest.mark.parametrize``: those of which a sibling is in the default suite are slow."""
+    names = [name for name in REGULARIZERS if name not in set(without)]
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in _SIBLINGS)) for name in names]

@@ -102,6 +102,7 @@ def use_images(folder: str, work: str) -> dict:
 
 
 @pytest.mark.guarantee("D1")
+@pytest.mark.slow
 def test_a_thousand_mutated_images_in_nine_formats(tmp_path, reached):
     folder = tmp_path / "images"
     folder.mkdir()

@@ -102,7 +102,7 @@ def test_slurm_queues_the_job_once_and_the_same_command_goes_on(recipe, tmp_path
 
 @pytest.mark.guarantee("R4")
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("kind", ["none", "ema"])
+@pytest.mark.parametrize("kind", ["none", pytest.param("ema", marks=pytest.mark.slow)])
 def test_a_signal_during_validation_is_heeded_there(recipe, tmp_path, monkeypatch, kind):
     command = ["-c", recipe, *LONG, "--data.val_fraction", "0.4", "--trainer.max_epochs", "2", "--average.kind", kind]
     train("pretrain", [*command, "--out", str(tmp_path / "whole")], quietly=True)
