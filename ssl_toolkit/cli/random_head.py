@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ssl_toolkit.augment import CenterView
 from ssl_toolkit.batch import Batch
@@ -18,8 +17,7 @@ from ssl_toolkit.callbacks import ProgressBar
 from ssl_toolkit.cli.parser import instantiate
 from ssl_toolkit.cli.prepare import build_task
 from ssl_toolkit.cli.run_context import one_line_errors, quiet
-from ssl_toolkit.distributed.collectives import all_reduce_mean
-from ssl_toolkit.distributed.ranks import from_rank_zero, is_rank_zero, world_size
+from ssl_toolkit.distributed.ranks import from_rank_zero, is_rank_zero
 from ssl_toolkit.errors import RunFailed
 from ssl_toolkit.evaluation.random_weights import calibrate_batch_norm, random_backbone
 
@@ -36,14 +34,19 @@ FIGURES = {
 }
 
 
-def check_asked(asked: bool | None, task: Any, strategy: Any) -> None:
+def check_asked(asked: bool | None, task: Any, trainer: Namespace) -> None:
     """Raises a ValueError where random weights are asked for and cannot be compared with."""
-    if asked and (reason := _obstacle(task, strategy)):
+    if asked and (reason := _obstacle(task, trainer)):
         raise ValueError(f"--random_weights compares frozen backbones with their random weights, but {reason}")
 
 
 def compare_with_random(
-    parser: ArgumentParser, config: Namespace, objects: Namespace, trainer: Trainer, seconds: float
+    parser: ArgumentParser,
+    config: Namespace,
+    objects: Namespace,
+    trainer: Trainer,
+    seconds: float,
+    earlier: Mapping[str, float],
 ) -> dict[str, float]:
     """Trains and tests the head on random weights, and logs the figures with those of the run.
 
@@ -56,16 +59,21 @@ def compare_with_random(
         objects: What it describes.
         trainer: That has trained and tested the run.
         seconds: How long that took; 0 if there was nothing left to train.
+        earlier: The run's figures before this start; those of random weights are kept where nothing was left to train.
 
     Returns:
         The figures by name, such as ``test/random_weights_top1``; empty where they are not measured.
     """
-    asked, task = config.random_weights, objects.model
-    if _obstacle(task, config.trainer.strategy) or not objects.data.num_images("test"):
+    asked = config.random_weights
+    if asked is False or _obstacle(objects.model, config.trainer) or not objects.data.num_images("test"):
         return {}
-    if asked is False or (asked is None and not from_rank_zero(0 < seconds <= CHEAP_SECONDS)):
-        if asked is None and seconds and is_rank_zero():
-            print("the same head on random weights is not measured, since the run was long: --random_weights true does")
+    if asked is None and not from_rank_zero(0 < seconds <= CHEAP_SECONDS):
+        kept = {} if seconds else {name: earlier[name] for name in FIGURES if name in earlier}
+        if kept:
+            return _logged(kept, trainer)
+        if is_rank_zero():
+            reason = "the run was long" if seconds else "nothing was left to train"
+            print(f"the same head on random weights is not measured, since {reason}: --random_weights true does")
         return {}
     if is_rank_zero():
         print(f"training the same head on random weights, for about {seconds:.0f} s", flush=True)
@@ -76,7 +84,10 @@ def compare_with_random(
         if is_rank_zero():
             print(f"the same head on random weights could not be measured: {error}")
         return {}
-    figures = {name: float(found[tested]) for name, tested in FIGURES.items() if tested in found}
+    return _logged({name: float(found[tested]) for name, tested in FIGURES.items() if tested in found}, trainer)
+
+
+def _logged(figures: dict[str, float], trainer: Trainer) -> dict[str, float]:
     for logger in trainer.loggers:
         logger.log_metrics(figures, step=trainer.global_step)
         logger.save()
@@ -88,13 +99,10 @@ def _train_and_test(
 ) -> Mapping[str, Any]:
     task: Any = build_task(parser, config)
     other = random_backbone(task.backbone, config.seed)
-    images = (task.images_of(batch) for batch in objects.data.loader("train", shuffle=True))
+    # by every process, so that its figures do not depend on how many there are
+    images = (task.images_of(batch) for batch in objects.data.loader("train", shuffle=True, by_all=True))
     batches = (Batch(each, torch.arange(len(each.sizes)), torch.zeros(0), 0) for each in images)
-    calibrate_batch_norm(other, batches, CenterView(objects.model.image_size), 10_000 // world_size())
-    for norm in (module for module in other.modules() if isinstance(module, _BatchNorm)):
-        for statistic in (norm.running_mean, norm.running_var):
-            if statistic is not None:
-                statistic.copy_(all_reduce_mean(statistic))
+    calibrate_batch_norm(other, batches, CenterView(objects.model.image_size))
     task.backbone.model.load_state_dict(other.model.state_dict())
     settings = ("nonfinite", "average", "early_stopping")
     fresh = instantiate(parser, Namespace({name: config[name] for name in settings}))
@@ -112,12 +120,14 @@ def _train_and_test(
     return again.callback_metrics
 
 
-def _obstacle(task: Any, strategy: Any) -> str | None:
+def _obstacle(task: Any, trainer: Namespace) -> str | None:
     """Why there is nothing to compare, or no way to; None if there is."""
     if not getattr(task, "freeze_backbone", False):
         return "this one is trained: a second run without model.weights is the comparison"
     if getattr(task, "pretraining", None) is None:
         return "this one has no weights of a file"
-    if strategy not in ("auto", "ddp"):
-        return f"trainer.strategy is {strategy}, expected auto or ddp"
+    if trainer.strategy not in ("auto", "ddp"):
+        return f"trainer.strategy is {trainer.strategy}, expected auto or ddp"
+    if trainer.callbacks or trainer.plugins:
+        return "trainer.callbacks and trainer.plugins are objects of one run"
     return None

@@ -45,6 +45,7 @@ from ssl_toolkit.runtime.preemption import restart_remarks
 from ssl_toolkit.runtime.rank_failure import announce_rank_zero, end_on_rank_failure
 from ssl_toolkit.runtime.run_lock import held
 from ssl_toolkit.tracking import make_loggers
+from ssl_toolkit.tracking.metrics_csv import last_values
 from ssl_toolkit.tuning.time_budget import to_seconds
 from ssl_toolkit.weights.trained_size import size_remark
 
@@ -104,13 +105,13 @@ def _train(
     """Runs a training command in its folder, which is held."""
     objects = prepare(parser, config, run if checkpoint is not None else None)
     if line.command == "transfer":
-        check_asked(config.random_weights, objects.model, config.trainer.strategy)
+        check_asked(config.random_weights, objects.model, config.trainer)
     if is_rank_zero():
         for remark in (*leftover_remarks(line, objects.model), *restart_remarks()):
             print(remark)
     tune(line, parser, config, objects, started)
     trainer, record = start(line, parser, config, objects, run, checkpoint)
-    begun, done = time.monotonic(), 0 if checkpoint is None else step_of(checkpoint)
+    earlier, begun, done = last_values(run), time.monotonic(), 0 if checkpoint is None else step_of(checkpoint)
     fit(line.command, trainer, record, objects, checkpoint)
     if is_rank_zero():
         finish(objects, run)
@@ -120,7 +121,7 @@ def _train(
         # of a run that was resumed, this start knows the time of its own steps
         per_step = (time.monotonic() - begun) / max(1, trainer.global_step - done)
         seconds = per_step * trainer.global_step if trainer.global_step > done else 0.0
-        figures |= compare_with_random(parser, config, objects, trainer, seconds)
+        figures |= compare_with_random(parser, config, objects, trainer, seconds, earlier)
     if is_rank_zero():
         write_report(run)
         if not quietly:

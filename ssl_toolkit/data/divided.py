@@ -52,6 +52,7 @@ class DividedData(LightningDataModule):
         batch_size: int | None = None,
         drop_last: bool = False,
         indices: Tensor | NDArray[np.int64] | None = None,
+        by_all: bool = False,
     ) -> BatchLoader:
         """A loader of a split.
 
@@ -61,6 +62,7 @@ class DividedData(LightningDataModule):
             batch_size: For each process; that of the training by default.
             drop_last: Only whole batches, which all processes share (pretraining); otherwise every image is delivered.
             indices: int64 numbers of images in the source, to use only these images of the split.
+            by_all: Every process gets all images, in the global batches, instead of its part of each.
 
         Raises:
             ValueError: The split has no images, or not enough.
@@ -76,7 +78,10 @@ class DividedData(LightningDataModule):
             advice = "" if split == "train" else f"; set data.{split}_fraction or data.{split}_path"
             raise ValueError(f"the {split} split has no images{advice}")
         size, groups = batch_size or self.batch_size, images.source.groups() if shuffle else None
-        return self._loader(images, members, size, shuffle=shuffle, drop_last=drop_last, what=split, groups=groups)
+        options: dict[str, Any] = {"shuffle": shuffle, "drop_last": drop_last, "what": split, "groups": groups}
+        if by_all:
+            size, options = size * world_size(), {**options, "rank": 0, "world_size": 1}
+        return self._loader(images, members, size, **options)
 
     def predict_dataloader(self) -> BatchLoader:
         """All images of the path, whatever their split: each once, in the order of the source, without bad ones."""
@@ -86,17 +91,8 @@ class DividedData(LightningDataModule):
         return self._loader(images, members, self.batch_size, replace_bad=False, what="path")
 
     def _loader(self, images: ImageSet, members: NDArray[np.int64], batch_size: int, **options: Any) -> BatchLoader:
-        return self.loader_class(
-            images.store,
-            images.labels,
-            members,
-            batch_size,
-            seed=self.seed,
-            rank=rank(),
-            world_size=world_size(),
-            device=self._gpu(),
-            **options,
-        )
+        shared = {"seed": self.seed, "rank": rank(), "world_size": world_size(), "device": self._gpu()}
+        return self.loader_class(images.store, images.labels, members, batch_size, **{**shared, **options})
 
     def choose(self, split: Split, most: int, seed: int) -> NDArray[np.int64]:
         """Sorted int64 array: some images of a split, chosen by chance; if reading them apart is slow, few shards'."""

@@ -80,6 +80,8 @@ def relative_size(num: int, device: torch.device) -> Tensor:
         device: Where the scalar is; a GPU is not waited for.
     """
     own = torch.full((), float(num), device=device)
+    if world_size() == 1:
+        return torch.ones_like(own)
     return own * world_size() / _summed(own)
 
 

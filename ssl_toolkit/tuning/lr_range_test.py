@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from numpy.typing import ArrayLike, NDArray
 
+from ssl_toolkit.distributed.collectives import relative_size
 from ssl_toolkit.distributed.ranks import from_rank_zero
 from ssl_toolkit.errors import counted
 from ssl_toolkit.optim import scaled_lr
@@ -253,7 +254,7 @@ class _Record(Callback):
         """The loss of the first batch with the same random choices, since batches differ more than a step changes."""
         seed_generators(0, task.device)  # the next step seeds them again
         with trainer.precision_plugin.train_step_context():
-            loss = task.compute(self._batch).loss
+            loss = task.compute(self._batch).loss * relative_size(len(self._batch.indices), task.device)
         return float(trainer.strategy.reduce(loss, reduce_op="mean"))
 
     def _choose_length(self) -> None:

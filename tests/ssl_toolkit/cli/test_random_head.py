@@ -1,6 +1,7 @@
 """The same head on random weights, after a transfer with a frozen backbone."""
 
 import math
+import os
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from ssl_toolkit.augment import CenterView
 from ssl_toolkit.cli import main
 from ssl_toolkit.data import ImageData
+from ssl_toolkit.distributed.ranks import rank, world_size
 from ssl_toolkit.evaluation.intervals import newcombe_difference, wilson_interval
 from ssl_toolkit.evaluation.random_weights import calibrate_batch_norm, random_backbone
 from ssl_toolkit.modules import Backbone
@@ -57,6 +59,42 @@ def test_it_is_what_a_transfer_from_these_random_weights_gives(weights, tmp_path
     assert "top-1 of the same head on random weights" in page
     assert f"ssl-toolkit predict {tmp_path / 'run'} --data.path IMAGES" in page
     assert '<td>steps</td><td class="number">6</td>' in page
+
+
+def in_processes(weights, folder):
+    os.environ["LOCAL_RANK"] = str(rank())  # so that Lightning starts no process itself
+    number = world_size()
+    more = ["--data.batch_size", str(48 // number), "--trainer.devices", str(number), "--random_weights", "true"]
+    assert transfer(weights, folder / str(number), *more) == 0
+    return last_values(folder / str(number))
+
+
+@pytest.mark.slow
+def test_it_does_not_depend_on_the_number_of_processes(weights, run_processes, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    one = in_processes(weights, tmp_path)
+    for number in (2, 3):  # which do not divide the images
+        several = run_processes(in_processes, number, weights, tmp_path)[0]
+        for name in ("test/random_weights_top1", "test/random_weights_mean_class_top1", "test/top1"):
+            assert several[name] == pytest.approx(one[name], abs=1e-6), (number, name)
+    assert one["test/random_weights_top1"] > 0
+
+
+def test_where_nothing_was_left_to_train_the_row_stays_and_nothing_is_said(weights, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert transfer(weights, run) == 0
+    found = last_values(run)["test/random_weights_top1"]
+    capsys.readouterr()
+    assert main(["transfer", "--resume", str(run)]) == 0
+    assert "is not measured" not in capsys.readouterr().out
+    assert last_values(run)["test/random_weights_top1"] == found
+
+    lines = (run / "metrics.csv").read_text().splitlines()
+    # as if the run had been killed before it was measured
+    (run / "metrics.csv").write_text("\n".join(line for line in lines if not line.endswith(str(found))) + "\n")
+    assert len((run / "metrics.csv").read_text().splitlines()) < len(lines)
+    assert main(["transfer", "--resume", str(run)]) == 0
+    assert "is not measured, since nothing was left to train: --random_weights true does" in capsys.readouterr().out
 
 
 def test_it_is_refused_where_the_backbone_is_trained(weights, tmp_path, capsys):
