@@ -66,8 +66,8 @@ class Classifier(DownstreamTask):
         super().setup(stage)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes the number of classes from the last layer of the head, where it is not known."""
-        head = [each for name, each in checkpoint["state_dict"].items() if name.startswith("head.")]
+        """Takes the number of classes from the last tensor of the head, where it is not known."""
+        head = [each for name, each in checkpoint["state_dict"].items() if name.startswith("head.") and each.ndim]
         if self.num_classes is None and head:
             self.num_classes = len(head[-1])
         super().on_load_checkpoint(checkpoint)

@@ -159,8 +159,8 @@ class DownstreamTask(Task):
     def check_data(self, data: Any) -> None:
         """As in `Task`; and what the backbone sees must not be too small."""
         super().check_data(data)
-        seen = self.image_size or getattr(data, "image_size", None), getattr(self.augmentation, "size", None)
-        for side in filter(None, seen):
+        in_evaluation = self.image_size or getattr(data, "image_size", None)
+        for side in {in_evaluation, getattr(self.augmentation, "size", None)} - {None, 0}:
             self.backbone.check_size(side)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -56,8 +56,11 @@ class ExportWeights(Callback):
         task = cast(Any, pl_module)
         names_classes: bool = getattr(task, "names_classes", False)
         backbone = _backbone(task)
-        tensors = full_state_dict(backbone.model)
+        # where the weights are sharded, each is gathered once
         of_all = full_state_dict(task) if names_classes else {}
+        prefix = "backbone.model."
+        of_backbone = {name.removeprefix(prefix): each for name, each in of_all.items() if name.startswith(prefix)}
+        tensors = of_backbone or full_state_dict(backbone.model)
         if not trainer.is_global_zero:
             return
         run, step = Path(trainer.default_root_dir), _restored_step(trainer)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ssl_toolkit.cli.command_line import CommandLine
 from ssl_toolkit.cli.parser import parse
 from ssl_toolkit.cli.prepare import prepare
+from ssl_toolkit.cli.recipes import SIDES
 from ssl_toolkit.cli.run_context import one_line_errors, quiet
 from ssl_toolkit.cli.training_parser import training_parser
 from ssl_toolkit.distributed.ranks import is_rank_zero
@@ -22,8 +23,6 @@ from ssl_toolkit.tuning.lr_range_test import RangeTest, check_range, range_test
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_SIDES = ("pretrain", "transfer")
 
 RULES = {
     "steepest": "where the loss falls fastest",
@@ -42,9 +41,9 @@ def lr_find(arguments: Sequence[str]) -> None:
     """Makes a range test and says which rate it suggests."""
     side, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
     if side in ("-h", "--help"):
-        side, rest = _SIDES[0], ["--help"]
-    if side not in _SIDES:
-        given = f", got {side!r}{nearest(side, _SIDES)}" if side else ""
+        side, rest = SIDES[0], ["--help"]
+    if side not in SIDES:
+        given = f", got {side!r}{nearest(side, SIDES)}" if side else ""
         raise ValueError(f"lr-find needs to know for which command: ssl-toolkit lr-find pretrain|transfer ...{given}")
     line = CommandLine(side, rest)
     parser = training_parser(line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -111,7 +112,7 @@ def open_trained(folder: str) -> TrainedRun:
     if not (run / MODEL).exists():
         raise ValueError(
             f"{run} holds no {MODEL}, since an earlier version made it or its first epoch has not ended: "
-            f"ssl-toolkit transfer --resume {run} writes it"
+            f"ssl-toolkit transfer --resume {shlex.quote(str(run))} writes it"
         )
     return TrainedRun(run, config, parser, line.data_class)
 

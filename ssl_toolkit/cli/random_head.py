@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +18,10 @@ from ssl_toolkit.callbacks import ProgressBar
 from ssl_toolkit.cli.parser import instantiate
 from ssl_toolkit.cli.prepare import build_task
 from ssl_toolkit.cli.run_context import one_line_errors, quiet
-from ssl_toolkit.distributed.ranks import from_rank_zero, is_rank_zero
+from ssl_toolkit.distributed.ranks import from_rank_zero, is_rank_zero, world_size
 from ssl_toolkit.errors import RunFailed
 from ssl_toolkit.evaluation.random_weights import calibrate_batch_norm, random_backbone
+from ssl_toolkit.runtime.rank_failure import end_on_rank_failure
 
 # what it may take without being asked for
 CHEAP_SECONDS = 600.0
@@ -34,9 +36,11 @@ FIGURES = {
 }
 
 
-def check_asked(asked: bool | None, task: Any, trainer: Namespace) -> None:
+def check_asked(asked: bool | None, objects: Namespace, trainer: Namespace) -> None:
     """Raises a ValueError where random weights are asked for and cannot be compared with."""
-    if asked and (reason := _obstacle(task, trainer)):
+    if asked and not objects.data.num_images("test"):
+        raise ValueError("--random_weights needs a test split: set data.test_fraction or data.test_path")
+    if asked and (reason := _obstacle(objects.model, trainer)):
         raise ValueError(f"--random_weights compares frozen backbones with their random weights, but {reason}")
 
 
@@ -76,13 +80,15 @@ def compare_with_random(
             print(f"the same head on random weights is not measured, since {reason}: --random_weights true does")
         return {}
     if is_rank_zero():
-        print(f"training the same head on random weights, for about {seconds:.0f} s", flush=True)
+        duration = f", for about {seconds:.0f} s" if seconds else ""
+        print(f"training the same head on random weights{duration}", flush=True)
     try:
         with quiet(), one_line_errors(), contextlib.redirect_stdout(io.StringIO()):
             found = _train_and_test(parser, config, objects, trainer)
     except (RunFailed, ValueError) as error:
-        if is_rank_zero():
-            print(f"the same head on random weights could not be measured: {error}")
+        if world_size() > 1:
+            raise  # the other processes wait for this one
+        print(f"the same head on random weights could not be measured: {error}")
         return {}
     return _logged({name: float(found[tested]) for name, tested in FIGURES.items() if tested in found}, trainer)
 
@@ -115,8 +121,9 @@ def _train_and_test(
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    again.fit(task, datamodule=objects.data)
-    again.test(task, datamodule=objects.data, verbose=False)
+    with end_on_rank_failure(Path(trainer.default_root_dir), again, objects.checkpoint.preemption):
+        again.fit(task, datamodule=objects.data)
+        again.test(task, datamodule=objects.data, verbose=False)
     return again.callback_metrics
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 
 from ssl_toolkit.data.checks import rest_of_epoch
-from ssl_toolkit.data.split_file import seen_in_pretraining
+from ssl_toolkit.data.split_file import FILE, seen_in_pretraining
 from ssl_toolkit.evaluation.intervals import newcombe_difference, wilson_interval
 from ssl_toolkit.run_folder import MODEL, WEIGHTS, sync_command
 
@@ -38,6 +39,8 @@ def left_out(data: Any, trainer: Trainer) -> str | None:
 
 def seen_remarks(data: Any, weights: str | Path) -> list[str]:
     """What is to be said of test images with which the weights were pretrained."""
+    if not (Path(weights).parent / FILE).is_file():
+        return []  # there is nothing to compare with, and the names of all images take long to list
     files = data.files("test")
     try:
         seen = seen_in_pretraining(files, weights)
@@ -94,11 +97,11 @@ def say_what_next(command: str, run: Path, figures: Mapping[str, Any], num_teste
     print(f"weights: {run / WEIGHTS}\nreport:  {run / 'report.html'}")
     if sync := sync_command(run):
         print(f"W&B:     {sync}")
+    folder, weights = shlex.quote(str(run)), shlex.quote(str(run / WEIGHTS))
     if command == "pretrain":
         print(
-            f"next:    ssl-toolkit evaluate --weights {run / WEIGHTS} --data.path LABELLED\n"
-            f"         ssl-toolkit transfer -c linear_probe --data.path LABELLED "
-            f"--model.weights {run / WEIGHTS}"
+            f"next:    ssl-toolkit evaluate --weights {weights} --data.path LABELLED\n"
+            f"         ssl-toolkit transfer -c linear_probe --data.path LABELLED --model.weights {weights}"
         )
     elif (run / MODEL).exists():
-        print(f"next:    ssl-toolkit predict {run} --data.path IMAGES --out predictions.csv")
+        print(f"next:    ssl-toolkit predict {folder} --data.path IMAGES --out predictions.csv")

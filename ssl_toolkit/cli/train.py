@@ -105,7 +105,7 @@ def _train(
     """Runs a training command in its folder, which is held."""
     objects = prepare(parser, config, run if checkpoint is not None else None)
     if line.command == "transfer":
-        check_asked(config.random_weights, objects.model, config.trainer)
+        check_asked(config.random_weights, objects, config.trainer)
     if is_rank_zero():
         for remark in (*leftover_remarks(line, objects.model), *restart_remarks()):
             print(remark)
@@ -116,15 +116,17 @@ def _train(
     if is_rank_zero():
         finish(objects, run)
         write_status(run, "finished", step=trainer.global_step)
-    figures = dict(trainer.callback_metrics)
+    compared = {}
     if line.command == "transfer":
         # of a run that was resumed, this start knows the time of its own steps
         per_step = (time.monotonic() - begun) / max(1, trainer.global_step - done)
         seconds = per_step * trainer.global_step if trainer.global_step > done else 0.0
-        figures |= compare_with_random(parser, config, objects, trainer, seconds, earlier)
+        compared = compare_with_random(parser, config, objects, trainer, seconds, earlier)
     if is_rank_zero():
-        write_report(run)
+        if compared:
+            write_report(run)
         if not quietly:
+            figures = {**trainer.callback_metrics, **compared}
             say_what_next(line.command, run, figures, objects.data.num_images("test"))
 
 

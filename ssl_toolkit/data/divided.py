@@ -77,8 +77,17 @@ class DividedData(LightningDataModule):
         if not len(members):
             advice = "" if split == "train" else f"; set data.{split}_fraction or data.{split}_path"
             raise ValueError(f"the {split} split has no images{advice}")
-        size, groups = batch_size or self.batch_size, images.source.groups() if shuffle else None
-        options: dict[str, Any] = {"shuffle": shuffle, "drop_last": drop_last, "what": split, "groups": groups}
+        size, groups, what = (
+            batch_size or self.batch_size,
+            images.source.groups() if shuffle else None,
+            f"the {split} split",
+        )
+        options: dict[str, Any] = {
+            "shuffle": shuffle,
+            "drop_last": drop_last,
+            "what": what,
+            "groups": groups,
+        }
         if by_all:
             size, options = size * world_size(), {**options, "rank": 0, "world_size": 1}
         return self._loader(images, members, size, **options)
@@ -88,7 +97,7 @@ class DividedData(LightningDataModule):
         images, members = self._divided().of_path()
         if not len(members):
             raise ValueError(f"{self.title}: there are no {self.noun} that can be decoded")
-        return self._loader(images, members, self.batch_size, replace_bad=False, what="path")
+        return self._loader(images, members, self.batch_size, replace_bad=False, what=self.title)
 
     def _loader(self, images: ImageSet, members: NDArray[np.int64], batch_size: int, **options: Any) -> BatchLoader:
         shared = {"seed": self.seed, "rank": rank(), "world_size": world_size(), "device": self._gpu()}

@@ -84,7 +84,7 @@ class BatchLoader:
         world_size: int = 1,
         ahead: int = 2,
         device: torch.device | None = None,
-        what: str = "loader",
+        what: str = "the loader's split",
         groups: Groups | None = None,
         replace_bad: bool = True,
     ) -> None:
@@ -93,13 +93,12 @@ class BatchLoader:
         if drop_last and num < global_batch:
             product = f"{batch_size} x {world_size} processes = {global_batch}" if world_size > 1 else str(batch_size)
             raise ValueError(
-                f"the {what} split has {counted(num, 'images')}, fewer than one batch of {product}; set "
-                "data.batch_size to at most "
-                f"{num // world_size} or add images"
+                f"{what} has {counted(num, 'images')}, fewer than one batch of {product}; set data.batch_size to at "
+                f"most {num // world_size} or add images"
             )
         if num < world_size:
             raise ValueError(
-                f"the {what} split has {counted(num, 'images')}, fewer than the {world_size} processes that share it"
+                f"{what} has {counted(num, 'images')}, fewer than the {world_size} processes that share it"
             )
         self.num_images = num
         self.wait_seconds = 0.0

@@ -87,7 +87,7 @@ def write_split_file(file: Path, assignments: Mapping[str, Assignment]) -> None:
     Columns: ``source``, ``name``, ``size`` (bytes), ``pixels`` (a hash), ``split``.
     """
     about = {
-        name: {name: getattr(each, name) for name in ("class_names", "settings", "num", "digest")}
+        name: {key: getattr(each, key) for key in ("class_names", "settings", "num", "digest")}
         for name, each in assignments.items()
     }
     each = assignments.values()
@@ -197,8 +197,8 @@ def check_pixels(images: ImageSet, before: Assignment, what: str) -> None:
 def _check_unchanged(changed: NDArray[np.bool_], before: Assignment, what: str) -> None:
     if changed.any():
         names = [before.names[place] for place in np.flatnonzero(changed)]
-        counted = f"{len(names):,} of its {before.num:,} {what}"
-        raise ValueError(f"changed since the run was begun: {counted}{_such(names)}; {_WAYS}")
+        which = f"{len(names):,} of its {before.num:,} {what}{_such(names)}"
+        raise ValueError(f"changed since the run was begun: {which}; {_WAYS}")
 
 
 def _such(names: list[str]) -> str:

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, BinaryIO, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ from ssl_toolkit.data import ImageData, Split
 from ssl_toolkit.errors import nearest
 from ssl_toolkit.evaluation.features import Precision, extract_features
 from ssl_toolkit.evaluation.progress import Steps
-from ssl_toolkit.evaluation.tables import check_new_table, new_table, no_formula
+from ssl_toolkit.evaluation.tables import as_text, check_new_table, no_formula
+from ssl_toolkit.io.atomic import atomic_file
 from ssl_toolkit.weights import load_backbone, read_header
 
 
@@ -104,8 +105,8 @@ def embed(
     names = np.array([data.name(split, int(index)) for split, index in zip(splits, indices, strict=True)])
     order = _order(splits, indices)
     rows = _Rows(names[order], splits[order], indices[order], labels[order], features[order])
-    with new_table(out) as temporary:
-        _WRITERS[out.suffix](temporary, rows, json.dumps(about))
+    with atomic_file(out) as file:
+        _WRITERS[out.suffix](file, rows, json.dumps(about))
     return out
 
 
@@ -120,7 +121,7 @@ class _Rows(NamedTuple):
 def _order(splits: NDArray[np.str_], indices: NDArray[np.int64]) -> NDArray[np.int64]:
     """Each image once, in the order of the source.
 
-    A loader without a cache gives another image in place of one that turns out to be bad, so one may come twice.
+    Without a cache, a batch of nothing but bad images gets the next good one, so one may come twice.
     """
     pairs = np.array(list(zip(splits, indices, strict=True)), dtype=[("split", splits.dtype), ("index", np.int64)])
     first = np.sort(np.unique(pairs, return_index=True)[1])
@@ -130,7 +131,7 @@ def _order(splits: NDArray[np.str_], indices: NDArray[np.int64]) -> NDArray[np.i
     return first
 
 
-def _write_parquet(path: Path, rows: _Rows, about: str) -> None:
+def _write_parquet(file: BinaryIO, rows: _Rows, about: str) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -140,29 +141,28 @@ def _write_parquet(path: Path, rows: _Rows, about: str) -> None:
     flat = pa.array(np.ascontiguousarray(rows.features).reshape(-1))
     columns["features"] = pa.FixedSizeListArray.from_arrays(flat, rows.features.shape[1])
     table = pa.table(columns)
-    pq.write_table(table.replace_schema_metadata({"ssl_toolkit": about}), path)
+    pq.write_table(table.replace_schema_metadata({"ssl_toolkit": about}), file)
 
 
-def _write_npz(path: Path, rows: _Rows, about: str) -> None:
+def _write_npz(file: BinaryIO, rows: _Rows, about: str) -> None:
     columns = rows._asdict()
     if not (rows.label >= 0).any():
         del columns["label"]
-    with path.open("wb") as file:
-        np.savez(file, ssl_toolkit=np.array(about), **columns)
+    np.savez(file, ssl_toolkit=np.array(about), **columns)
 
 
-def _write_csv(path: Path, rows: _Rows, about: str) -> None:
+def _write_csv(file: BinaryIO, rows: _Rows, about: str) -> None:
     labelled = bool((rows.label >= 0).any())
     numbers = [f"f{number}" for number in range(rows.features.shape[1])]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+    with as_text(file) as text:
+        writer = csv.writer(text)
         writer.writerow(["name", "split", "index", *["label"] * labelled, *numbers])
         for name, split, index, label, features in zip(*rows, strict=True):
             labels = ["" if label < 0 else label] * labelled
             writer.writerow([no_formula(name), split, index, *labels, *features])
 
 
-_WRITERS: dict[str, Callable[[Path, _Rows, str], None]] = {
+_WRITERS: dict[str, Callable[[BinaryIO, _Rows, str], None]] = {
     ".parquet": _write_parquet,
     ".npz": _write_npz,
     ".csv": _write_csv,

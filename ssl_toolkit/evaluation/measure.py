@@ -91,7 +91,7 @@ def evaluate(
         backbone, name = load_backbone(weights), str(weights)
         data.range_from(read_header(weights))
         backbone = backbone.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    backbone.check_channels(data.channels, name)
+    backbone.check_channels(data.channels, "the one given" if weights is backbone else name)
     backbone.check_size(image_size or data.image_size)
     data.prepare_data()
     data.setup("fit")

@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ from ssl_toolkit.data import ImageData
 from ssl_toolkit.errors import counted
 from ssl_toolkit.evaluation.features import Precision, computes_in_bf16, evaluation_mode
 from ssl_toolkit.evaluation.progress import Steps
-from ssl_toolkit.evaluation.tables import check_new_table, new_table, no_formula
+from ssl_toolkit.evaluation.tables import as_text, check_new_table, no_formula
+from ssl_toolkit.io.atomic import atomic_file
 
 
 def predict(
@@ -78,8 +79,8 @@ def predict(
     most_probable: list[int] = probabilities.argmax(axis=1).tolist()
     rows = _Rows(names, [class_names[place] for place in most_probable], probabilities)
     settings = {"class_names": list(class_names), "ranges": data.ranges, "precision": "bf16" if bf16 else "32"}
-    with new_table(out) as temporary:
-        _WRITERS[out.suffix](temporary, rows, list(class_names), json.dumps({**(about or {}), **settings}))
+    with atomic_file(out) as file:
+        _WRITERS[out.suffix](file, rows, list(class_names), json.dumps({**(about or {}), **settings}))
     return out
 
 
@@ -113,7 +114,7 @@ def _columns(class_names: Sequence[str]) -> list[str]:
     return [f"p_{name}" for name in class_names]
 
 
-def _write_parquet(path: Path, rows: _Rows, class_names: list[str], about: str) -> None:
+def _write_parquet(file: BinaryIO, rows: _Rows, class_names: list[str], about: str) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -121,15 +122,18 @@ def _write_parquet(path: Path, rows: _Rows, class_names: list[str], about: str) 
     columns["probability"] = rows.probabilities.max(axis=1)
     columns |= zip(_columns(class_names), rows.probabilities.T, strict=True)
     table = pa.table(columns)
-    pq.write_table(table.replace_schema_metadata({"ssl_toolkit": about}), path)
+    pq.write_table(table.replace_schema_metadata({"ssl_toolkit": about}), file)
 
 
-def _write_csv(path: Path, rows: _Rows, class_names: list[str], about: str) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+def _write_csv(file: BinaryIO, rows: _Rows, class_names: list[str], about: str) -> None:
+    with as_text(file) as text:
+        writer = csv.writer(text)
         writer.writerow(["name", "class", "probability", *_columns(class_names)])
         for name, class_name, probabilities in zip(*rows, strict=True):
             writer.writerow([no_formula(name), no_formula(class_name), probabilities.max(), *probabilities])
 
 
-_WRITERS: dict[str, Callable[[Path, _Rows, list[str], str], None]] = {".parquet": _write_parquet, ".csv": _write_csv}
+_WRITERS: dict[str, Callable[[BinaryIO, _Rows, list[str], str], None]] = {
+    ".parquet": _write_parquet,
+    ".csv": _write_csv,
+}

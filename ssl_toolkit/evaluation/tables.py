@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO, TextIO
 
 from ssl_toolkit.errors import nearest
 
@@ -22,15 +23,13 @@ def check_new_table(out: Path, suffixes: Iterable[str], command: str) -> None:
 
 
 @contextlib.contextmanager
-def new_table(out: Path) -> Iterator[Path]:
-    """A temporary name to write to; the file has its own name when the context ends well, and else is not there."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+def as_text(file: BinaryIO) -> Iterator[TextIO]:
+    """A binary file to write text to, as the csv module wants it; it stays open."""
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
     try:
-        yield temporary
-        temporary.replace(out)
+        yield text
     finally:
-        temporary.unlink(missing_ok=True)
+        text.detach()
 
 
 def no_formula(text: str) -> str:

@@ -22,6 +22,7 @@ not, and neither does an exported ONNX graph.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -107,6 +108,7 @@ class Backbone(nn.Module):
         self.kwargs = plain_kwargs(kwargs)
         # Any, because timm's networks share these methods and attributes by convention, not by a base class
         self.model: Any = create_model(name, pretrained, in_channels, self.kwargs)
+        self._takes = math.inf  # the smallest images known to be large enough, in pixels
         if stem == "small":
             _make_stem_small(self.model, name)
         replace_norms(self.model, norm)
@@ -208,7 +210,9 @@ class Backbone(nn.Module):
 
     def check_size(self, side: int) -> None:
         """Raises a ValueError for square images of a side in pixels that are too small for the network."""
-        check_size(self.model, self.name, self.in_channels, side)
+        if side < self._takes:
+            check_size(self.model, self.name, self.in_channels, side)
+            self._takes = side
 
     def _run(self, function: Callable[..., Any], x: Tensor, **kwargs: Any) -> Any:
         try:

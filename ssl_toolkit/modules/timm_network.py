@@ -29,7 +29,7 @@ CNN_FAMILIES = (
 # fmt: on
 
 # Seconds in which the hub has to answer.
-_PATIENCE = 10.0
+_TIMEOUT = 10.0
 
 # Arguments of timm.create_model that the backbone sets itself, or that would read other files.
 _RESERVED_KWARGS = {
@@ -78,18 +78,18 @@ def create_model(name: str, pretrained: bool, in_channels: int, kwargs: dict[str
     Raises:
         ValueError: It cannot be built, or its weights cannot be had.
     """
-    silence = None
+    failure = None
     try:
         with contextlib.ExitStack() as stack:
-            silence = stack.enter_context(_hub_asked_once()) if pretrained else None
+            failure = stack.enter_context(_hub_asked_once()) if pretrained else None
             return timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=in_channels, **kwargs)
     # Any exception: a download fails in as many ways as there are libraries under timm and the hub's client, and a
     # wrong value in kwargs fails wherever the network trips over it.
     except Exception as error:
         reason = f"{type(error).__name__}: {_first_line(error)}"
         if pretrained:
-            if silence is not None and isinstance(error, LocalEntryNotFoundError):
-                reason = f"the hub does not answer: {type(silence).__name__}: {_first_line(silence)}"
+            if failure is not None and isinstance(error, LocalEntryNotFoundError):
+                reason = f"the hub does not answer: {type(failure).__name__}: {_first_line(failure)}"
             raise ValueError(
                 f"could not get the pretrained weights of {name!r} ({reason}); "
                 "check the network connection, or set pretrained to false"
@@ -106,15 +106,15 @@ def _hub_asked_once() -> Iterator[Exception | None]:
     Yields:
         Why the hub does not answer; None if it does.
     """
-    before, silence = constants.HF_HUB_OFFLINE, None
+    before, failure = constants.HF_HUB_OFFLINE, None
     if not before:
         try:
-            get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
+            get_session().head(constants.ENDPOINT, timeout=_TIMEOUT)
         except Exception as error:  # of whatever library the client uses
-            silence = error
-    constants.HF_HUB_OFFLINE = before or silence is not None
+            failure = error
+    constants.HF_HUB_OFFLINE = before or failure is not None
     try:
-        yield silence
+        yield failure
     finally:
         constants.HF_HUB_OFFLINE = before
 

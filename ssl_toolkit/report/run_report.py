@@ -12,7 +12,7 @@ from typing import Any
 from ssl_toolkit.errors import counted
 from ssl_toolkit.io.schema import COUNT, NUMBER, TEXT, Each, Kind
 from ssl_toolkit.report.page import Code, Figure, Piece, Section, Table, Text, write_page
-from ssl_toolkit.run_folder import CONFIG, WATCHED, WEIGHTS, read_config, read_json, read_starts, sync_command
+from ssl_toolkit.run_folder import CONFIG, MODEL, WATCHED, WEIGHTS, read_config, read_json, read_starts, sync_command
 from ssl_toolkit.tracking.metrics_csv import read_metrics
 
 FILE = "report.html"
@@ -217,8 +217,8 @@ def _commands(run: Path, config: Mapping[str, Any]) -> list[str]:
         commands.append(f"ssl-toolkit transfer -c linear_probe --data.path LABELLED --model.weights {weights}")
     commands.append(f"ssl-toolkit evaluate --weights {weights} --data.path LABELLED")
     commands.append(f"ssl-toolkit embed --weights {weights} --data.path IMAGES --out features.parquet")
-    if command == "transfer":
-        commands.append(f"ssl-toolkit predict {folder} --data.path IMAGES --out classes.csv")
+    if (run / MODEL).exists():
+        commands.append(f"ssl-toolkit predict {folder} --data.path IMAGES --out predictions.csv")
     if sync := sync_command(run):
         commands.append(sync)
     return commands

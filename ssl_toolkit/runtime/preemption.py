@@ -7,6 +7,7 @@ waits for ever if only one of several processes gets it.
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -83,7 +84,10 @@ class Preemption:
         if trainer.is_global_zero:
             run, name = Path(trainer.default_root_dir), signal.Signals(number).name
             write_status(run, "preempted", step=trainer.global_step, reason=name)
-            print(f"\nstopped by {name} at step {trainer.global_step:,}; go on with --resume {run}", flush=True)
+            print(
+                f"\nstopped by {name} at step {trainer.global_step:,}; go on with --resume {shlex.quote(str(run))}",
+                flush=True,
+            )
             job = _slurm_job()
             if job and name == "SIGUSR1":
                 _requeue(job)

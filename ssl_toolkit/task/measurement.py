@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from lightning import LightningModule
@@ -30,9 +31,12 @@ class MeasuredModule(LightningModule):
     def on_train_start(self) -> None:
         """Has a short run write a row in each epoch at least."""
         trainer: Any = self.trainer  # its interval is set out of pyright's sight
-        steps = max(1, trainer.num_training_batches // trainer.accumulate_grad_batches)
-        steps = min(steps, trainer.max_steps) if trainer.max_steps > 0 else steps
-        trainer.log_every_n_steps = int(min(trainer.log_every_n_steps, steps))
+        lengths = [trainer.log_every_n_steps]
+        if math.isfinite(trainer.num_training_batches):  # which is not known of a stream
+            lengths.append(max(1, trainer.num_training_batches // trainer.accumulate_grad_batches))
+        if trainer.max_steps > 0:
+            lengths.append(trainer.max_steps)
+        trainer.log_every_n_steps = int(min(lengths))
 
     def log_step(self, output: StepOutput, num: int) -> None:
         """Logs a batch of training; where there are several processes, only what a row is written of.

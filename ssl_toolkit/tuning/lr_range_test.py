@@ -79,13 +79,13 @@ class RateCurve(NamedTuple):
         """Why nothing can be read off this curve, and what to try; None if something can."""
         lowest = self._lowest
         best = self.smoothed[lowest]
-        # neighbours differ by chance, and hardly by what was learned between them
+        # from one step to the next it wavers, and hardly falls
         noise = float(np.sqrt(np.mean(np.diff(self.losses[: lowest + 3]) ** 2) / 2)) if len(self.losses) > 1 else 0.0
         if not self.start - best > max(2 * noise, 1e-3 * abs(self.start)):
             return (
-                f"the loss never clearly falls ({self.start:.4g} at the start, {best:.4g} at best, while batches "
-                f"differ by {noise:.2g}): try a larger batch, more steps (--steps 300), or a lower start (--lowest "
-                f"{self.rates[0] / 1000:.2g}); if nothing helps, the task or its data have a fault"
+                f"the loss never clearly falls ({self.start:.4g} at the start, {best:.4g} at best, while "
+                f"it wavers by {noise:.2g} from step to step): try a larger batch, more steps (--steps 300), or a "
+                f"lower start (--lowest {self.rates[0] / 1000:.2g}); if nothing helps, task or data have a fault"
             )
         if self.end == "highest" and lowest >= len(self.rates) * 0.95 - 1:
             return (

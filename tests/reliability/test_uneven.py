@@ -65,7 +65,7 @@ def test_training_has_as_many_batches_in_every_process_and_no_sample_twice(reach
             for num in range(1, 3 * whole + 1):
                 if num < whole:
                     with pytest.raises(
-                        ValueError, match=f"the loader split has {num} images?, fewer than one batch of"
+                        ValueError, match=f"the loader's split has {num} images?, fewer than one batch of"
                     ):
                         loaders(num, batch_size, processes, shuffle=True, drop_last=True)
                     continue

@@ -176,7 +176,7 @@ def test_state_that_does_not_fit():
 
 def test_too_few_images():
     with pytest.raises(ValueError, match=r"^the train split has 50 images, fewer than one batch of 64; set "):
-        train(batch_size=64, what="train")
+        train(batch_size=64, what="the train split")
     with pytest.raises(ValueError, match=r"one batch of 32 x 2 processes = 64; set data.batch_size to at most 25"):
         train(batch_size=32, world_size=2)
     with pytest.raises(ValueError, match=r"2 images, fewer than the 4 processes"):
