@@ -11,9 +11,7 @@ was imported remains imported.
 
 from __future__ import annotations
 
-import numbers
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,11 +20,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ssl_toolkit.cli import features
 from ssl_toolkit.cli import predict as prediction
-from ssl_toolkit.cli.command_line import yaml_text
 from ssl_toolkit.cli.from_python import called_from_python
+from ssl_toolkit.cli.python_arguments import kind, options, recipe_options
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.distributed.ranks import from_rank_zero
-from ssl_toolkit.io.credentials import check_no_password
 from ssl_toolkit.run_folder import WEIGHTS
 from ssl_toolkit.tracking.metrics_csv import last_values
 from ssl_toolkit.weights import load_backbone
@@ -38,9 +35,6 @@ if TYPE_CHECKING:
 AnyPath: TypeAlias = "str | os.PathLike[str]"
 Settings: TypeAlias = Mapping[str, Any]
 Config: TypeAlias = "AnyPath | Settings | Sequence[AnyPath | Settings]"
-
-# options that print and leave
-_ONLY_FOR_SHELLS = ("help", "print_config")
 
 
 @dataclass(frozen=True)
@@ -165,7 +159,7 @@ def evaluate(
         ValueError: For whatever the user can mend, in one line.
         OSError: A file cannot be written.
     """
-    arguments = _options({"weights": _weights(weights), "out": out, **_data(data)}, overrides)
+    arguments = options({"weights": _weights(weights), "out": out, **_data(data)}, overrides)
     with called_from_python():
         return features.evaluate(arguments)
 
@@ -192,7 +186,7 @@ def embed(
         ValueError: For whatever the user can mend, in one line.
         OSError: The file cannot be written.
     """
-    arguments = _options({"weights": _weights(weights), "out": out, **_data(data)}, overrides)
+    arguments = options({"weights": _weights(weights), "out": out, **_data(data)}, overrides)
     with called_from_python():
         return features.embed(arguments)
 
@@ -222,96 +216,20 @@ def predict(
     """
     folder = _folder(run)
     if not isinstance(folder, (str, os.PathLike)):
-        raise ValueError(f"run is {_kind(run)}, expected a run of transfer, or the path of its folder")
+        raise ValueError(f"run is {kind(run)}, expected a run of transfer, or the path of its folder")
     text = os.fspath(folder)
     # a folder is no option, whatever its name begins with
-    arguments = [f"./{text}" if text.startswith("-") else text, *_options({"out": out, **_data(data)}, overrides)]
+    arguments = [f"./{text}" if text.startswith("-") else text, *options({"out": out, **_data(data)}, overrides)]
     with called_from_python():
         return prediction.predict(arguments)
 
 
 def _train(command: str, config: Config | None, given: Settings, overrides: Settings | None) -> Run:
-    arguments = [*_recipes(config), *_options(given, overrides)]
+    arguments = [*recipe_options(config), *options(given, overrides)]
     with called_from_python():
         folder = train(command, arguments, apart=True)
         # the first process writes the weights and the report
         return Run(from_rank_zero(folder))
-
-
-def _recipes(config: Config | None) -> list[str]:
-    """The options that name recipes; a dict stands on the command line as YAML."""
-    if config is None:
-        return []
-    arguments = []
-    for each in config if isinstance(config, (list, tuple)) else [config]:
-        if isinstance(each, Mapping):
-            text = yaml_text(_plain(each, "config"))
-        elif isinstance(each, (str, os.PathLike)):
-            text = os.fspath(each)
-        else:
-            raise ValueError(f"config is {_kind(each)}, expected the path of a recipe, a dict, or a list of these")
-        arguments += ["--config", text]
-    check_no_password(arguments, "config")
-    return arguments
-
-
-def _options(given: Settings, overrides: Settings | None) -> list[str]:
-    """Options of the command line; what is None among the given is left out."""
-    if not isinstance(overrides, (Mapping, type(None))):
-        raise ValueError(f"overrides is {_kind(overrides)}, expected a dict such as {{'data.batch_size': 64}}")
-    named = {key: value for key, value in given.items() if value is not None}
-    arguments = [option for part in (named, overrides or {}) for option in _flat(_plain(part, ""))]
-    check_no_password(arguments, "an option")
-    return arguments
-
-
-def _flat(settings: dict[Any, Any], prefix: str = "") -> list[str]:
-    """Nested settings as options, a class before its arguments."""
-    arguments = []
-    for key, value in sorted(settings.items(), key=lambda item: item[0] != "class_path"):
-        name = f"{prefix}{key}"
-        if not _is_name(key):
-            raise ValueError(f"unknown key {name}")
-        if isinstance(value, dict) and value and all(map(_is_name, value)):
-            arguments += _flat(value, f"{name}.")
-        else:
-            text = value if isinstance(value, str) else yaml_text(value, in_a_line=True)
-            arguments.append(f"--{name.removesuffix('.class_path')}={text}")
-    return arguments
-
-
-def _is_name(key: Any) -> bool:
-    """Whether a key may stand in an option; those of an argument that is a dict may be anything."""
-    return isinstance(key, str) and bool(re.fullmatch(r"[\w.]+", key)) and key.split(".")[-1] not in _ONLY_FOR_SHELLS
-
-
-def _plain(value: Any, place: str) -> Any:
-    """A copy of plain data, with paths as text and NumPy's numbers as Python's.
-
-    Raises:
-        ValueError: There is an object of another kind in it.
-    """
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    if isinstance(value, numbers.Real):
-        return float(value)
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if isinstance(value, Mapping):
-        return {_plain(key, place): _plain(each, f"{place}.{key}".lstrip(".")) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(each, place) for each in value]
-    raise ValueError(
-        f"{place} is {_kind(value)}, expected plain data; name a class by class_path, and its arguments by init_args"
-    )
-
-
-def _kind(value: Any) -> str:
-    return f"the class {value.__qualname__}" if isinstance(value, type) else f"an object of {type(value).__qualname__}"
 
 
 def _data(data: AnyPath | Settings | None) -> dict[str, Any]:
@@ -324,7 +242,7 @@ def _weights(weights: AnyPath | Run | None) -> AnyPath | None:
     if isinstance(weights, Run):
         return weights.weights
     raise ValueError(
-        f"weights is {_kind(weights)}, expected a run or the path of a weights file (save_backbone writes one)"
+        f"weights is {kind(weights)}, expected a run or the path of a weights file (save_backbone writes one)"
     )
 
 

@@ -22,11 +22,11 @@ from jsonargparse import Namespace
 import methods
 import ssl_toolkit
 from launch import ENVIRONMENT, started, wait_for
-from ssl_toolkit.api import _options, _recipes
 from ssl_toolkit.cli import main
 from ssl_toolkit.cli.command_line import CommandLine, yaml_text
 from ssl_toolkit.cli.from_python import starts_processes
 from ssl_toolkit.cli.parser import parse
+from ssl_toolkit.cli.python_arguments import options, recipe_options
 from ssl_toolkit.cli.training_parser import training_parser
 from ssl_toolkit.run_folder import read_config
 
@@ -76,7 +76,7 @@ def assert_same_runs(first, second):
 
 def read(command, config, **overrides):
     """The configuration as the command line's parser understands it."""
-    line = CommandLine(command, [*_recipes(config), *_options({}, overrides)])
+    line = CommandLine(command, [*recipe_options(config), *options({}, overrides)])
     return parse(training_parser(line), line.arguments)
 
 
@@ -256,7 +256,7 @@ def test_a_run_is_transferred(run, tmp_path):
         ({"config": {"modle": {"a": 1}}}, "unknown key modle.a; did you mean 'model'?"),
         ({"config": "recipe.yml"}, "there is no file 'recipe.yml'"),
         ({"config": 3}, "config is an object of int, expected the path of a recipe"),
-        ({"config": None}, "missing: model"),
+        ({"config": None}, "missing: --model"),
         ({"resume": "nowhere"}, "--resume nowhere: the folder does not exist"),
         ({"budget": "an hour"}, "an hour"),
         ({"overrides": {"trainer.devices": 0}}, "is not a valid input"),
