@@ -97,6 +97,8 @@ def open_run(path: str, option: str = "--resume ") -> Path:
     folder = Path(path)
     if not (folder / CONFIG).is_file():
         siblings = [str(run.parent) for run in folder.parent.glob(f"*/{CONFIG}")]
+        if folder.is_file():
+            raise ValueError(f"{option}{folder} is a file, expected the folder of a run")
         reason = f"holds no {CONFIG}" if folder.exists() else "does not exist"
         raise ValueError(f"{option}{folder}: the folder {reason}{nearest(str(folder), siblings)}")
     return folder

@@ -64,9 +64,9 @@ def one_line(message: str, parser: ArgumentParser, arguments: Sequence[str] = ()
     if match := re.search(r"the following arguments are required: (.+)", message):
         first = recipes.FIRST.get(_side(parser), "RECIPE")
         advice = f" (a recipe gives it: -c {first}; --help lists them)" if match[1].startswith("model") else ""
-        return f"missing: {match[1]}{advice}"
+        return f"missing: {', '.join(_as_typed(name, parser) for name in match[1].split(', '))}{advice}"
     if match := re.search(r'Key "([^"]+)" is required', message):
-        return f"missing: {'.'.join([*keys, match[1]])}"
+        return f"missing: {_as_typed('.'.join([*keys, match[1]]), parser)}"
     if "Problems parsing config" in message:
         return " ".join(message.split()).replace('in "<unicode string>", ', "at ")
     if "Union subtypes" in message and "typing.Literal" in message:
@@ -185,7 +185,16 @@ def _unknown_option(option: str, parser: ArgumentParser, arguments: Sequence[str
                 known = [f"--{section}.{each}{''.join(rest)}" for each in class_keys(kinds[-1])]
                 return f"unknown option {typed}{nearest(typed, known)}"
             return f"unknown option {typed}"
+    if not option.startswith("-"):
+        return f"an argument too many: {option}; what belongs to an option stands behind it, such as --data.path IMAGES"
     return f"unknown option {option}{nearest(option, parser_options(parser))}"
+
+
+def _as_typed(name: str, parser: ArgumentParser) -> str:
+    """What is missing, as one types it."""
+    if name == "run_dir":
+        return "the folder of a run"
+    return f"--{name}" if f"--{name}" in parser_options(parser) else name
 
 
 def _unknown_key(where: str, key: str, choices: list[str]) -> str:

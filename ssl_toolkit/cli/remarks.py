@@ -64,7 +64,8 @@ def accuracy_lines(metrics: Mapping[str, Any], num: int) -> list[str]:
     if "test/top1" not in metrics or not num:
         return []
     top1 = wilson_interval(round(float(metrics["test/top1"]) * num), num)
-    lines = [f"test/top1: {_percent(top1.value)} (95 % interval {_percent(top1.low)} to {_percent(top1.high)})"]
+    interval = f"95 % interval {_percent(top1.low)} to {_percent(top1.high)}"
+    lines = [f"test/top1: {_percent(top1.value)} ({interval}, {num:,} tested)"]
     if "test/mean_class_top1" in metrics:
         lines.append(f"test/mean_class_top1: {_percent(metrics['test/mean_class_top1'])}")
     if "test/largest_class_top1" in metrics:
@@ -76,8 +77,8 @@ def accuracy_lines(metrics: Mapping[str, Any], num: int) -> list[str]:
         gain = newcombe_difference(top1, random)
         verdict = "" if gain.low > 0 else "; the pretrained weights are not shown to be better"
         lines.append(
-            f"the same head on random weights: {_percent(random.value)}, difference {_points(gain.value)} (95 % "
-            f"interval {_points(gain.low)} to {_points(gain.high)}){verdict}"
+            f"the same head on random weights: {_percent(random.value)}, difference {_points(gain.value)} "
+            f"percentage points (95 % interval {_points(gain.low)} to {_points(gain.high)}){verdict}"
         )
     return lines
 

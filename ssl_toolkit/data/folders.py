@@ -87,8 +87,9 @@ def find_images(path: Path, further: Set[str] = frozenset()) -> Listing:
     if not found:
         kinds = ", ".join(f"{suffix} {count}" for suffix, count in others.most_common(5))
         number = others.total()
+        advice = "; tar shards are read with --data.source shards" if ".tar" in others else ""
         held = f"holds {number} file{'s' * (number != 1)}, none is an image ({kinds})" if number else "is empty"
-        raise ValueError(f"the folder '{path}' {held}; images end in {' '.join(sorted(SUFFIXES | further))}")
+        raise ValueError(f"the folder '{path}' {held}; images end in {' '.join(sorted(SUFFIXES | further))}{advice}")
     return Listing(sorted(found), others)
 
 
@@ -117,8 +118,9 @@ def check_folder(path: Path) -> None:
         return
     if path.exists():
         raise ValueError(f"'{path}' is a file, but a folder of images is needed; give the folder it lies in")
-    siblings = [child.name for child in path.parent.iterdir() if child.is_dir()] if path.parent.is_dir() else []
-    raise ValueError(f"the folder '{path}' does not exist{nearest(path.name, siblings)}")
+    siblings = [child for child in path.parent.iterdir() if child.is_dir()] if path.parent.is_dir() else []
+    shown = {child.name: str(child) for child in siblings}
+    raise ValueError(f"the folder '{path}' does not exist{nearest(path.name, shown, shown)}")
 
 
 def label_by_folder(
@@ -140,9 +142,9 @@ def label_by_folder(
     loose = [name for name in names if "/" not in name]
     if loose:
         raise ValueError(
-            f"labels: folder takes the class of an image from its first-level sub-folder, but {len(loose)} of the "
-            f"{counted(len(names), 'images')} lie directly in '{path}' (such as {loose[0]}); move them or set "
-            "labels: none"
+            f"data.labels: folder takes the class of an image from its first-level sub-folder, but {len(loose)} of the "
+            f"{counted(len(names), 'images')} lie directly in '{path}' (such as {loose[0]}); put each class into a "
+            "folder of its own (a pretraining also takes --data.labels none)"
         )
     folders = [name.split("/", 1)[0] for name in names]
     found = sorted(set(folders))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ssl_toolkit.augment import CenterView
 from ssl_toolkit.data import ImageData, Split
 from ssl_toolkit.errors import nearest
-from ssl_toolkit.evaluation.features import Precision, extract_features
+from ssl_toolkit.evaluation.features import Precision, chosen_device, extract_features
 from ssl_toolkit.evaluation.progress import Steps
 from ssl_toolkit.evaluation.tables import as_text, check_new_table, no_formula
 from ssl_toolkit.io.atomic import atomic_file
@@ -65,7 +65,7 @@ def embed(
     """
     out, weights = Path(out), Path(weights)
     check_new_table(out, _WRITERS, "embed")
-    backbone = load_backbone(weights).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    backbone = load_backbone(weights).to(chosen_device(device))
     choices = ["pooled", *backbone.stages]
     if representation not in choices:
         raise ValueError(

@@ -131,6 +131,19 @@ def computes_in_bf16(precision: Precision, device: torch.device) -> bool:
     return precision == "bf16" or (precision == "auto" and has_native_bf16(device))
 
 
+def chosen_device(name: str | None) -> torch.device:
+    """The device to compute on; by default the GPU if there is one.
+
+    Raises:
+        ValueError: It is none of torch's, or not there.
+    """
+    available = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+    try:
+        return torch.zeros(0, device=name or available[-1]).device
+    except (RuntimeError, AssertionError):  # the latter from a torch built without it
+        raise ValueError(f"--device is {name!r}, but this machine has {' and '.join(available)}") from None
+
+
 def has_native_bf16(device: torch.device) -> bool:
     """Whether a device multiplies in bfloat16 natively, so that autocast is a gain in speed.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ssl_toolkit.augment import CenterView, View
 from ssl_toolkit.data import ImageData, Split
 from ssl_toolkit.evaluation.ensemble_rows import Extras, extra_rows
-from ssl_toolkit.evaluation.features import Features, Precision, extract_features
+from ssl_toolkit.evaluation.features import Features, Precision, chosen_device, extract_features
 from ssl_toolkit.evaluation.intervals import confidence_interval, paired_difference
 from ssl_toolkit.evaluation.knn import knn_predict
 from ssl_toolkit.evaluation.linear_probe import linear_probe
@@ -90,7 +90,7 @@ def evaluate(
     else:
         backbone, name = load_backbone(weights), str(weights)
         data.range_from(read_header(weights))
-        backbone = backbone.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        backbone = backbone.to(chosen_device(device))
     backbone.check_channels(data.channels, "the one given" if weights is backbone else name)
     backbone.check_size(image_size or data.image_size)
     data.prepare_data()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.errors import counted
-from ssl_toolkit.evaluation.features import Precision, computes_in_bf16, evaluation_mode
+from ssl_toolkit.evaluation.features import Precision, chosen_device, computes_in_bf16, evaluation_mode
 from ssl_toolkit.evaluation.progress import Steps
 from ssl_toolkit.evaluation.tables import as_text, check_new_table, no_formula
 from ssl_toolkit.io.atomic import atomic_file
@@ -62,7 +62,7 @@ def predict(
     """
     out = Path(out)
     check_new_table(out, _WRITERS, "predict")
-    task.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    task.to(chosen_device(device))
     bf16 = computes_in_bf16(precision, task.device)
     with Steps(say) as steps:
         steps.begin(f"reading the {data.noun}")

@@ -63,6 +63,8 @@ def write_report(run_dir: str | Path) -> Path:
         ValueError: If the folder holds no run.
     """
     run = Path(run_dir)
+    if run.is_file():
+        raise ValueError(f"cannot write a report: {run} is a file; give the folder of a run")
     if not (run / CONFIG).is_file():
         reason = f"holds no {CONFIG}" if run.is_dir() else "does not exist"
         raise ValueError(f"cannot write a report: the folder {run} {reason}; give the folder of a run")

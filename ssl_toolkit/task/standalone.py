@@ -88,6 +88,9 @@ class StandaloneModule(OptimizedModule):
             own.check_batch(len(made.indices) * world_size())
         if "labels" in self.traits and not trainer.predicting and int(made.labels.min()) < 0:
             raise ValueError(f"{type(self).__name__} needs a label from 0 for each image: (images, labels)")
+        classes = getattr(self, "num_classes", None)
+        if classes is not None and "labels" in self.traits and int(made.labels.max()) >= classes:
+            raise ValueError(f"a label is {int(made.labels.max())}, but num_classes is {classes}: labels begin with 0")
         return made
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:

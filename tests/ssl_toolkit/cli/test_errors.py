@@ -100,7 +100,7 @@ def test_wrong_recipes(capsys, recipe, tmp_path, path, value, expected):
 
 
 def test_missing_and_broken_recipes(capsys, tmp_path):
-    assert "missing: model" in answer(capsys, "pretrain")[1]
+    assert "missing: --model" in answer(capsys, "pretrain")[1]
     assert "there is no file 'simclr.yml'" in answer(capsys, "pretrain", "-c", "simclr.yml")[1]
     broken = tmp_path / "broken.yaml"
     broken.write_text("a: [1,\n b: {")

@@ -293,6 +293,10 @@ def test_what_cannot_be_predicted_is_one_line(run, folder, tmp_path, recipe, cap
     assert "the folder does not exist" in error(capsys, tmp_path / "nowhere", *given)
     assert "the folder holds no config.yaml" in error(capsys, tmp_path, *given)
     assert "data.path is missing" in error(capsys, run, "--out", out)
+    assert "is a file, expected the folder of a run" in error(capsys, run / "config.yaml", *given)
+    assert "--device is 'nope', but this machine has cpu" in error(capsys, run, *given, "--device", "nope")
+    assert "an argument too many: more" in error(capsys, run, "more", *given)
+    assert "missing: --out" in error(capsys, run, "--data.path", folder)
     for option, value in (("image_size", "32"), ("channels", "1"), ("range", "full"), ("split_seed", "3")):
         said = error(capsys, run, *given, f"--data.{option}", value)
         assert f"--data.{option}: predict reads images as the run was trained with, {option} " in said

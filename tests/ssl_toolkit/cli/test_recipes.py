@@ -80,8 +80,8 @@ def test_the_path_of_a_clone_is_answered_with_the_name(capsys):
 
 
 def test_without_a_recipe_one_is_named(capsys):
-    assert refusal(capsys, "pretrain") == "missing: model (a recipe gives it: -c simclr; --help lists them)"
-    assert refusal(capsys, "transfer") == "missing: model (a recipe gives it: -c linear_probe; --help lists them)"
+    assert refusal(capsys, "pretrain") == "missing: --model (a recipe gives it: -c simclr; --help lists them)"
+    assert refusal(capsys, "transfer") == "missing: --model (a recipe gives it: -c linear_probe; --help lists them)"
 
 
 @pytest.mark.parametrize("command", [["pretrain"], ["transfer"], ["lr-find"]])

@@ -110,7 +110,7 @@ def test_errors_are_one_helpful_line(tmp_path):
     for index in range(12):
         (texts / f"{index}.txt").write_text("")
     cases = {
-        "brids": r"'.*brids' does not exist; did you mean 'birds'\?",
+        "brids": r"'.*brids' does not exist; did you mean '.*/birds'\?",
         "birds/a.png": r"a.png' is a file, but a folder of images is needed",
         "empty": r"is empty; images end in",
         "texts": r"holds 12 files, none is an image \(\.txt 12\)",

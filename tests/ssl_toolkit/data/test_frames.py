@@ -226,7 +226,7 @@ def test_files_that_are_no_sequences(folder, tmp_path):
     Image.fromarray(frame(0)).save(folder / "loose.png")
     with pytest.raises(ValueError, match=r"'loose\.png' in .* must lie as sequence/frame\.jpg"):
         make_data(folder, labels="none").setup()
-    with pytest.raises(ValueError, match=r"'.*/fra' does not exist; did you mean 'frames'"):
+    with pytest.raises(ValueError, match=r"'.*/fra' does not exist; did you mean '.*frames'"):
         make_data(folder.parent / "fra").setup()
     with pytest.raises(ValueError, match=r"data\.path is missing"):
         FrameData().setup()

@@ -84,7 +84,7 @@ def test_transfer_ends_with_the_interval_and_the_largest_class(skewed, tmp_path,
 def test_lines_of_a_network_that_is_better():
     metrics = {"test/top1": torch.tensor(0.9), "test/largest_class_top1": torch.tensor(0.5)}
     assert accuracy_lines(metrics, 100) == [
-        "test/top1: 90.0 % (95 % interval 82.6 % to 94.5 %)",
+        "test/top1: 90.0 % (95 % interval 82.6 % to 94.5 %, 100 tested)",
         "always naming the largest class: 50.0 %",
     ]
     assert accuracy_lines({}, 100) == accuracy_lines(metrics, 0) == []
