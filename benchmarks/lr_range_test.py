@@ -96,6 +96,8 @@ def share_reached(losses: dict[float, float], start: float, rate: float) -> floa
         rate: May lie between two of them.
     """
     best = min(losses.values())
+    if best >= start:
+        return math.nan  # no run learned
     shares = [(start - min(loss, start)) / (start - best) for loss in losses.values()]
     return float(np.interp(math.log(rate), np.log(list(losses)), shares))
 

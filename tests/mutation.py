@@ -61,6 +61,8 @@ class Results:
         for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
             with contextlib.suppress(ValueError):  # the last one may be cut off
                 entry = json.loads(line)
+                if entry["what"].startswith("tests/") and entry["outcome"] == "found":
+                    continue  # failed without a bug; it may be mended by now
                 self.of[entry["what"]] = Outcome(entry["outcome"], entry["by"], entry["seconds"])
 
     def add(self, what: str, outcome: Outcome) -> Outcome:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from ssl_toolkit.cli.training_parser import training_parser
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.errors import nearest
 from ssl_toolkit.evaluation.predict import predict as write_predictions
+from ssl_toolkit.io.atomic import sha256
 from ssl_toolkit.io.schema import shown
 from ssl_toolkit.run_folder import CONFIG, MODEL, WEIGHTS, open_run, read_status
 from ssl_toolkit.task import Task
@@ -81,7 +81,7 @@ def predict(arguments: Sequence[str]) -> Path:
     _check_settings(arguments, run)
     parser.set_defaults({"data.batch_size": run.config.data.batch_size})
     config = parse(parser, arguments)
-    task, header = load_task(run)
+    task, header = trained_task(run)
     state = read_status(run.folder).get("state")
     if state != "finished":
         say_line(f"the run is not finished ({state}): its weights are those of step {header['step']:,}")
@@ -117,7 +117,7 @@ def open_trained(folder: str) -> TrainedRun:
     return TrainedRun(run, config, parser, line.data_class)
 
 
-def load_task(run: TrainedRun) -> tuple[Task, dict[str, Any]]:
+def trained_task(run: TrainedRun) -> tuple[Task, dict[str, Any]]:
     """The trained task of a run, on the CPU in evaluation mode, and the header of its model file.
 
     Raises:
@@ -168,9 +168,8 @@ def _data(run: TrainedRun, given: Namespace) -> ImageData:
 
 
 def _about(run: TrainedRun, header: dict[str, Any]) -> dict[str, Any]:
-    content = (run.folder / MODEL).read_bytes()
     facts = {name: header[name] for name in ("task", "step", "image_size")}
-    return {"run": str(run.folder), "sha256": hashlib.sha256(content).hexdigest(), **facts}
+    return {"run": str(run.folder), "sha256": sha256(run.folder / MODEL), **facts}
 
 
 def _parser(data_class: type) -> ArgumentParser:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from ssl_toolkit.errors import nearest
 from ssl_toolkit.evaluation.features import Precision, chosen_device, extract_features
 from ssl_toolkit.evaluation.progress import Steps
 from ssl_toolkit.evaluation.tables import as_text, check_new_table, no_formula
-from ssl_toolkit.io.atomic import atomic_file
+from ssl_toolkit.io.atomic import atomic_file, sha256
 from ssl_toolkit.weights import load_backbone, read_header
 
 
@@ -93,7 +92,7 @@ def embed(
         raise ValueError("embed found no images")
     about = {
         "weights": str(weights),
-        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "sha256": sha256(weights),
         "backbone": backbone.config(),
         "representation": representation,
         "image_size": size,

@@ -74,7 +74,7 @@ def write_checksum(content: str | Path, target: str | Path) -> None:
         target: Where the file is going to be.
     """
     target = Path(target)
-    write_atomically(_checksum_file(target), f"{_sha256(Path(content))}  {target.name}\n")
+    write_atomically(_checksum_file(target), f"{sha256(Path(content))}  {target.name}\n")
 
 
 def remove_with_checksum(path: str | Path) -> None:
@@ -101,7 +101,7 @@ def remove_orphans(folder: Path) -> None:
 
 def checksums(folder: Path, pattern: str) -> dict[str, str]:
     """The SHA-256 of those files of a folder whose names match, by name."""
-    return {file.name: _sha256(file) for file in folder.glob(pattern)}
+    return {file.name: sha256(file) for file in folder.glob(pattern)}
 
 
 def flush_folder(folder: Path) -> None:
@@ -120,7 +120,7 @@ def damage(path: str | Path) -> str | None:
         with open_plain(_checksum_file(path)) as file:
             # a line of sha256sum, and no more of a file that is none
             expected = file.read(1024).decode("utf-8", "replace").split()
-        found = _sha256(path)
+        found = sha256(path)
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
     except OSError as error:
@@ -138,7 +138,7 @@ def _damage_of_folder(folder: Path) -> str | None:
         for name, expected in listed.items():
             if name not in there:
                 return f"{name} is missing"
-            if _sha256(folder / name) != expected:
+            if sha256(folder / name) != expected:
                 return f"{name} is not what {SUMS} says"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
@@ -151,7 +151,8 @@ def _checksum_file(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits."""
     with open_plain(path) as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 22):

@@ -50,8 +50,7 @@ _EVALUATION = {"rows": [_ROW], "num_images": Each(COUNT), "num_classes": COUNT, 
 
 
 def write_report(run_dir: str | Path) -> Path:
-    """Writes ``report.html`` into a run's folder: result, findings, curves, views, evaluation, bad files, commands,
-    settings.
+    """Writes ``report.html`` into a run's folder: result, curves, views, evaluation, bad files, commands, settings.
 
     Args:
         run_dir: The run's folder. Whatever is missing in it is left out of the page.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +31,8 @@ def load_task(cls: type[M], path: Path, arguments: dict[str, Any]) -> M:
     if not path.exists():
         raise ValueError(f"there is no checkpoint {path}; a run has its own in RUN/{CHECKPOINTS}, step-*.ckpt")
     checkpoint = read_checkpoint(path)
+    if isinstance(arguments.get("backbone"), Mapping):
+        raise ValueError("backbone must be a network: backbone=ssl_toolkit.Backbone(**SETTINGS) with those of the run")
     try:
         task = cls(**arguments)
     except TypeError as error:

@@ -21,7 +21,7 @@ from damaged_files import in_child, mutate
 from downstream.classification import Classification
 from peak_memory import forget_peak_memory, peak_memory
 from ssl_toolkit.cli import main
-from ssl_toolkit.cli.predict import TrainedRun, load_task, open_trained
+from ssl_toolkit.cli.predict import TrainedRun, open_trained, trained_task
 from ssl_toolkit.io.atomic import damage, write_checksum
 from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.optim import AdamW
@@ -178,11 +178,11 @@ def load_models(folder: str) -> dict[str, Any]:
     file = run.folder / "model.safetensors"
     content = file.read_bytes()
     for _ in range(3):
-        before = load_task(run)[0].state_dict()
+        before = trained_task(run)[0].state_dict()
     found = Outcomes()
     for number, changed in enumerate(files(content, NUM)):
         file.write_bytes(changed)
-        found.load(number, file, lambda _: load_task(run)[0], before)
+        found.load(number, file, lambda _: trained_task(run)[0], before)
     return found.plain()
 
 
@@ -246,7 +246,11 @@ def load_hostile(folder: str) -> dict[str, Any]:
     backbone = load_backbone(path)
     contents = {path: (safetensors.torch.load_file(path), read_header(path))}
     contents[model] = safetensors.torch.load_file(model), read_model_header(model)
-    loads = ((path, load_backbone), (path, lambda file: load_into(backbone, file)), (model, lambda _: load_task(run)))
+    loads = (
+        (path, load_backbone),
+        (path, lambda file: load_into(backbone, file)),
+        (model, lambda _: trained_task(run)),
+    )
     for file, load in 3 * loads:
         load(file)
     called: list[str] = []
@@ -317,7 +321,7 @@ def load_many_classes(folder: str) -> dict[str, Any]:
     file.write_bytes(safetensors.torch.save(tensors, {"ssl_toolkit": json.dumps(header)}))
     memory = forget_peak_memory()
     with pytest.raises(WeightsError) as refused:
-        load_task(run)
+        trained_task(run)
     return {"said": str(refused.value), "grown": peak_memory() - memory}
 
 

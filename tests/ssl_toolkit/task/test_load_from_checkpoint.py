@@ -95,6 +95,7 @@ def test_what_is_refused(pretrained, tmp_path):
         (SimCLR, checkpoint, views | parts() | {"colour": "none"}, "SimCLR takes no argument 'colour'"),
         (SimCLR, checkpoint, views | parts() | {"strict": False}, "leave out strict and weights_only"),
         (SimCLR, checkpoint, views | parts() | {"weights_only": False}, "leave out strict and weights_only"),
+        (SimCLR, checkpoint, views | parts() | {"backbone": {"name": "resnet18"}}, "backbone must be a network: "),
         (SimCLR, tmp_path / "none.ckpt", views | parts(), "there is no checkpoint"),
         (SimCLR, pretrained / "backbone.safetensors", views | parts(), "is no checkpoint of a run"),
     ]
