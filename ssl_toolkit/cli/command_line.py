@@ -13,7 +13,7 @@ import yaml
 from ssl_toolkit.cli import recipes
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.errors import nearest
-from ssl_toolkit.io.yaml_files import check_yaml
+from ssl_toolkit.io.yaml_files import check_yaml, load_yaml
 from ssl_toolkit.run_folder import CONFIG, open_run
 from ssl_toolkit.runtime.preemption import is_restarted
 
@@ -156,7 +156,7 @@ def _read(recipe: str) -> dict[str, Any]:
         return {}
     check_yaml(text, recipe if _is_file(recipe) else "the recipe")
     try:
-        content = yaml.safe_load(text)
+        content = load_yaml(text)
     except (yaml.YAMLError, RecursionError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from ssl_toolkit.cli.messages import one_line
-from ssl_toolkit.io.yaml_files import check_yaml
+from ssl_toolkit.io.yaml_files import check_yaml, load_yaml
 
 
 def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
@@ -56,4 +55,4 @@ def plain(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     kept = config.clone()
     for key in ("config", "out", "resume", "budget", "speed"):
         kept.pop(key, None)
-    return yaml.safe_load(parser.dump(kept, skip_validation=True, skip_unset=False))
+    return load_yaml(parser.dump(kept, skip_validation=True, skip_unset=False))

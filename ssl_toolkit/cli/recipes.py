@@ -6,10 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 import ssl_toolkit
 from ssl_toolkit.errors import nearest
+from ssl_toolkit.io.yaml_files import load_yaml
 
 OPTIONS = ("-c", "--config")
 SIDES = ("pretrain", "transfer")
@@ -53,7 +52,7 @@ def tasks() -> dict[str, str]:
     found = {}
     for side in SIDES:
         for file in shipped(side).values():
-            path = yaml.safe_load(file.read_text(encoding="utf-8"))["model"]["class_path"]
+            path = load_yaml(file.read_text(encoding="utf-8"))["model"]["class_path"]
             found[path.rpartition(".")[2]] = path
     return found
 
