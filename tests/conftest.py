@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -17,6 +18,10 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 from gloo_processes import run_processes as _run_processes  # noqa: E402
+
+# a shell that starts the tests in the background has Ctrl-C ignored, which the programs that they start would inherit
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # tests compute on tiny tensors, where a second thread is in the way; it is worse where the cores are shared
 torch.set_num_threads(1)

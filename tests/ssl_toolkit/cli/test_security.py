@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
 from ssl_toolkit.cli import main
+from ssl_toolkit.io import yaml_files
 from ssl_toolkit.io.atomic import write_checksum
+from ssl_toolkit.io.yaml_files import load_yaml
 from ssl_toolkit.run_folder import CHECKPOINTS, CONFIG, MODEL
 
 ROOT = Path(__file__).parents[3]
@@ -93,6 +96,14 @@ def test_no_line_of_the_source_runs_what_a_file_says(reached):
 )
 def test_the_gate_finds_what_it_is_there_for(line):
     assert list(forbidden(ast.parse(line)))
+
+
+def test_yaml_builds_plain_data_only():
+    assert issubclass(yaml_files._LOADER, yaml.constructor.SafeConstructor)
+    assert load_yaml("{a: [1, 2.5, null]}") == {"a": [1, 2.5, None]}
+    for text in ("!!python/object/apply:os.getcwd []", "!!python/name:os.getcwd", "a: !!python/tuple [1]"):
+        with pytest.raises(yaml.YAMLError, match="could not determine a constructor"):
+            load_yaml(text)
 
 
 @pytest.mark.guarantee("S7")
