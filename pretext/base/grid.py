@@ -7,7 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from pretext.base.task import PretextTask
+from pretext.base.fill import check_no_fill
+from pretext.base.task import PretextTask, rows_of_each
 from ssl_toolkit.augment import RandomView, drop_channels, project_colour, take_patches
 from ssl_toolkit.batch import Images
 from ssl_toolkit.random import fold_in, integers
@@ -47,7 +48,7 @@ class GridTask(PretextTask):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        _check_no_fill(view)
+        check_no_fill(view, ("rotation", "erase", "policy"), "a patch's place")
         cell = view.size // GRID
         if not 0 < patch_size <= cell or not 0 <= jitter <= (cell - patch_size) // 2:
             raise ValueError(
@@ -93,16 +94,4 @@ class GridTask(PretextTask):
 
     def mixed_rows(self, batch: Any, partners: Tensor) -> tuple[Tensor, Tensor]:
         """Each patch with the patch at the same place of its image's partner."""
-        images = torch.arange(len(partners), device=partners.device).repeat_interleave(GRID**2)
-        places = torch.arange(GRID**2, device=partners.device).repeat(len(partners))
-        return images, partners[images] * GRID**2 + places
-
-
-def _check_no_fill(view: RandomView) -> None:
-    """Refuses what fills places of a view that the image does not reach: of pure noise it gives the answer away."""
-    for name, is_used in {"rotation": view.rotation, "erase": view.erase, "policy": view.policy is not None}.items():
-        if is_used:
-            raise ValueError(
-                f"model.view.{name} leaves places filled with grey, and where they lie tells a patch's place without a "
-                "look at the image; leave it out for a task on patches"
-            )
+        return rows_of_each(partners, GRID**2)

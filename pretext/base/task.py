@@ -98,6 +98,14 @@ class PretextTask(Task):
         return self.view_pictures(self.make_views(batch.images, self.keys(batch)))
 
 
+def rows_of_each(partners: Tensor, num: int) -> tuple[Tensor, Tensor]:
+    """`ssl_toolkit.task.Task.mixed_rows` where the backbone sees ``num`` rows of each sample, one sample after the
+    other, and the n-th row of a sample is mixed with the n-th of its partner."""
+    samples = torch.arange(len(partners), device=partners.device).repeat_interleave(num)
+    numbers = torch.arange(num, device=partners.device).repeat(len(partners))
+    return samples, partners[samples] * num + numbers
+
+
 def _framed(views: tuple[Tensor, ...]) -> list[Tensor]:
     """Pictures of one size: small ones in the middle of a white frame."""
     height, width = (max(view.shape[side] for view in views) for side in (-2, -1))
