@@ -6,7 +6,7 @@ Doersch, Gupta, Efros: "Unsupervised visual representation learning by context p
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -32,18 +32,25 @@ class PatchPosition(GridTask):
 
     Args:
         hidden_width: Width of the classifier's hidden layer.
+        pairs: Which pairs are compared: ``all`` of the 40, or the eight from the ``centre`` patch to its neighbours, as
+            in the paper's figure 2. The place of the second patch alone is the answer then, so that what gives it away
+            (a lens, dark corners) is a shorter cut than among all pairs.
         **kwargs: See `pretext.base.GridTask` and `ssl_toolkit.task.Task`.
     """
 
-    pairs: Tensor
+    compared: Tensor
     class_weights: Tensor
 
-    def __init__(self, *, hidden_width: int = 512, **kwargs: Any) -> None:
+    def __init__(self, *, hidden_width: int = 512, pairs: Literal["all", "centre"] = "all", **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if pairs not in ("all", "centre"):
+            raise ValueError(f"model.pairs is {pairs!r}, expected all or centre")
         self.classifier = mlp([2 * self.backbone.num_features, hidden_width, len(DIRECTIONS)])
-        pairs = neighbour_pairs()
-        self.register_buffer("pairs", pairs, persistent=False)
-        self.register_buffer("class_weights", 1.0 / pairs[:, 2].bincount(), persistent=False)
+        compared = neighbour_pairs()
+        if pairs == "centre":
+            compared = compared[compared[:, 0] == GRID**2 // 2]
+        self.register_buffer("compared", compared, persistent=False)
+        self.register_buffer("class_weights", 1.0 / compared[:, 2].bincount(), persistent=False)
 
     def initial_loss(self, batch_size: int) -> float:
         """Each of the eight positions is as likely: ln 8."""
@@ -57,7 +64,7 @@ class PatchPosition(GridTask):
         """Cross entropy over the eight positions; ``position_top1`` is the accuracy (chance: 0.125)."""
         features = self.backbone(views.flatten(0, 1))
         of_patch = features.unflatten(0, views.shape[:2])
-        from_patch, to_patch, direction = self.pairs.unbind(dim=1)
+        from_patch, to_patch, direction = self.compared.unbind(dim=1)
         couples = torch.cat([of_patch[:, from_patch], of_patch[:, to_patch]], dim=-1).flatten(0, 1)
         logits = full_precision(self.classifier(couples))
         targets = direction.repeat(len(views))

@@ -1,8 +1,9 @@
-"""Base classes of pretext tasks: views, joint embeddings, teachers, grids of patches."""
+"""Base classes of pretext tasks: views, joint embeddings, teachers, patches."""
 
 from pretext.base.grid import GridTask
 from pretext.base.joint_embedding import JointEmbeddingTask
+from pretext.base.patches import PatchTask
 from pretext.base.task import PretextTask
 from pretext.base.teacher import TeacherTask
 
-__all__ = ["GridTask", "JointEmbeddingTask", "PretextTask", "TeacherTask"]
+__all__ = ["GridTask", "JointEmbeddingTask", "PatchTask", "PretextTask", "TeacherTask"]

@@ -8,10 +8,10 @@ Every operation is a pure function of images and parameters; what is random abou
 from ssl_toolkit.augment.base import View
 from ssl_toolkit.augment.boxes import centre_boxes, random_erasing_boxes, random_resized_crop_boxes
 from ssl_toolkit.augment.center import CenterView
-from ssl_toolkit.augment.colour import brightness, contrast, grayscale, hue, saturation, solarize
+from ssl_toolkit.augment.colour import brightness, contrast, gray_level, grayscale, hue, saturation, solarize
 from ssl_toolkit.augment.geometry import crop_resize, gaussian_blur, reduce_resolution
 from ssl_toolkit.augment.jitter import Jitter, colour_jitter, draw_jitter
-from ssl_toolkit.augment.patches import drop_channels, erase, project_colour, take_patches
+from ssl_toolkit.augment.patches import drop_channels, erase, project_colour, rescale, take_patches
 from ssl_toolkit.augment.policies import AugMix, Policy, RandAugment, TrivialAugment
 from ssl_toolkit.augment.tone import autocontrast, equalize, posterize, sharpness, solarize_above
 from ssl_toolkit.augment.views import RandomView, Views
@@ -38,6 +38,7 @@ __all__ = [
     "equalize",
     "erase",
     "gaussian_blur",
+    "gray_level",
     "grayscale",
     "hue",
     "posterize",
@@ -45,6 +46,7 @@ __all__ = [
     "random_erasing_boxes",
     "random_resized_crop_boxes",
     "reduce_resolution",
+    "rescale",
     "rotate",
     "saturation",
     "sharpness",

@@ -1,4 +1,4 @@
-"""Patch extraction, and colour dropping and projection against solving patch tasks by colour alone."""
+"""Patch extraction, and what keeps patch tasks from being solved by colour or contrast alone."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int64, Num
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+# of a patch that is rescaled, in standard deviations of its pixels: a step of 8 bits
+_LEAST_SIZE = 1 / 255 / 0.225
 
 
 def take_patches(
@@ -95,6 +98,37 @@ def project_colour(
     room = torch.minimum(mean, 1 - mean).clamp(min=0)
     difference = torch.clamp((red - blue) / 2, -room, room)
     return torch.stack([mean + difference, mean, mean - difference], dim=-3)
+
+
+def rescale(
+    patches: Float[Tensor, "*batch channels height width"],
+    centre: bool,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> Float[Tensor, "*batch channels height width"]:
+    """Gives each patch the same contrast, and if ``centre`` the same brightness and tint.
+
+    Neighbouring patches resemble each other in these, which is of help to place them and tells nothing of what is in
+    them. So Noroozi and Favaro (2016, arXiv 1603.09246, section 3) "normalize the mean and the standard deviation of
+    each patch independently". Here that is done to what a network sees, ``z = (patch - mean) / std``: from z, if
+    ``centre``, the mean of each of its channels is subtracted; then it is divided by its root mean square over all
+    pixels and channels. A patch that is flatter than a step of 8 bits is enlarged no more than such a step.
+
+    Args:
+        patches: float ``[*batch, channels, height, width]`` in [0, 1].
+        centre: Standardise the patch, instead of its root mean square alone.
+        mean: Mean of each channel, in [0, 1]: that of the backbone's normalisation.
+        std: Standard deviation of each channel, likewise.
+
+    Returns:
+        Tensor of the shape of ``patches``, ``mean + std * z``, which may leave [0, 1].
+    """
+    level, spread = (constant(tuple(each), patches.device, patches.dtype)[:, None, None] for each in (mean, std))
+    seen = (patches - level) / spread
+    if centre:
+        seen = seen - seen.mean(dim=(-2, -1), keepdim=True)
+    size = seen.square().mean(dim=(-3, -2, -1), keepdim=True).sqrt()
+    return level + spread * seen / size.clamp(min=_LEAST_SIZE)
 
 
 def erase(

@@ -20,6 +20,7 @@ def plain_view(size):
 
 
 def make_task(size=48, stem="small", **arguments):
+    torch.manual_seed(0)
     backbone = Backbone("resnet10t", stem=stem, kwargs={"channels": (8, 8, 8, 8)})
     arguments = {"view": plain_view(size), "patch_size": 12, "jitter": 0, "colour": "none", **arguments}
     return PatchPosition(backbone=backbone, optimizer=AdamW(), schedule=Constant(), hidden_width=16, **arguments)
@@ -92,8 +93,33 @@ def test_colour_dropping_draws_the_channel_of_each_patch():
         assert abs(same - 1 / 3) < 5 * (2 / 9 / 200) ** 0.5
 
 
-def test_the_loss_weighs_the_eight_positions_equally():
-    task = make_task().eval()
+def test_the_centre_s_pairs_are_those_with_its_eight_neighbours_in_reading_order():
+    task = make_task(pairs="centre")
+    assert task.compared.tolist() == [[4, place, each] for each, place in enumerate([0, 1, 2, 3, 5, 6, 7, 8])]
+    assert task.class_weights.tolist() == [1.0] * 8
+    assert torch.equal(make_task().compared, neighbour_pairs())
+
+
+@pytest.mark.parametrize("pairs", ["all", "centre"])
+def test_a_mirrored_image_has_the_answers_of_what_is_seen(pairs):
+    """The image is mirrored before it is cut: the patch at a place shows what is there in the mirrored image."""
+    images, keys = make_images(), sample_keys(0, 0, torch.arange(3))
+    mirrored = Images(images.pixels.flip(-1), images.sizes)
+    view = RandomView(size=48, scale=(1, 1), ratio=(1, 1), hflip=1, preset="crop_and_flip")
+    patches = make_task(view=view, pairs=pairs).make_views(images, keys)
+    torch.testing.assert_close(patches, make_task(pairs=pairs).make_views(mirrored, keys), atol=1e-5, rtol=0)
+    # so of two patches the class's step leads from the first to the second in the mirrored image
+    for first, second, direction in make_task(pairs=pairs).compared.tolist():
+        down, right = DIRECTIONS[direction]
+        top, left = first // 3 * 16 + 2, first % 3 * 16 + 2
+        for place, row, column in ((first, top, left), (second, top + 16 * down, left + 16 * right)):
+            expected = mirrored.pixels[:, :, row : row + 12, column : column + 12] / 255
+            torch.testing.assert_close(patches[:, place], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("pairs", ["all", "centre"])
+def test_the_loss_weighs_the_eight_positions_equally(pairs):
+    task = make_task(pairs=pairs).eval()
     torch.nn.init.normal_(task.classifier[0].weight, std=100)  # so large that not all answers are one
     views = task.make_views(make_images(4), sample_keys(0, 0, torch.arange(4)))
     output = task.loss(views, StepContext())
@@ -103,6 +129,8 @@ def test_the_loss_weighs_the_eight_positions_equally():
     losses, hits = [[] for _ in DIRECTIONS], [[] for _ in DIRECTIONS]
     for image in range(4):
         for a, b, direction in neighbour_pairs().tolist():
+            if pairs == "centre" and a != 4:
+                continue
             logits = task.classifier(torch.cat([features[image, a], features[image, b]])[None])[0].detach().double()
             losses[direction].append(float(torch.logsumexp(logits, 0) - logits[direction]))
             hits[direction].append(float(logits.argmax() == direction))
@@ -120,6 +148,11 @@ def test_a_constant_answer_has_the_loss_of_chance():
     output = task.loss(task.make_views(make_images(4), sample_keys(0, 0, torch.arange(4))), StepContext())
     assert output.loss.item() == pytest.approx(math.log(8), rel=1e-5)
     assert output.metrics["position_top1"].item() == pytest.approx(1 / 8, rel=1e-5)
+
+
+def test_unknown_pairs_are_refused():
+    with pytest.raises(ValueError, match=r"^model\.pairs is 'some', expected all or centre$"):
+        make_task(pairs="some")
 
 
 def test_patches_that_do_not_fit_are_refused():

@@ -1,9 +1,11 @@
-"""Patches, colour dropping, colour projection and erasing against plain loops."""
+"""Patches, colour dropping, colour projection, rescaling and erasing against plain loops."""
+
+import math
 
 import pytest
 import torch
 
-from ssl_toolkit.augment import drop_channels, erase, project_colour, take_patches
+from ssl_toolkit.augment import drop_channels, erase, project_colour, rescale, take_patches
 from ssl_toolkit.random import fold_in, sample_keys
 
 
@@ -97,6 +99,45 @@ def test_projection_leaves_nothing_on_the_axis_stays_in_range_and_keeps_the_mean
     torch.testing.assert_close(project_colour(result), result)
     with pytest.raises(ValueError, match="3 channels, got 1"):
         project_colour(corners[:, :1])
+
+
+def rescaled_by_hand(patch, centre, mean, std):
+    """One patch, [channels][height][width] as lists, a value at a time."""
+    seen = [[[(x - m) / s for x in row] for row in channel] for channel, m, s in zip(patch, mean, std, strict=True)]
+    if centre:
+        for channel in seen:
+            level = sum(map(sum, channel)) / sum(map(len, channel))
+            channel[:] = [[x - level for x in row] for row in channel]
+    values = [x for channel in seen for row in channel for x in row]
+    size = max(math.sqrt(sum(x * x for x in values) / len(values)), 1 / 255 / 0.225)
+    return [[[m + s * x / size for x in row] for row in channel] for channel, m, s in zip(seen, mean, std, strict=True)]
+
+
+@pytest.mark.parametrize("centre", [False, True])
+def test_rescaling_equals_plain_loops(centre, patches):
+    mean, std = (0.5, 0.4, 0.3), (0.3, 0.2, 0.25)
+    some = patches[:4, :2].double()
+    some[1] = 0.4 + 0.01 * some[1]  # flat
+    some[2] = 0.4  # flatter than a step of 8 bits
+    result = rescale(some, centre, mean, std)
+    assert result.dtype == torch.float64
+    for given, made in zip(some.flatten(0, 1), result.flatten(0, 1), strict=True):
+        expected = torch.tensor(rescaled_by_hand(given.tolist(), centre, mean, std), dtype=torch.float64)
+        torch.testing.assert_close(made, expected, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("centre", [False, True])
+def test_rescaling_gives_all_patches_the_same_size_and_leaves_a_uniform_one_uniform(centre, patches):
+    mean, std = (torch.tensor(each)[:, None, None] for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    seen = (rescale(patches, centre) - mean) / std
+    torch.testing.assert_close(seen.square().mean(dim=(-3, -2, -1)), torch.ones(300, 4))
+    assert (seen.mean(dim=(-2, -1)).abs().max() < 1e-5) == centre
+    # more contrast about the mean changes nothing, and more light nothing if the patch is centred
+    brighter = mean + 0.3 * (patches - mean) + (0.1 * std if centre else 0)
+    torch.testing.assert_close(rescale(brighter, centre), rescale(patches, centre), atol=1e-4, rtol=1e-4)
+    uniform = rescale(torch.full((1, 3, 6, 6), 0.7), centre)
+    assert uniform.std(dim=(-2, -1)).max() < 1e-6
+    assert uniform.isfinite().all()
 
 
 def test_erasing_fills_the_box_and_nothing_else():

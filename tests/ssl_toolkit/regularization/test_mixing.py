@@ -419,7 +419,7 @@ def test_patch_position_smooths_its_eight_classes():
     task.classifier.register_forward_hook(lambda module, inputs, output: seen.append(output))
     loss = task.training_step(make_batch("patches"), 0)
     expected, total = 0.0, 0.0
-    for row, direction in zip(seen[0], task.pairs[:, 2].repeat(6).tolist(), strict=True):
+    for row, direction in zip(seen[0], task.compared[:, 2].repeat(6).tolist(), strict=True):
         for c, weight in enumerate(task.class_weights.tolist()):
             aim = weight * (0.7 * (c == direction) + 0.3 / 8)
             expected -= aim * row.log_softmax(0)[c].item()
