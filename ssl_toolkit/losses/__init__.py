@@ -1,5 +1,6 @@
 """Losses as pure functions, and soft targets."""
 
+from ssl_toolkit.losses.coding_rate import coding_rate, emp_ssl, most_coding_rate
 from ssl_toolkit.losses.cross_correlation import barlow_twins, cross_correlation
 from ssl_toolkit.losses.full_precision import full_precision
 from ssl_toolkit.losses.info_nce import info_nce
@@ -11,9 +12,12 @@ __all__ = [
     "Mixing",
     "SoftTargets",
     "barlow_twins",
+    "coding_rate",
     "cross_correlation",
+    "emp_ssl",
     "full_precision",
     "info_nce",
+    "most_coding_rate",
     "negative_cosine",
     "nt_xent",
     "soft_cross_entropy",
