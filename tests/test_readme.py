@@ -24,7 +24,8 @@ def blocks(language):
 
 def test_a_stranger_can_read_it_in_a_minute():
     lines = README.splitlines()
-    assert len(lines) < 170
+    # beside the table of pretext tasks, which has a row for each
+    assert len([line for line in lines if "](docs/methods/" not in line]) < 164
     assert max(map(len, lines)) <= 120
     assert any(line.startswith("![") for line in lines[:10]), "a picture in the first screen"
 

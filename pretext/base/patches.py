@@ -81,13 +81,9 @@ class PatchTask(PretextTask):
         self.downsampling = downsampling
         self.rescaling: Rescaling = rescaling
 
-    @torch.no_grad()
     def check_patch_size(self) -> None:
         """Raises a ValueError for patches of which the last stage gets a single pixel."""
-        self.backbone.eval()
-        maps = self.backbone.feature_maps(torch.zeros(1, self.backbone.in_channels, self.patch_size, self.patch_size))
-        self.backbone.train()
-        if maps[self.backbone.stages[-2]].shape[-1] < 2:
+        if self.backbone.map_sides(self.patch_size)[self.backbone.stages[-2]] < 2:
             raise ValueError(
                 f"model.patch_size={self.patch_size} is too small for {self.backbone.name}: a single pixel is left "
                 "before its last stage; expected a larger model.patch_size (and view.size), or backbone.stem: small"

@@ -111,6 +111,8 @@ class Outputs:
 
     def _hook(self, name: str) -> Any:
         def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+            # a backbone that was asked for its map returns both
+            output = output[0] if isinstance(output, tuple) else output
             if isinstance(output, Tensor) and output.ndim == 2:
                 self._kept[name] = output.detach()
 

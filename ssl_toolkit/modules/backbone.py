@@ -2,6 +2,7 @@
 
     backbone = Backbone("resnet50")
     features = backbone(images)                    # [batch, 2048]; images are floats in [0, 1]
+    features, last = backbone(images, with_map=True)    # and the last feature map, in the same pass
     maps = backbone.feature_maps(images)           # {"act1": ..., "layer1": ..., ..., "layer4": [batch, 2048, h, w]}
 
 The networks are those of timm (Wightman, "PyTorch Image Models", 2019, doi:10.5281/zenodo.4414861), and so are the
@@ -145,16 +146,23 @@ class Backbone(nn.Module):
             "weight_standardization": self.weight_standardization,
         }
 
-    def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
-        """Pooled features.
+    def forward(
+        self, x: Float[Tensor, "batch channels height width"], with_map: bool = False
+    ) -> Float[Tensor, "batch features"] | tuple[Float[Tensor, "batch features"], Float[Tensor, "batch _ _ _"]]:
+        """Pooled features, and the feature map of the last stage if it is asked for.
 
         Args:
             x: Float tensor of shape ``[batch, in_channels, height, width]``, values in [0, 1], not normalised.
+            with_map: Whether the last stage's map is returned, too.
 
         Returns:
-            Tensor of shape ``[batch, num_features]``.
+            Tensor of shape ``[batch, num_features]``; with the map a pair of it and a tensor of shape ``[batch,
+            channels, h, w]``, which are those of one pass.
         """
-        return self._run(self.model, x)
+        if not with_map:
+            return self._run(self.model, x)
+        last, maps = self._run(self.model.forward_intermediates, x, output_fmt="NCHW")
+        return self.model.forward_head(last), maps[-1]
 
     def feature_maps(self, x: Float[Tensor, "batch channels height width"]) -> dict[str, Float[Tensor, "batch _ _ _"]]:
         """The feature map of every stage, shallow to deep.
@@ -180,6 +188,15 @@ class Backbone(nn.Module):
         last, maps = self._run(self.model.forward_intermediates, x, output_fmt="NCHW")
         features = {stage: maps.mean(dim=(2, 3)) for stage, maps in zip(self.stages, maps, strict=True)}
         return features | {"pooled": self.model.forward_head(last)}
+
+    @torch.no_grad()
+    def map_sides(self, side: int) -> dict[str, int]:
+        """Side of each stage's feature map of square images of a side, all in pixels."""
+        was_training = self.training
+        self.eval()
+        maps = self.feature_maps(self._mean.new_zeros(1, self.in_channels, side, side))
+        self.train(was_training)
+        return {stage: each.shape[-1] for stage, each in maps.items()}
 
     def extra_repr(self) -> str:
         changed = f", norm={self.norm!r}" if self.norm != "own" else ""

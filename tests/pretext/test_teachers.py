@@ -37,7 +37,8 @@ class Moves(Callback):
     def on_train_batch_end(self, trainer, task, *_):
         progress = trainer.global_step / trainer.estimated_stepping_batches
         momentum = 1 - (1 - 0.9) * (1 - progress)
-        students = [*task.backbone.parameters(), *task.projector.parameters()]
+        # in the teacher's order, in which they have been put together
+        students = [each for name, _ in task.teacher.named_children() for each in getattr(task, name).parameters()]
         for before, student, teacher in zip(self.before, students, task.teacher.parameters(), strict=True):
             expected = momentum * before + (1 - momentum) * student
             self.worst.append(float((teacher - expected).detach().abs().max()))
@@ -52,7 +53,7 @@ def write(name, folder, changes=(), **trainer):
 
 
 @pytest.mark.parametrize("accumulated", [1, 2])
-@pytest.mark.parametrize("name", TEACHERS)
+@pytest.mark.parametrize("name", methods.each(TEACHERS))
 def test_the_teacher_moves_once_a_step_by_the_schedule_of_its_momentum(name, accumulated, tmp_path):
     Moves.worst.clear()
     linear = {"value": 0.9, "end": 1.0, "schedule": {"class_path": "ssl_toolkit.schedule.Linear"}}
@@ -75,11 +76,11 @@ def built(name, **changes):
     else:
         arguments["views"] = {view: Views(**each) for view, each in arguments["views"].items()}
     torch.manual_seed(0)
-    backbone = Backbone(**methods.BACKBONE)
+    backbone = Backbone(**arguments.pop("backbone", methods.BACKBONE))
     return methods.tasks()[name](backbone=backbone, optimizer=AdamW(), schedule=Cosine(), **arguments)
 
 
-@pytest.mark.parametrize("name", TEACHERS)
+@pytest.mark.parametrize("name", methods.each(TEACHERS))
 def test_neither_optimizer_nor_ddp_sees_the_teacher(name):
     task = built(name)
     mine = {id(each) for each in task.teacher.parameters()}
@@ -91,7 +92,7 @@ def test_neither_optimizer_nor_ddp_sees_the_teacher(name):
     assert len(ignored) == len(mine) + 2 * len(queues)
 
 
-@pytest.mark.parametrize("name", TEACHERS)
+@pytest.mark.parametrize("name", methods.each(TEACHERS))
 def test_initialisations_reach_the_teacher(name, tmp_path):
     init = [
         {"class_path": "ssl_toolkit.init.Keep", "init_args": {"pattern": ""}},
@@ -107,7 +108,7 @@ def test_initialisations_reach_the_teacher(name, tmp_path):
         assert state[key].std().item() == pytest.approx(0.3, rel=0.2)
 
 
-@pytest.mark.parametrize("name", TEACHERS)
+@pytest.mark.parametrize("name", methods.each(TEACHERS))
 def test_the_teacher_may_be_what_is_exported_and_evaluated(name, tmp_path):
     evaluated = ["--evaluation.every_n_epochs", "1", "--data.labels", "folder", "--model.momentum", "0.5"]
     runs = {}
@@ -127,7 +128,7 @@ def test_the_teacher_may_be_what_is_exported_and_evaluated(name, tmp_path):
     assert ranks[0] != ranks[1]
 
 
-@pytest.mark.parametrize("name", TEACHERS)
+@pytest.mark.parametrize("name", methods.each(TEACHERS))
 def test_an_average_of_the_student_that_would_not_be_exported_is_refused(name, tmp_path):
     command = write(name, tmp_path)
     with pytest.raises(ValueError, match=r"^average.kind ema averages the student, but .* exports its teacher.*$"):
@@ -147,7 +148,7 @@ def set_up(name, **changes):
 
 
 @pytest.mark.parametrize("memory_format", ["channels_last", "contiguous"])
-@pytest.mark.parametrize("name", TEACHERS)
+@pytest.mark.parametrize("name", methods.each(TEACHERS))
 def test_the_memory_format_reaches_the_teacher(name, memory_format):
     task, _ = set_up(name, memory_format=memory_format)
     for backbone in (task.backbone, task.teacher.network("backbone")):
@@ -157,7 +158,7 @@ def test_the_memory_format_reaches_the_teacher(name, memory_format):
         assert all(each is (memory_format == "channels_last") for each in lasting)
 
 
-@pytest.mark.parametrize("name", TEACHERS)
+@pytest.mark.parametrize("name", methods.each(TEACHERS))
 def test_activation_checkpointing_changes_nothing_with_a_teacher(name):
     outcomes = []
     for gradient_checkpointing in (False, True):
@@ -169,7 +170,7 @@ def test_activation_checkpointing_changes_nothing_with_a_teacher(name):
     torch.testing.assert_close(*outcomes, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", TEACHERS)
+@pytest.mark.parametrize("name", methods.each(TEACHERS))
 def test_the_teacher_s_backbone_is_compiled_too(name, monkeypatch):
     compiled = []
     monkeypatch.setattr(Backbone, "compile", lambda self: compiled.append(self))
@@ -177,7 +178,7 @@ def test_the_teacher_s_backbone_is_compiled_too(name, monkeypatch):
     assert compiled == [task.backbone, task.teacher.network("backbone")]
 
 
-@pytest.mark.parametrize("name", TEACHERS)
+@pytest.mark.parametrize("name", methods.each(TEACHERS))
 def test_a_run_of_a_teacher_resumed_after_its_first_step_is_the_same(name, tmp_path):
     command = write(name, tmp_path, {"regularizers": [{"class_path": "ssl_toolkit.regularization.SAM"}]})
     options = ["--checkpoint.every_n_steps", "1", "--checkpoint.keep", "99", "--average.kind", "ema"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -71,6 +72,10 @@ def check_outputs(name):
     assert sizes[0] > sizes[-1]
     assert list(by_stage) == [*backbone.stages, "pooled"]
     assert torch.equal(by_stage["pooled"], features)
+    with torch.no_grad():
+        together, last_map = backbone(x, with_map=True)
+    assert torch.equal(together, features)
+    assert torch.equal(last_map, maps[backbone.stages[-1]])
     last = backbone.stages[-1]
     torch.testing.assert_close(by_stage[last], maps[last].flatten(2).mean(2))
 
@@ -84,6 +89,18 @@ def test_outputs_of_small_networks(name):
 @pytest.mark.parametrize("name", LARGE_FAMILIES)
 def test_outputs_of_large_networks(name):
     check_outputs(name)
+
+
+def test_sides_of_the_maps_are_told_and_nothing_is_changed():
+    backbone = Backbone("resnet10t", kwargs={"channels": (4, 4, 8, 8), "stem_width": 4})
+    before = copy.deepcopy(backbone.state_dict())
+    sides = backbone.map_sides(65)
+    assert sides == {stage: maps.shape[3] for stage, maps in backbone.feature_maps(torch.rand(2, 3, 65, 65)).items()}
+    assert list(sides.values()) == [33, 17, 9, 5, 3]
+    assert backbone.training
+    backbone.load_state_dict(before)
+    backbone.map_sides(64)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
 
 
 def test_every_listed_family_is_in_timm():
