@@ -4,7 +4,12 @@ from methods.method import TEXTURE_VIEW, Lesson, Method
 
 METHODS = {
     "EMPSSL": Method(
-        {"views": {"crop": {"size": 16, "count": 4, "scale": [0.25, 0.25]}}, "projector_widths": [16, 8]},
+        {
+            "views": {"crop": {"size": 16, "count": 4, "scale": [0.25, 0.25]}},
+            "projector_widths": [16, 8],
+            # the paper's weight is for hundreds of dimensions
+            "invariance": 3.0,
+        },
         Lesson(
             {
                 "views": {"crop": {**TEXTURE_VIEW, "size": 24, "count": 6, "scale": [0.25, 0.25]}},
@@ -17,5 +22,6 @@ METHODS = {
             batch_size=64,
             lr=4e-3,
         ),
+        rounding_grows=True,
     )
 }
