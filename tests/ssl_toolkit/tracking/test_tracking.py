@@ -145,8 +145,8 @@ def leveldb_records(data: bytes) -> list[bytes]:
             place += block - place % block
             continue
         length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
-        if kind == 0:
-            break
+        if kind == 0 or place + 7 + length > len(data):
+            break  # still being written
         pieces += data[place + 7 : place + 7 + length]
         if kind in (1, 4):
             found.append(pieces)
