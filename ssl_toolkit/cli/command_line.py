@@ -51,7 +51,7 @@ class CommandLine:
 
     def __init__(self, command: str, given: Sequence[str]) -> None:
         self.command = command
-        options, self.arguments = dict(read_options(given)), recipes.with_files(given, command)
+        options, self.arguments = dict(read_options(given)), recipes.with_files(recipes.recipes_first(given), command)
         run, out = options.get("--resume"), options.get("--out")
         if run is None and out is not None and is_restarted() and (Path(out) / CONFIG).is_file():
             # the same command again, which this time has something to go on with

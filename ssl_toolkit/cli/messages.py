@@ -70,7 +70,7 @@ def one_line(message: str, parser: ArgumentParser, arguments: Sequence[str] = ()
     if "Problems parsing config" in message:
         return " ".join(message.split()).replace('in "<unicode string>", ', "at ")
     if "Union subtypes" in message and "typing.Literal" in message:
-        choices = re.findall(r"'([\w.-]+)'", message.partition("Errors:")[0])
+        choices = re.findall(r"'([\w.-]+)'", message.partition("Errors:")[0].replace("'bool'", "'true' 'false'"))
         value = _given(message).removeprefix("got ")
         choices = [choice for choice in dict.fromkeys(choices) if choice != "NoneType"]
         expected = f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
@@ -219,6 +219,7 @@ def _innermost(message: str) -> str:
 def _plain_type(text: str) -> str:
     plain = re.sub(r"<class '(?:builtins\.)?([^']+)'>", r"\1", text)
     plain = re.sub(r"\btuple\b", "list", plain)  # as YAML calls it
+    plain = re.sub(r"\bbool\b", "true or false", plain)
     return plain.replace("typing.Literal", "one of ").replace("typing.", "")
 
 

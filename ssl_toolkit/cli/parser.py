@@ -10,15 +10,17 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from ssl_toolkit.cli.messages import one_line
+from ssl_toolkit.cli.recipes import recipes_first
 from ssl_toolkit.io.yaml_files import check_yaml, load_yaml
 
 
 def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     """Parses a command line; what the user can mend becomes a ValueError of one line."""
+    arguments = recipes_first(arguments)
     for argument in arguments:
         _check_yaml_of(argument)
     try:
-        config = parser.parse_args(list(arguments))
+        config = parser.parse_args(arguments)
     except ArgumentError as error:
         raise ValueError(one_line(str(error), parser, arguments)) from None
     except RecursionError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,6 +61,19 @@ def tasks() -> dict[str, str]:
 def hint(name: str, side: str) -> str:
     """What to append to a message about a file that is not there, but has the name of a shipped recipe."""
     return f"; the shipped recipe of this name is -c {name}" if side in SIDES and name in shipped(side) else ""
+
+
+def recipes_first(arguments: Sequence[str]) -> list[str]:
+    """A command line with its recipes before all else: an option overrides them wherever it stands."""
+    first, rest = [], []
+    remaining = iter(arguments)
+    for argument in remaining:
+        option, equals, _ = argument.partition("=")
+        if option not in OPTIONS:
+            rest.append(argument)
+        else:
+            first += [argument] if equals else [argument, *itertools.islice(remaining, 1)]
+    return first + rest
 
 
 def with_files(arguments: Sequence[str], side: str) -> list[str]:

@@ -133,6 +133,12 @@ def _result(metrics: Mapping[str, Sequence[float]], starts: Sequence[Mapping[str
     return [Table(["metric", "last value"], rows)]
 
 
+def _title(key: str) -> tuple[str, bool]:
+    """What a metric is called, and whether it is a fraction: a task's own accuracies are named ``..._top1``."""
+    words = key.removesuffix("_top1").replace("_", " ")
+    return TITLES.get(key, (f"{words} top-1 (%)", True) if key.endswith("_top1") else (words, False))
+
+
 def _number(value: float, percent: bool) -> str:
     return f"{100 * value:.1f}" if percent else f"{value:,.4g}"
 
@@ -153,7 +159,7 @@ def _curves(metrics: Mapping[str, Sequence[float]]) -> list[Piece]:
     order = {key: place for place, key in enumerate(TITLES)}
     pictures = []
     for key in sorted(groups, key=lambda key: order.get(key, len(order))):
-        title, percent = TITLES.get(key, (key.replace("_", " "), False))
+        title, percent = _title(key)
         pictures.append(curves(groups[key], title, percent=percent, smooth=key != "lr"))
     return [Figure(pictures, "Over the optimizer's steps.")] if pictures else []
 

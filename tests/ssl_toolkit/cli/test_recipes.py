@@ -52,6 +52,28 @@ def test_names_and_files_are_merged_in_their_order(tmp_path):
     assert [each.value for each in line.statements if each.key == "seed"] == [0, 3, 4]
 
 
+def test_an_option_overrides_a_recipe_wherever_it_stands(capsys):
+    options = ["--data.batch_size", "16", "--model.backbone.name", "resnet34", "--model.temperature=0.1"]
+    behind = printed(capsys, "pretrain", "-c", "simclr", *options)
+    assert behind["data"]["batch_size"] == 16
+    assert behind["model"]["init_args"]["temperature"] == 0.1
+    for recipe in (["-c", "simclr"], ["--config=simclr"]):
+        assert printed(capsys, "pretrain", *options, *recipe) == behind
+        assert printed(capsys, "pretrain", *options[:2], *recipe, *options[2:]) == behind
+
+
+def test_an_option_of_evaluate_overrides_its_file_too(capsys, tmp_path):
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"ks": [5], "data": {"batch_size": 7}}))
+    behind = printed(capsys, "evaluate", "-c", "mine.yaml", "--data.batch_size", "16")
+    assert behind["data"]["batch_size"] == 16
+    assert behind["ks"] == [5]
+    assert printed(capsys, "evaluate", "--data.batch_size", "16", "-c", "mine.yaml") == behind
+
+
+def test_a_recipe_s_option_without_a_recipe_is_refused(capsys):
+    assert "expected one argument" in refusal(capsys, "pretrain", "--data.batch_size", "16", "-c")
+
+
 def test_a_file_wins_over_a_name_and_a_folder_does_not(tmp_path):
     (tmp_path / "simclr").mkdir()
     assert recipes.find("simclr", "pretrain") == str(CONFIGS / "pretrain" / "simclr.yaml")

@@ -13,7 +13,7 @@ from ssl_toolkit.cli.training_parser import training_parser
 
 VALUES = ("abc", "-1.5", "[1,2]", "{a: 1}")
 RAW = re.compile(
-    r"Union|typing\.|Literal|NoneType|<class|Given value|Subclass types|[Pp]arser key|NestedArg|Namespace|\n"
+    r"Union|typing\.|Literal|NoneType|<class|Given value|Subclass types|[Pp]arser key|NestedArg|Namespace|\bbool\b|\n"
 )
 TRAINED = {"lr-find": ["pretrain"], "diagnose": ["transfer"], "predict": ["--help"]}
 # each has arguments that those before it lack

@@ -248,6 +248,19 @@ def test_report_of_a_run(run: Path) -> None:
     assert outline.tags.count("svg") == 3
 
 
+def test_a_task_s_own_accuracy_is_shown_in_percent(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = {}
+
+    def noted(series, title, **options):
+        drawn[title] = options["percent"]
+        return curves(series, title, **options)
+
+    monkeypatch.setattr("ssl_toolkit.report.figures.curves", noted)
+    (run / "metrics.csv").write_text("step,train/rotation_top1,train/coding_rate\n0,0.25,0.1\n1,0.5,0.2\n")
+    write_report(run)
+    assert drawn == {"rotation top-1 (%)": True, "coding rate": False}
+
+
 def test_report_of_a_run_that_has_just_begun(run: Path) -> None:
     for file in run.iterdir():
         if file.name != "config.yaml":
