@@ -6,6 +6,7 @@ between processes. Two integers, the epoch and the batch, are the whole state.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import queue
 import threading
@@ -176,7 +177,16 @@ class BatchLoader:
         thread = threading.Thread(
             target=self._produce, args=(self._epoch, places, made, stopped), name="batches", daemon=True
         )
+
+        def end() -> None:
+            stopped.set()
+            # bounded, because garbage collection may run this in a thread that the producer itself waits for
+            if threading.current_thread() is not thread:
+                thread.join(timeout=1.0)
+
         thread.start()
+        # a thread that is inside an operation of torch when the interpreter ends would abort the process
+        atexit.register(end)
         try:
             for _ in range(self._batch, self._num_batches):
                 start = time.perf_counter()
@@ -190,10 +200,8 @@ class BatchLoader:
                 if batch is not None:
                     yield self._copies.receive(batch) if self._copies else batch
         finally:
-            stopped.set()
-            # bounded, because garbage collection may run this in a thread that the producer itself waits for
-            if threading.current_thread() is not thread:
-                thread.join(timeout=1.0)
+            atexit.unregister(end)
+            end()
 
     def _advance_epoch(self) -> None:
         self._epoch += self._shuffle

@@ -313,8 +313,14 @@ def test_the_interpreter_ends_with_an_iterator_open():
 import numpy as np, torch
 from ssl_toolkit.data import BatchLoader, DecodedStore
 from ssl_toolkit.data.reading import BadFiles
-store = DecodedStore(np.zeros(1000 * 12, np.uint8), np.full((1000, 2), 2), 3, BadFiles(1000))
-iterator = iter(BatchLoader(store, torch.zeros(1000, dtype=torch.int64), np.arange(1000), 10))
+
+class Busy(DecodedStore):
+    def gather(self, indices):
+        torch.eye(1200) @ torch.eye(1200) @ torch.eye(1200)  # long, and outside the interpreter lock
+        return super().gather(indices)
+
+store = Busy(np.zeros(1000 * 12, np.uint8), np.full((1000, 2), 2), 3, BadFiles(1000))
+iterator = iter(BatchLoader(store, torch.zeros(1000, dtype=torch.int64), np.arange(1000), 10, ahead=100))
 print(next(iterator).indices.sum().item())
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
