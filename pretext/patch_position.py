@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pretext.base import GridTask
 from pretext.base.grid import GRID
+from pretext.base.patches import couple
 from ssl_toolkit.batch import Images
 from ssl_toolkit.losses import full_precision, soft_cross_entropy, soften
 from ssl_toolkit.modules import mlp
@@ -63,10 +64,8 @@ class PatchPosition(GridTask):
     def loss(self, views: Tensor, context: StepContext) -> StepOutput:
         """Cross entropy over the eight positions; ``position_top1`` is the accuracy (chance: 0.125)."""
         features = self.backbone(views.flatten(0, 1))
-        of_patch = features.unflatten(0, views.shape[:2])
-        from_patch, to_patch, direction = self.compared.unbind(dim=1)
-        couples = torch.cat([of_patch[:, from_patch], of_patch[:, to_patch]], dim=-1).flatten(0, 1)
-        logits = full_precision(self.classifier(couples))
+        first, second, direction = self.compared.unbind(dim=1)
+        logits = full_precision(self.classifier(couple(features, GRID**2, first, second)))
         targets = direction.repeat(len(views))
         # mixing changes no target: the patches of both images have the same places
         loss = soft_cross_entropy(logits, soften(targets, smoothing=context.smoothing), self.class_weights)

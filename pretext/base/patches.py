@@ -119,3 +119,19 @@ class PatchTask(PretextTask):
         if self.rescaling != "none":
             flat = rescale(flat, self.rescaling == "standardize", self.backbone.mean, self.backbone.std)
         return flat.unflatten(0, patches.shape[:2])
+
+
+def couple(features: Tensor, num: int, first: Tensor, second: Tensor) -> Tensor:
+    """The features of two patches side by side, for pairs within each image.
+
+    Args:
+        features: ``[batch * num, num_features]``, the patches of one image after those of the other.
+        num: Patches of an image.
+        first: int64 tensor of shape ``[pairs]``: the first patch of each pair, from 0 to ``num - 1``.
+        second: Likewise the second.
+
+    Returns:
+        Tensor of shape ``[batch * pairs, 2 * num_features]``.
+    """
+    of_image = features.unflatten(0, (-1, num))
+    return torch.cat([of_image[:, first], of_image[:, second]], dim=-1).flatten(0, 1)

@@ -7,6 +7,7 @@ from ssl_toolkit.losses.full_precision import full_precision
 from ssl_toolkit.losses.info_nce import info_nce
 from ssl_toolkit.losses.negative_cosine import negative_cosine
 from ssl_toolkit.losses.nt_xent import nt_xent
+from ssl_toolkit.losses.offset_regression import offset_moments, offset_regression
 from ssl_toolkit.losses.soft_targets import Mixing, SoftTargets, soft_cross_entropy, soften
 
 __all__ = [
@@ -22,6 +23,8 @@ __all__ = [
     "most_coding_rate",
     "negative_cosine",
     "nt_xent",
+    "offset_moments",
+    "offset_regression",
     "similar_places",
     "soft_cross_entropy",
     "soften",
