@@ -36,8 +36,8 @@ class Batch(NamedTuple):
         images: The images.
         indices: int64 tensor of shape ``[batch]``: the place of each image in its source. Together with the seed
             and the epoch it keys every random choice about the image.
-        labels: int64 tensor of shape ``[batch]``: class numbers, -1 where there is no label. Pretext tasks never
-            read it.
+        labels: int64 tensor of shape ``[batch]``: class numbers, -1 where there is no label. A pretext task
+            reads it only if it has the trait ``labels``.
         epoch: The epoch the batch belongs to, counted from 0.
     """
 

@@ -33,11 +33,13 @@ class JointEmbeddingTask(PretextTask):
 
     Attributes:
         projector_has_bias: Whether the projector's last layer has a bias.
+        projector_ends_with_norm: Whether BatchNorm without scale and shift comes after it, instead of a bias.
     """
 
     views_may_shrink = True
     traits = frozenset({"several_rows", "several_sizes"})
     projector_has_bias: ClassVar[bool] = True
+    projector_ends_with_norm: ClassVar[bool] = False
     speed_settings: ClassVar[dict[str, tuple[Any, ...]]] = {**PretextTask.speed_settings, "forward_passes": (1, 2)}
 
     def __init__(
@@ -61,7 +63,11 @@ class JointEmbeddingTask(PretextTask):
         if sum(count for _, count in self._random_views) < 2:
             raise ValueError("model.views makes one view of an image, but at least two are compared; raise its count")
         self.forward_passes = forward_passes
-        self.projector = mlp([self.backbone.num_features, *projector_widths], last_bias=self.projector_has_bias)
+        self.projector = mlp(
+            [self.backbone.num_features, *projector_widths],
+            last_norm=self.projector_ends_with_norm,
+            last_bias=self.projector_has_bias,
+        )
 
     @property
     def random_views(self) -> list[tuple[RandomView, int]]:
@@ -90,6 +96,10 @@ class JointEmbeddingTask(PretextTask):
         """The pairs of views that are compared: two of the largest size, or one of them and a smaller one."""
         large = self.large_views
         return [(one, other) for one in large for other in range(len(self.sizes)) if other not in large or one < other]
+
+    def directed_pairs(self) -> list[tuple[int, int]]:
+        """Each view of the largest size, as a target, with each other view, of which it is the target."""
+        return [(large, other) for large in self.large_views for other in range(len(self.sizes)) if other != large]
 
     def passes(self, numbers: Iterable[int]) -> list[list[int]]:
         """Divides views into forward passes: one for each size, or for each view."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,14 +16,14 @@ from ssl_toolkit.task import Task
 
 
 class PretextTask(Task):
-    """Base class of pretext tasks, which need no labels. A new one defines `make_views` and `loss` only.
+    """Base class of pretext tasks. A new one defines `make_views` and `loss` only.
 
     Attributes:
         views_may_shrink: Whether the task can do with views smaller than their ``size`` (see
             `ssl_toolkit.callbacks.ProgressiveSize`).
     """
 
-    views_may_shrink: ClassVar[bool] = False
+    views_may_shrink: bool = False
 
     @abstractmethod
     def make_views(self, images: Images, keys: Tensor) -> Any:
@@ -64,6 +65,12 @@ class PretextTask(Task):
         size = getattr(getattr(self._trainer, "datamodule", None), "batch_size", None)
         if stage == "fit" and isinstance(size, int):
             self.check_batch(size * self.trainer.world_size)
+        labels: Any = getattr(getattr(self._trainer, "datamodule", None), "labels", None)
+        if stage == "fit" and labels is not None and "labels" in self.traits and int(labels("train").max()) < 0:
+            raise ValueError(
+                f"{type(self).__name__} needs labels, and no training image has one; set data.labels: folder and put "
+                "each class into a folder of its own, or take SimCLR, which needs none"
+            )
         super().setup(stage)
 
     def view_pictures(self, views: Any) -> Tensor:
@@ -72,7 +79,7 @@ class PretextTask(Task):
         Here for views of that shape, or ``[batch, channels, height, width]``, or a tuple of the latter, of which the
         smaller ones are framed; a task with other views defines its own.
         """
-        stacked = views if isinstance(views, Tensor) else torch.stack(_framed(tuple(views)), dim=1)
+        stacked = views if isinstance(views, Tensor) else torch.stack(framed(views), dim=1)
         return stacked if stacked.ndim == 5 else stacked[:, None]
 
     @property
@@ -87,7 +94,7 @@ class PretextTask(Task):
         return max((view.size for view, _ in self.random_views), default=None)
 
     def step(self, batch: Batch, keys: Tensor, context: StepContext) -> StepOutput:
-        """Views, then loss; the labels of the batch are not touched."""
+        """Views, then loss."""
         with torch.no_grad():
             views = self.make_views(batch.images, keys)
         return self.loss(views, context)
@@ -106,7 +113,7 @@ def rows_of_each(partners: Tensor, num: int) -> tuple[Tensor, Tensor]:
     return samples, partners[samples] * num + numbers
 
 
-def _framed(views: tuple[Tensor, ...]) -> list[Tensor]:
+def framed(views: Sequence[Tensor]) -> list[Tensor]:
     """Pictures of one size: small ones in the middle of a white frame."""
     height, width = (max(view.shape[side] for view in views) for side in (-2, -1))
     framed = []

@@ -45,7 +45,7 @@ class TeacherTask(JointEmbeddingTask):
 
     def taught_pairs(self) -> list[tuple[int, int]]:
         """Each large view, which the teacher sees, with each other view, which the student sees."""
-        return [(large, other) for large in self.large_views for other in range(len(self.sizes)) if other != large]
+        return self.directed_pairs()
 
     def student_views(self) -> list[int]:
         """The views of which something is learned."""

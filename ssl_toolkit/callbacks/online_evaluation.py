@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from ssl_toolkit.augment import CenterView, View
 from ssl_toolkit.callbacks.weight_average import averaged_weights
@@ -192,8 +193,9 @@ def _pixels_of_views(task: LightningModule, data: ImageData) -> float:
     batch = next(iter(data.loader("train", batch_size=1)))
     images = type(batch.images)(*(tensor.to(task.device) for tensor in batch.images))
     views = make_views(images, task.keys(batch).to(task.device))
-    tensors = [views] if isinstance(views, Tensor) else [view for view in views if isinstance(view, Tensor)]
-    return sum(view.numel() for view in tensors) / data.channels / len(batch.indices)  # a process may get two
+    seen = [each for each in tree_leaves(views) if isinstance(each, Tensor) and each.is_floating_point()]
+    num = sum(view.numel() for view in seen) / data.channels / len(batch.indices)  # a process may get two
+    return num or float(data.image_size**2)  # of a task whose views are of another kind
 
 
 def _is_last_epoch(trainer: Trainer) -> bool:

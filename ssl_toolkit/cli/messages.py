@@ -19,6 +19,9 @@ from ssl_toolkit.errors import nearest, no_switch
 # of a value that may be of several types, without classes that say themselves what is wrong
 _NO_TYPE_FITS = re.compile(r"Errors:\n((?:\s+- Expected an? .+\n)+)\s+Given value type: .+\n\s+Given value: (.+)")
 
+# of a class among others by names, such as the tasks of a multi-task
+_PART = re.compile(r"callable class: Option '([^']+)' is not accepted\. Got value: Namespace\(class_path='([^']+)'")
+
 # what jsonargparse says of its own types
 _RAW = re.compile(r"Union subtypes|typing\.|<class |Given value|Subclass types")
 
@@ -39,6 +42,8 @@ def one_line(message: str, parser: ArgumentParser, arguments: Sequence[str] = ()
         return _unknown_option(match[1].split("=")[0], parser, arguments)
     if match := re.search(r"Group '([^']+)' does not accept option '([^']+)'", message):
         return _unknown_key(match[1], match[2], [key for key in parser_keys(parser) if key.startswith(match[1] + ".")])
+    if match := _PART.search(message):
+        return _unknown_in_part(where, match[1], match[2], message)
     if match := re.search(r"Option '([^']+)' is not accepted", message):
         if classes:
             return _unknown_key(where, match[1], class_keys(classes[-1]))
@@ -104,6 +109,14 @@ def _no_class(message: str, where: str) -> str | None:
         return _no_settings(where, path[1])
     names = recipes.tasks() if where == "model" else {name: name for name in component_names()}
     return f"{where}: there is no class {value}{nearest(path[1], names, names)}"
+
+
+def _unknown_in_part(where: str, option: str, class_path: str, message: str) -> str:
+    typed = re.search(r"NestedArg\(key='([^']+)'", message)
+    key = f"model.{typed[1]}" if typed else f"{where}: {class_path}: {option}"
+    if option in (names := class_keys(class_path)):
+        return f"{key} belongs to the whole run: give model.{option}"
+    return f"unknown key {key}{nearest(option, names)}"
 
 
 def _no_settings(where: str, value: str) -> str:

@@ -14,6 +14,7 @@ from ssl_toolkit.data.checks import rest_of_epoch
 from ssl_toolkit.data.split_file import FILE, seen_in_pretraining
 from ssl_toolkit.evaluation.intervals import newcombe_difference, wilson_interval
 from ssl_toolkit.run_folder import MODEL, WEIGHTS, sync_command
+from ssl_toolkit.weights import read_header
 
 
 def warmup_remarks(objects: Namespace) -> list[str]:
@@ -48,9 +49,12 @@ def seen_remarks(data: Any, weights: str | Path) -> list[str]:
         return [f"whether test images were among those of the pretraining is not known: {error}"]
     if not seen:
         return []
+    what = "figures on them may be better than on new ones"
+    if read_header(weights).get("labels"):
+        what = "it knew their labels, so that figures on them say nothing of new ones"
     return [
         f"among the training images of the pretraining ({Path(weights).parent}): {seen:,} of the {len(files):,} test "
-        f"{data.noun}; figures on them may be better than on new ones"
+        f"{data.noun}; {what}"
     ]
 
 

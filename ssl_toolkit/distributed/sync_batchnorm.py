@@ -13,6 +13,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ssl_toolkit.distributed.collectives import all_gather_stacked
 from ssl_toolkit.distributed.ranks import world_size
 
+# where a module keeps them, and what is said of them
+_HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+)
+
 
 def convert_sync_batchnorm(module: nn.Module) -> nn.Module:
     """Conversion to synchronised batch normalisation: replaces every one by `SyncBatchNorm`, with the same weights,
@@ -62,6 +71,9 @@ class SyncBatchNorm(_BatchNorm):
         parts = source if isinstance(source, BatchNormAct2d) else None
         self.drop: nn.Module = cast(nn.Module, parts.drop) if parts else nn.Identity()
         self.act: nn.Module = cast(nn.Module, parts.act) if parts else nn.Identity()
+        # whoever listens to the layer, or changes what it sees, goes on doing so
+        for name in _HOOKS:
+            setattr(self, name, getattr(source, name))
         self.train(source.training)
 
     def _check_input_dim(self, input: Tensor) -> None:

@@ -1,7 +1,8 @@
-"""Contrastive cross entropy, for NT-Xent and InfoNCE: each anchor picks among others by their similarity."""
+"""Contrastive cross entropy: each anchor picks among others by their similarity, a few rows at a time."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -60,28 +61,51 @@ def contrast(
     Returns:
         The anchors' mean loss, and the fraction of them that have their heaviest target the nearest.
     """
-    rows = max(1, _MAX_SIMILARITIES // len(others))
-    parts = []
-    for start in range(0, len(anchors), rows):
-        chosen = slice(start, start + rows)
-        weights = None if targets.weights is None else targets.weights[chosen]
-        chunk = targets._replace(classes=targets.classes[chosen], weights=weights)
-        arguments = (others, temperature, anchors[chosen], chunk, None if itself is None else itself[chosen])
-        if rows >= len(anchors):
-            parts.append(_pick(*arguments))
-        else:
-            parts.append(checkpoint(_pick, *arguments, use_reentrant=False))
-    losses, hits = zip(*parts, strict=True)
-    return torch.stack(losses).sum() / len(anchors), torch.stack(hits).sum() / len(anchors)
+
+    def pick(rows: slice) -> tuple[Tensor, Tensor]:
+        weights = None if targets.weights is None else targets.weights[rows]
+        aim = targets._replace(classes=targets.classes[rows], weights=weights)
+        with torch.autocast(anchors.device.type, enabled=False):
+            similarity = similarities(anchors[rows], others, temperature, None if itself is None else itself[rows])
+            hits = (similarity.detach().argmax(dim=1) == aim.heaviest).sum()
+            return soft_cross_entropy(similarity, aim, reduction="sum"), hits
+
+    return mean_by_rows(pick, len(anchors), len(others))
 
 
-def _pick(
-    others: Tensor, temperature: float, anchors: Tensor, targets: SoftTargets, itself: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """The summed cross entropy of some of the anchors, and how many of them have their target the nearest."""
-    with torch.autocast(anchors.device.type, enabled=False):
-        similarity = anchors @ others.T / temperature
-        if itself is not None:
-            similarity = similarity.scatter(1, itself[:, None], float("-inf"))
-        hits = (similarity.detach().argmax(dim=1) == targets.heaviest).sum()
-        return soft_cross_entropy(similarity, targets, reduction="sum"), hits
+def mean_by_rows(
+    function: Callable[[slice], tuple[Tensor, Tensor]], num_rows: int, num_columns: int
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """The means over the rows of a matrix that is never held as a whole, but made a few rows at a time.
+
+    Args:
+        function: Of some of the rows the sums of two numbers. It is called again for the gradient.
+        num_rows: Of the matrix.
+        num_columns: Likewise.
+    """
+    num = max(1, _MAX_SIMILARITIES // num_columns)
+    parts = [slice(start, start + num) for start in range(0, num_rows, num)]
+    if len(parts) == 1:
+        found = [function(parts[0])]
+    else:
+        found = [checkpoint(function, part, use_reentrant=False) for part in parts]
+    first, second = zip(*found, strict=True)
+    return torch.stack(first).sum() / num_rows, torch.stack(second).sum() / num_rows
+
+
+def similarities(
+    anchors: Float[Tensor, "anchors width"],
+    others: Float[Tensor, "others width"],
+    temperature: float,
+    itself: Int64[Tensor, " anchors"] | None = None,
+) -> Float[Tensor, "anchors others"]:
+    """Cosine similarities divided by the temperature. Autocast must be off, which would round them.
+
+    Args:
+        anchors: Of unit length.
+        others: Likewise.
+        temperature: What they are divided by.
+        itself: The place of each anchor among the others, which becomes -infinity; None if it is not among them.
+    """
+    similarity = anchors @ others.T / temperature
+    return similarity if itself is None else similarity.scatter(1, itself[:, None], float("-inf"))

@@ -28,6 +28,15 @@ def negative_cosine(
         predictions: Of the student; normalised here, in float32 at least.
         targets: What they shall point to, likewise; no gradient reaches them.
     """
-    with torch.autocast(predictions.device.type, enabled=False):
-        cosine = F.cosine_similarity(full_precision(predictions), full_precision(targets).detach(), dim=1)
-        return 2 - 2 * cosine.mean()
+    return symmetric_cosine(predictions, targets.detach())
+
+
+def symmetric_cosine(first: Float[Tensor, "batch width"], second: Float[Tensor, "batch width"]) -> Float[Tensor, ""]:
+    """The same with a gradient for both: 0 for equal directions, 4 for opposite ones.
+
+    Args:
+        first: Embeddings of the first views; normalised here, in float32 at least.
+        second: Embeddings of the second views, likewise.
+    """
+    with torch.autocast(first.device.type, enabled=False):
+        return 2 - 2 * F.cosine_similarity(full_precision(first), full_precision(second), dim=1).mean()

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from ssl_toolkit.modules.backbone import Backbone
+from ssl_toolkit.modules.visible import VisiblePlaces, active, only_visible
 
 
 def checkpoint_stages(backbone: Backbone) -> None:
@@ -38,8 +39,15 @@ def _forward(stage: nn.Module, forward: Callable[..., Any], *inputs: Any) -> Any
     if not stage.training or not torch.is_grad_enabled():
         return forward(*inputs)
     return checkpoint(
-        forward, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _kept_statistics(stage))
+        forward, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _again(stage, active()))
     )
+
+
+@contextmanager
+def _again(stage: nn.Module, places: VisiblePlaces | None) -> Iterator[None]:
+    """The second pass is confined to the places of the first, which is over, and moves no statistics."""
+    with only_visible(places), _kept_statistics(stage):
+        yield
 
 
 @contextmanager

@@ -3,6 +3,7 @@
     backbone = Backbone("resnet50")
     features = backbone(images)                    # [batch, 2048]; images are floats in [0, 1]
     features, last = backbone(images, with_map=True)    # and the last feature map, in the same pass
+    features, maps = backbone(images, with_maps=True)   # or those of every stage
     maps = backbone.feature_maps(images)           # {"act1": ..., "layer1": ..., ..., "layer4": [batch, 2048, h, w]}
 
 The networks are those of timm (Wightman, "PyTorch Image Models", 2019, doi:10.5281/zenodo.4414861), and so are the
@@ -147,22 +148,24 @@ class Backbone(nn.Module):
         }
 
     def forward(
-        self, x: Float[Tensor, "batch channels height width"], with_map: bool = False
-    ) -> Float[Tensor, "batch features"] | tuple[Float[Tensor, "batch features"], Float[Tensor, "batch _ _ _"]]:
-        """Pooled features, and the feature map of the last stage if it is asked for.
+        self, x: Float[Tensor, "batch channels height width"], with_map: bool = False, with_maps: bool = False
+    ) -> Float[Tensor, "batch features"] | tuple[Float[Tensor, "batch features"], Any]:
+        """Pooled features, and the feature map of the last stage, or those of all, if they are asked for.
 
         Args:
             x: Float tensor of shape ``[batch, in_channels, height, width]``, values in [0, 1], not normalised.
             with_map: Whether the last stage's map is returned, too.
+            with_maps: Whether the maps of all stages are returned, instead.
 
         Returns:
             Tensor of shape ``[batch, num_features]``; with the map a pair of it and a tensor of shape ``[batch,
-            channels, h, w]``, which are those of one pass.
+            channels, h, w]``, with the maps a pair of it and what `feature_maps` gives, which are those of one pass.
         """
-        if not with_map:
+        if not (with_map or with_maps):
             return self._run(self.model, x)
         last, maps = self._run(self.model.forward_intermediates, x, output_fmt="NCHW")
-        return self.model.forward_head(last), maps[-1]
+        features = self.model.forward_head(last)
+        return features, dict(zip(self.stages, maps, strict=True)) if with_maps else maps[-1]
 
     def feature_maps(self, x: Float[Tensor, "batch channels height width"]) -> dict[str, Float[Tensor, "batch _ _ _"]]:
         """The feature map of every stage, shallow to deep.

@@ -30,7 +30,8 @@ Norm = Literal["own", "layer", "group", "none"]
 
 MAX_GROUPS = 32
 
-_CHANNELS_FIRST = (LayerNorm2d, LayerNorm2dFp32, LayerNormExp2d, LayerNormAct2d, LayerNormAct2dFp32)
+# of timm's LayerNorms, those that take [batch, channels, height, width]
+CHANNELS_FIRST = (LayerNorm2d, LayerNorm2dFp32, LayerNormExp2d, LayerNormAct2d, LayerNormAct2dFp32)
 
 
 def check_arguments(norm: str, weight_standardization: bool, pretrained: bool) -> None:
@@ -81,7 +82,7 @@ def num_groups(num_channels: int) -> int:
     return max(groups for groups in sizes if groups == 1 or groups < num_channels)
 
 
-class _InPlaceOf(nn.Module, ABC):
+class InPlaceOf(nn.Module, ABC):
     """Has the scale, the shift, the dropout, the activation and the layout of another layer.
 
     Args:
@@ -94,7 +95,7 @@ class _InPlaceOf(nn.Module, ABC):
         self.drop: nn.Module = getattr(layer, "drop", nn.Identity())
         self.act: nn.Module = getattr(layer, "act", nn.Identity())
         # timm's plain LayerNorm takes [batch, height, width, channels]
-        self.channels_last = isinstance(source, nn.LayerNorm) and not isinstance(source, _CHANNELS_FIRST)
+        self.channels_last = isinstance(source, nn.LayerNorm) and not isinstance(source, CHANNELS_FIRST)
         self.train(source.training)
 
     @abstractmethod
@@ -110,7 +111,7 @@ class _InPlaceOf(nn.Module, ABC):
         return x.movedim(1, -1) if self.channels_last else x
 
 
-class GroupNorm(_InPlaceOf, nn.GroupNorm):
+class GroupNorm(InPlaceOf, nn.GroupNorm):
     """Group normalisation (Wu and He 2018, arXiv 1803.08494, equation 7) in the place of another layer.
 
     Args:
@@ -130,7 +131,7 @@ class GroupNorm(_InPlaceOf, nn.GroupNorm):
         return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
-class ScaleAndShift(_InPlaceOf):
+class ScaleAndShift(InPlaceOf):
     """What is left of a normalisation without it: a scale and a shift for each channel.
 
     Where timm starts the last scale of each residual block with zero, the network begins as SkipInit does (De and Smith

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssl_toolkit.losses.full_precision import full_precision
+
 if TYPE_CHECKING:
     from jaxtyping import Float
 
@@ -36,6 +38,25 @@ class FeatureQueue(nn.Module):
             raise ValueError(f"a feature queue holds at least 1 embedding, got a size of {size}")
         self.register_buffer("features", F.normalize(torch.randn(size, width), dim=1))
         self.register_buffer("place", torch.zeros((), dtype=torch.int64))
+
+    def similarities(self, queries: Float[Tensor, "batch width"]) -> Float[Tensor, "batch size"]:
+        """The cosine similarity of each query with each embedding in the queue, in float32 at least.
+
+        Args:
+            queries: Float tensor of shape ``[num, width]``, of any length.
+        """
+        with torch.autocast(queries.device.type, enabled=False):
+            queries = F.normalize(full_precision(queries), dim=1)
+            return queries @ self.features.to(queries.dtype).T
+
+    @torch.no_grad()
+    def nearest(self, queries: Float[Tensor, "batch width"]) -> Float[Tensor, "batch width"]:
+        """The embedding in the queue with the greatest cosine similarity to each query, of length 1, without gradient.
+
+        Args:
+            queries: Float tensor of shape ``[num, width]``, of any length.
+        """
+        return self.features[self.similarities(queries).argmax(dim=1)]
 
     @torch.no_grad()
     def enqueue(self, keys: Float[Tensor, "batch width"]) -> None:

@@ -63,8 +63,8 @@ class Task(StandaloneModule, ABC):
         data_class: The data that the task takes: its arguments are the ``data`` section of a configuration.
         speed_settings: Arguments that change a task's speed and little else, with the values that ``--speed auto``
             tries beside those of the trainer; a subclass may add its own.
-        traits: What sets the task apart from a plain loss over single images; the tests of the core take one task for
-            each trait.
+        traits: What sets the task apart from a plain loss over single images, fewer where its arguments say so; the
+            tests of the core take one task for each trait.
         whole_batches: Whether it is trained on whole batches only, since its loss looks at a batch as a whole.
         takes_soft_targets: Whether the loss follows mixing and smoothing (`StepContext.soften`); a task of which it
             does not is refused with regularizers that set them.
@@ -78,8 +78,8 @@ class Task(StandaloneModule, ABC):
 
     speed_settings: ClassVar[dict[str, tuple[Any, ...]]] = {"memory_format": ("channels_last", "contiguous")}
     whole_batches: ClassVar[bool] = True
-    takes_soft_targets: ClassVar[bool] = False
-    stops_gradients: ClassVar[bool] = False
+    takes_soft_targets: bool = False
+    stops_gradients: bool = False
     names_classes: ClassVar[bool] = False
     # scores of variance 1, more than any usual head begins with, add half a nat to a cross entropy (its second order)
     initial_loss_margin: tuple[float, float] = (0.5, 0.5)
@@ -298,6 +298,7 @@ class Task(StandaloneModule, ABC):
             "step": self.global_step,
             "epoch": self.current_epoch,
             "seed": self.seed,
+            "labels": "labels" in self.traits,
             "config": self.resolved_config,
             **({"changes": self.setting_changes} if self.setting_changes else {}),
         }

@@ -29,7 +29,7 @@ class StandaloneModule(OptimizedModule):
     """Standalone part of a `Task`: what Lightning's own calls find."""
 
     data_class: ClassVar[type[LightningDataModule]] = ImageData
-    traits: ClassVar[frozenset[Trait]] = frozenset()
+    traits: frozenset[Trait] = frozenset()
 
     @classmethod
     def load_from_checkpoint(  # pyright: ignore[reportIncompatibleMethodOverride] - Lightning's is no plain method

@@ -64,7 +64,8 @@ def recipe_of(name: str, lesson: Lesson, folder: Path) -> dict[str, Any]:
 
 def backbone_of(lesson: Lesson) -> dict[str, Any]:
     """The network of a lesson."""
-    return {"name": "resnet10t", "kwargs": {"stem_width": lesson.stem_width, "channels": [16, 32, 64, 128]}}
+    kwargs = {"stem_width": lesson.stem_width, "channels": [16, 32, 64, 128]}
+    return {"name": "resnet10t", "stem": lesson.stem, "kwargs": kwargs}
 
 
 def knn_top1(backbone: Backbone, recipe: dict[str, Any]) -> float:

@@ -27,6 +27,7 @@ class Lesson(NamedTuple):
         lr: The largest learning rate.
         weight_decay: Of AdamW.
         stem_width: Of the network.
+        stem: Of the network, as `ssl_toolkit.modules.Backbone` has it.
     """
 
     arguments: dict[str, Any]
@@ -39,6 +40,7 @@ class Lesson(NamedTuple):
     lr: float = 2e-3
     weight_decay: float = 0.05
     stem_width: int = 8
+    stem: str = "standard"
 
 
 class Method(NamedTuple):

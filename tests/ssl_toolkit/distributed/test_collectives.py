@@ -242,6 +242,20 @@ def test_conversion_shares_parameters_keeps_dropout_and_mode():
         converted(torch.zeros(4))
 
 
+def test_conversion_keeps_hooks():
+    norm, seen = nn.BatchNorm2d(3), []
+    norm.register_forward_pre_hook(lambda _, inputs: (inputs[0] + 1,))
+    norm.register_forward_hook(lambda _, inputs, named, output: seen.append(named), with_kwargs=True)
+    handle = norm.register_forward_hook(lambda _, inputs, output: 2 * output)
+    x = torch.randn(4, 3, 5, 5)
+    expected = copy.deepcopy(norm)(x)
+    converted = convert_sync_batchnorm(norm)
+    assert torch.equal(converted(x), expected)
+    handle.remove()
+    assert torch.equal(converted(x), expected / 2)
+    assert seen == [{}] * 3
+
+
 def bfloat16_step():
     torch.manual_seed(0)
     norm = convert_sync_batchnorm(nn.BatchNorm2d(3))

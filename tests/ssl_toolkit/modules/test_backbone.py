@@ -74,6 +74,10 @@ def check_outputs(name):
     assert torch.equal(by_stage["pooled"], features)
     with torch.no_grad():
         together, last_map = backbone(x, with_map=True)
+        with_all, all_maps = backbone(x, with_maps=True)
+    assert torch.equal(with_all, features)
+    assert list(all_maps) == backbone.stages
+    assert all(torch.equal(all_maps[stage], each) for stage, each in maps.items())
     assert torch.equal(together, features)
     assert torch.equal(last_map, maps[backbone.stages[-1]])
     last = backbone.stages[-1]
