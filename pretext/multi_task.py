@@ -23,6 +23,9 @@ from ssl_toolkit.schedule import Progress, Schedule, Scheduled, check_bounds, va
 from ssl_toolkit.step import StepContext, StepOutput
 from ssl_toolkit.task import Trait
 
+# of Lightning's hooks, what is called of each task
+_HOOKS = ("on_before_optimizer_step",)
+
 
 class TaskFactory(Protocol):
     """What makes a task; the arguments of this call are those of the multi-task and can't be given to a part."""
@@ -161,6 +164,13 @@ class MultiTask(PretextTask):
         kept = {f"{name}.{key}": value for name, each in outputs.items() for key, value in each.kept.items()}
         return StepOutput(loss, torch.cat([each.features for each in outputs.values()]), metrics, kept)
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """As in `Task`, for each task too."""
+        super().on_before_optimizer_step(optimizer)
+        for task in self.parts.values():
+            task.progress = self.progress
+            task.on_before_optimizer_step(optimizer)
+
     def after_optimizer_step(self, progress: Progress, kept: dict[str, Tensor]) -> None:
         """Has each task move what follows its weights."""
         for name, task in self.parts.items():
@@ -184,6 +194,11 @@ def _make(name: str, factory: Callable[..., PretextTask], backbone: Backbone, sh
         raise ValueError(f"model.tasks.{name}: {error}") from None
     if isinstance(task, MultiTask):
         raise ValueError(f"model.tasks.{name} is a MultiTask; give its tasks themselves")
+    for hook in (each for each in dir(PretextTask) if each.startswith("on_") and each not in _HOOKS):
+        if getattr(type(task), hook) is not getattr(PretextTask, hook):
+            raise ValueError(
+                f"model.tasks.{name}: {type(task).__name__} has {hook} of its own, which is not called here"
+            )
     del task.backbone
     object.__setattr__(task, "backbone", backbone)
     return task

@@ -9,6 +9,7 @@ import methods
 from pretext.multi_task import MultiTask
 from pretext.rotation import Rotation
 from pretext.simclr import SimCLR
+from pretext.swav import SwAV
 from ssl_toolkit.augment import RandomView
 from ssl_toolkit.batch import Batch, Images
 from ssl_toolkit.cli.train import train
@@ -97,6 +98,32 @@ def test_the_backbone_is_there_once():
     assert names
     assert all(name.startswith("backbone.") for name in names)
     assert all(each.backbone is several.backbone for each in several.parts.values())
+
+
+class Hooked(SimCLR):
+    def on_train_epoch_start(self):
+        """Would never be called."""
+
+
+def test_a_task_with_a_hook_that_would_not_be_called_is_refused():
+    with pytest.raises(
+        ValueError, match=r"^model\.tasks\.one: Hooked has on_train_epoch_start of its own, which is not"
+    ):
+        make({"one": lambda **shared: Hooked(view=RandomView(24), projector_widths=(8,), **shared)})
+
+
+def test_a_task_may_hold_its_gradients_back_for_a_part_of_the_run():
+    def swav(**shared):
+        return SwAV(view=RandomView(24), projector_widths=(16, 8), num_prototypes=4, frozen_until=0.5, **shared)
+
+    several = make({"swav": swav, "rotation": rotation})
+    weight = several.parts["swav"].prototypes.weight
+    for step, moves in ((0, False), (49, False), (50, True)):
+        several.progress = Progress(step, 100, 10)
+        several.zero_grad()
+        several.compute(batch()).loss.backward()
+        several.on_before_optimizer_step(SGD().build([{"params": list(several.parameters())}]))
+        assert bool(weight.grad.any()) == moves
 
 
 def test_its_bounds_are_the_weighted_sums():
