@@ -90,17 +90,18 @@ class DINO(TeacherTask):
         targets = {number: ((each - self.centre) / temperature).softmax(dim=1) for number, each in taught.items()}
         losses = [soft_assignment_loss(logits[student], targets[teacher]) for teacher, student in self.taught_pairs()]
         metrics = {"teacher_entropy": torch.stack([entropy(each) for each in targets.values()]).mean()}
-        kept = {"taught": torch.stack(list(taught.values())).mean(dim=0)}
+        # batches are whole, so that the mean of their means is the mean
+        kept = {"taught": torch.stack(list(taught.values())).mean(dim=(0, 1))[None]}
         return StepOutput(torch.stack(losses).mean(), features, metrics, kept)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Leaves the prototypes as they are for a while; weight decay changes their lengths, which do not count."""
+        """Leaves the prototypes as they are for a while."""
         super().on_before_optimizer_step(optimizer)
-        gradient = self.prototypes.weight.grad
-        if gradient is not None and self.progress.fraction < self.frozen_until:
-            gradient.zero_()
+        if self.progress.fraction < self.frozen_until:
+            self.prototypes.keep()
 
     def after_optimizer_step(self, progress: Progress, kept: dict[str, Tensor]) -> None:
         """Moves the centre towards the teacher's mean (equation 4), and the teacher."""
+        self.prototypes.restore()
         self.centre.lerp_(kept["taught"].mean(dim=0).to(self.centre.dtype), 1 - self.centre_momentum)
         super().after_optimizer_step(progress, kept)

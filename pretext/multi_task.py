@@ -76,6 +76,8 @@ class MultiTask(PretextTask):
         for name in tasks:
             if not name.isidentifier():
                 raise ValueError(f"model.tasks has the name {name!r}, expected letters, digits and underscores")
+            if hasattr(nn.ModuleDict, name) or name == "training":
+                raise ValueError(f"model.tasks has the name {name!r}, which means something else; choose another one")
         for name, weight in (weights or {}).items():
             if name not in tasks:
                 raise ValueError(
@@ -83,7 +85,17 @@ class MultiTask(PretextTask):
                 )
             check_bounds(f"model.weights.{name}", weight, 0, math.inf)
         shared = {"optimizer": self.optimizer_spec, "schedule": self.schedule, "seed": self.seed}
-        made = {name: _make(name, factory, self.backbone, shared) for name, factory in tasks.items()}
+        trained = [each for each in self.backbone.parameters() if each.requires_grad]
+        used: set[int] = set()
+        made: dict[str, PretextTask] = {}
+        for name, factory in tasks.items():
+            made[name] = _make(name, factory, self.backbone, shared)
+            # what one task has no use for, another may train
+            used |= {id(each) for each in trained if each.requires_grad}
+            for each in trained:
+                each.requires_grad_(True)
+        for each in trained:
+            each.requires_grad_(id(each) in used)
         self.tasks = nn.ModuleDict(made)
         self.weights = {name: (weights or {}).get(name, 1.0) for name in made}
         several: set[Trait] = {"several_rows", "several_sizes"}
@@ -141,6 +153,10 @@ class MultiTask(PretextTask):
     def least_loss(self, batch_size: int) -> float:
         """The weighted sum of those of the tasks."""
         return self._sum([task.least_loss(batch_size) for task in self.parts.values()]) or 0.0
+
+    def least_loss_of(self, batch: Any) -> float:
+        """Likewise."""
+        return self._sum([task.least_loss_of(batch) for task in self.parts.values()]) or 0.0
 
     def make_views(self, images: Images, keys: Tensor) -> dict[str, Any]:
         """The views of each task, by its name."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pretext.base import JointEmbeddingTask
+from ssl_toolkit.batch import Batch
 from ssl_toolkit.losses import supcon
 from ssl_toolkit.schedule import Progress, Scheduled, check_bounds, value_at
 from ssl_toolkit.step import StepContext, StepOutput
@@ -21,9 +22,9 @@ from ssl_toolkit.step import StepContext, StepOutput
 class SupCon(JointEmbeddingTask):
     """SupCon: supervised contrastive learning (Khosla et al. 2020, arXiv 2004.11362, equation 2).
 
-    The one task here that reads labels (``data.labels: folder``), of the training images alone. An image without one
-    has its other views as partners, so that few labels help where most images have none; with none at all it is SimCLR,
-    and refused.
+    The one task here that reads labels (``data.labels: folder``): the weights depend on those of the training images
+    alone, ``val/loss`` on those of the validation images. An image without one has its other views as partners, so that
+    few labels help where most images have none; with none at all it is SimCLR, and refused.
 
     Args:
         projector_widths: Widths of the projector's hidden and output layers (the paper: 2048 and 128).
@@ -49,6 +50,12 @@ class SupCon(JointEmbeddingTask):
         """Two views agree from the start, by up to 1 in the cosine; of two images they scatter by up to 0.25."""
         temperature = value_at(self.temperature, Progress())
         return 1 / temperature, 0.5 + 0.5 * (0.25 / temperature) ** 2
+
+    def least_loss_of(self, batch: Batch) -> float:
+        """The mean of ln P, where a view has P partners: each is then as likely as another, and nothing else is."""
+        same = (batch.labels[:, None] == batch.labels) & (batch.labels >= 0)
+        partners = (2 * same.sum(dim=1) - 1).clamp(min=1)
+        return partners.double().log().mean().item()
 
     def loss(self, views: tuple[Tensor, ...], context: StepContext) -> StepOutput:
         """The mean over the pairs of views; ``partner_top1`` is how often the nearest is of the same class or image."""

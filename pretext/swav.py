@@ -106,13 +106,13 @@ class SwAV(JointEmbeddingTask):
         return sinkhorn(scores, self.epsilon, more=self.prototypes(self.queue.features))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Leaves the prototypes as they are for a while; weight decay changes their lengths, which do not count."""
+        """Leaves the prototypes as they are for a while."""
         super().on_before_optimizer_step(optimizer)
-        gradient = self.prototypes.weight.grad
-        if gradient is not None and self.progress.fraction < self.frozen_until:
-            gradient.zero_()
+        if self.progress.fraction < self.frozen_until:
+            self.prototypes.keep()
 
     def after_optimizer_step(self, progress: Progress, kept: dict[str, Tensor]) -> None:
         """Puts the embeddings of the large views into the queue."""
+        self.prototypes.restore()
         if self.queue is not None:
             self.queue.enqueue(kept["keys"].flatten(0, 1))

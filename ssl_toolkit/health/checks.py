@@ -91,7 +91,7 @@ def overfit(
         clock: Seconds, monotonic; another one for tests.
     """
     num = len(batch.indices)
-    least, started = task.least_loss(num), clock()
+    least, started = task.least_loss_of(batch), clock()
     losses: list[float] = []
     first: dict[str, Extent] = {}
     last: dict[str, Extent] = {}

@@ -23,8 +23,8 @@ def dcl(
     """Decoupled contrastive loss (Yeh et al. 2022, arXiv 2110.06848, equations 5 and 6).
 
     NT-Xent has the partner's similarity in its denominator, which makes the gradient small wherever the partner is
-    already near. Here the denominator has the other images alone: the loss may be below 0. Under several processes the
-    others, and the mean of the weights, are those of all processes.
+    already near. Here the denominator has the other images alone: the loss may be below 0; of a single image it is 0.
+    Under several processes the others, and the mean of the weights, are those of all processes.
 
     Args:
         first: Embeddings of the first views; normalised here, in float32 at least.
@@ -50,6 +50,8 @@ def dcl(
             aim = partner[rows, None]
             hits = similarity.detach().argmax(dim=1) == aim[:, 0]
             right = similarity.gather(1, aim)[:, 0]
+            if len(others) <= 2:  # of a single image there is nothing to repel
+                return (0 * right).sum(), hits.sum()
             repelled = similarity.scatter(1, aim, float("-inf")).logsumexp(dim=1)
             return (repelled - weights[rows] * right).sum(), hits.sum()
 

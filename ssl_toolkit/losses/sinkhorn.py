@@ -42,10 +42,10 @@ def sinkhorn(
         num = len(mine)
         if more is not None:  # each process has a part of what all have
             mine = torch.cat([mine, full_precision(more)[rank() :: world_size()]])
-        # a common factor changes nothing; with this one no exponential overflows
-        assigned = torch.exp((mine - all_reduce_max(mine.max())) / epsilon)
-        smallest = torch.finfo(assigned.dtype).tiny
+        # in logarithms, since exponentials of small epsilons underflow
+        assigned = mine / epsilon
         for _ in range(iterations):
-            assigned = assigned / all_reduce_sum(assigned.sum(dim=0)).clamp(min=smallest)
-            assigned = assigned / assigned.sum(dim=1, keepdim=True).clamp(min=smallest)
-        return assigned[:num]
+            largest = all_reduce_max(assigned.amax(dim=0))
+            assigned = assigned - largest - all_reduce_sum((assigned - largest).exp().sum(dim=0)).log()
+            assigned = assigned.log_softmax(dim=1)
+        return assigned[:num].exp()

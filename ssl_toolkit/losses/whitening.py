@@ -20,14 +20,16 @@ def whiten(embeddings: Float[Tensor, "batch width"], eps: float = 0.0) -> Float[
     factor. It has a gradient, and looks at this process alone: gather the embeddings first.
 
     Args:
-        embeddings: More than ``width`` of them, unless ``eps`` is above 0; computed in float32 at least.
+        embeddings: More than ``width`` of them, unless ``eps`` is above 0; computed in float64, where there is such.
         eps: The covariance is ``(1 - eps) * covariance + eps * identity``, 0 to 1, so that it can be inverted.
 
     Returns:
         Tensor of the same shape. Where the covariance cannot be inverted it is not finite.
     """
     with torch.autocast(embeddings.device.type, enabled=False):
-        centred = full_precision(embeddings)
+        given = full_precision(embeddings)
+        # the factor of a covariance that is nearly singular is lost in float32
+        centred = given if given.device.type == "mps" else given.double()
         centred = centred - centred.mean(dim=0)
         num, width = centred.shape
         covariance = (1 - eps) * (centred.T @ centred) / max(1, num - 1)
@@ -35,4 +37,4 @@ def whiten(embeddings: Float[Tensor, "batch width"], eps: float = 0.0) -> Float[
         # cholesky_ex waits for no GPU to say whether it worked
         factor, info = torch.linalg.cholesky_ex(covariance)
         factor = torch.where(info > 0, torch.nan, factor)
-        return torch.linalg.solve_triangular(factor, centred.T, upper=False).T
+        return torch.linalg.solve_triangular(factor, centred.T, upper=False).T.to(given.dtype)

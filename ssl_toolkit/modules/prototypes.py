@@ -33,6 +33,7 @@ class Prototypes(nn.Module):
         if num < 2:
             raise ValueError(f"model.num_prototypes is {num}, expected at least 2")
         self.weight = nn.Parameter(F.normalize(torch.randn(num, width), dim=1))
+        self._kept: Tensor | None = None
 
     def forward(self, embeddings: Float[Tensor, "batch width"]) -> Float[Tensor, "batch prototypes"]:
         """Cosine similarities, computed in float32 at least.
@@ -42,3 +43,19 @@ class Prototypes(nn.Module):
         """
         with torch.autocast(embeddings.device.type, enabled=False):
             return F.linear(F.normalize(full_precision(embeddings), dim=1), F.normalize(self.weight, dim=1))
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Notes the vectors before an optimizer step that is not to move them; `restore` takes them back after it.
+
+        A gradient of 0 or none would not do: optimizers move by their momentum and by weight decay too, and one that
+        has seen none for long makes larger steps when there are some.
+        """
+        self._kept = self.weight.detach().clone()
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Takes the vectors back that were noted since the last step, if there are any."""
+        if self._kept is not None:
+            self.weight.copy_(self._kept)
+            self._kept = None

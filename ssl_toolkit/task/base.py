@@ -139,6 +139,10 @@ class Task(StandaloneModule, ABC):
         """The least loss that a batch can reach without penalties, for ``diagnose``."""
         return 0.0
 
+    def least_loss_of(self, batch: Any) -> float:
+        """The same of a batch of samples, for a task in which it depends on them."""
+        return self.least_loss(len(batch.indices))
+
     def is_complete(self) -> bool:
         """Whether all of the task's layers are there."""
         return True

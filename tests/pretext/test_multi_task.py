@@ -9,6 +9,7 @@ import methods
 from pretext.multi_task import MultiTask
 from pretext.rotation import Rotation
 from pretext.simclr import SimCLR
+from pretext.spark import SparK
 from pretext.swav import SwAV
 from ssl_toolkit.augment import RandomView
 from ssl_toolkit.batch import Batch, Images
@@ -118,12 +119,34 @@ def test_a_task_may_hold_its_gradients_back_for_a_part_of_the_run():
 
     several = make({"swav": swav, "rotation": rotation})
     weight = several.parts["swav"].prototypes.weight
+    optimizer = SGD(lr=0.1).build([{"params": list(several.parameters())}])
     for step, moves in ((0, False), (49, False), (50, True)):
         several.progress = Progress(step, 100, 10)
-        several.zero_grad()
-        several.compute(batch()).loss.backward()
-        several.on_before_optimizer_step(SGD().build([{"params": list(several.parameters())}]))
-        assert bool(weight.grad.any()) == moves
+        before = weight.detach().clone()
+        optimizer.zero_grad()
+        output = several.compute(batch())
+        output.loss.backward()
+        several.on_before_optimizer_step(optimizer)
+        optimizer.step()
+        with torch.no_grad():
+            several.after_optimizer_step(Progress(step + 1, 100, 10), output.kept)
+        assert (not torch.equal(weight, before)) == moves
+
+
+def test_what_one_task_has_no_use_for_another_may_train():
+    """SparK leaves the normalisation of a ConvNeXt's head alone, which is part of the features that SimCLR sees."""
+    kwargs = {"dims": (8, 8, 16, 16), "depths": (1, 1, 1, 1)}
+
+    def spark(**shared):
+        return SparK(view=RandomView(64), decoder_width=32, **shared)
+
+    for tasks, trained in (({"spark": spark}, False), ({"spark": spark, "simclr": simclr}, True)):
+        several = MultiTask(
+            backbone=Backbone("convnext_atto", kwargs=kwargs), optimizer=SGD(), schedule=Constant(), tasks=tasks
+        )
+        head = list(several.backbone.model.head.parameters())
+        assert head
+        assert all(each.requires_grad == trained for each in head)
 
 
 def test_its_bounds_are_the_weighted_sums():
@@ -151,6 +174,10 @@ def test_pictures_are_those_of_all_tasks():
     [
         ({"tasks": {}}, "model.tasks is empty, expected at least one task by its name"),
         ({"tasks": {"a.b": simclr}}, "model.tasks has the name 'a.b', expected letters, digits and underscores"),
+        (
+            {"tasks": {"type": simclr}},
+            "model.tasks has the name 'type', which means something else; choose another one",
+        ),
         (
             {"tasks": {"rotation": rotation}, "weights": {"rotatoin": 1.0}},
             "model.weights has 'rotatoin', which is none of model.tasks; did you mean 'rotation'",

@@ -3,13 +3,21 @@
 import json
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 import methods
+from pretext.supcon import SupCon
+from ssl_toolkit.augment import RandomView
+from ssl_toolkit.batch import Batch, Images
 from ssl_toolkit.cli.remarks import seen_remarks
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.data import ImageData
+from ssl_toolkit.losses import supcon
+from ssl_toolkit.modules import Backbone
+from ssl_toolkit.optim import SGD
+from ssl_toolkit.schedule import Constant
 from ssl_toolkit.weights import read_header
 
 
@@ -60,3 +68,23 @@ def other_division(images):
     data = ImageData(path=images, labels="folder", test_fraction=0.5, val_fraction=0.2, split_seed=7, image_size=24)
     data.setup("fit")
     return data
+
+
+@pytest.mark.parametrize("labels", [[0] * 8, [0, 1] * 4, [0, 0, 1, -1, -1, 2, 2, 2]])
+def test_the_least_loss_of_a_batch_is_approached_and_not_passed(labels):
+    recipe = methods.table()["SupCon"].arguments
+    task = SupCon(
+        backbone=Backbone(**methods.BACKBONE), optimizer=SGD(), schedule=Constant(), projector_widths=(16, 8),
+        view=RandomView(**recipe["view"]),
+    )  # fmt: skip
+    labels = torch.tensor(labels)
+    images = Images(torch.zeros(8, 3, 8, 8, dtype=torch.uint8), torch.full((8, 2), 8))
+    least = task.least_loss_of(Batch(images, torch.arange(8), labels, 0))
+    views = torch.randn(2, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    optimizer = torch.optim.Adam([views], lr=0.05)
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss = supcon(*views, labels, 0.1)[0]
+        loss.backward()
+        optimizer.step()
+    assert least - 1e-4 <= loss.item() < least + 0.1

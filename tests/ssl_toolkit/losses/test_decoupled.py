@@ -62,6 +62,13 @@ def test_it_pulls_as_much_where_the_partner_is_already_the_nearest():
     assert pulls[dcl] > 100 * pulls[nt_xent]
 
 
+@pytest.mark.parametrize("sigma", [None, 0.5])
+def test_of_a_single_image_nothing_is_lost(sigma):
+    first, second = torch.randn(2, 1, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    loss, top1 = dcl(first, second, 0.5, sigma)
+    assert (loss.item(), top1.item()) == (0, 1)
+
+
 def test_the_nearest_is_looked_for_among_all_others():
     same = torch.eye(5)
     assert dcl(same, same, 0.5)[1].item() == 1

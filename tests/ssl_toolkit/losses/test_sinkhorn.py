@@ -32,6 +32,18 @@ def test_after_many_iterations_all_prototypes_are_used_equally():
     torch.testing.assert_close(assigned.sum(dim=0), torch.full((4,), 3.0, dtype=torch.float64), rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("epsilon", [0.02, 0.005, 0.001])
+def test_small_epsilons_leave_no_sample_without_a_prototype(epsilon):
+    """A few samples are near a prototype, the others far from all: their exponentials underflow in float32."""
+    generator = torch.Generator().manual_seed(0)
+    scores = 0.1 * torch.randn(64, 20, generator=generator)
+    scores[:16, 0] = 0.99
+    assigned = sinkhorn(scores, epsilon)
+    torch.testing.assert_close(assigned.sum(dim=1), torch.ones(64))
+    exact = sinkhorn(scores.double(), epsilon)
+    torch.testing.assert_close(assigned.double(), exact, rtol=1e-3, atol=1e-4)
+
+
 def test_a_prototype_that_all_prefer_is_shared():
     """With the softmax alone all would be in the first."""
     scores = torch.tensor([[0.9, 0.8], [0.9, 0.1]], dtype=torch.float64)

@@ -35,6 +35,19 @@ def test_shrinking_makes_any_batch_invertible():
     torch.testing.assert_close(whitened @ torch.linalg.cholesky(covariance).T, centred)
 
 
+@pytest.mark.parametrize("num", [5, 40, 100])
+def test_large_embeddings_in_few_dimensions_stay_finite(num):
+    """In float32 the factor of their covariance is lost."""
+    embeddings = 300 * torch.randn(num, 64, generator=torch.Generator().manual_seed(0))
+    leaf = embeddings.requires_grad_()
+    whitened = whiten(leaf, 1e-4)
+    assert whitened.dtype == torch.float32
+    assert whitened.isfinite().all()
+    torch.testing.assert_close(whitened.double(), whiten(embeddings.detach().double(), 1e-4), rtol=1e-4, atol=1e-4)
+    whitened.square().sum().backward()
+    assert leaf.grad.isfinite().all()
+
+
 def test_its_gradient_is_that_of_differences():
     x = torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
     assert torch.autograd.gradcheck(lambda each: whiten(each, 0.01), x)
