@@ -22,6 +22,8 @@ _NO_TYPE_FITS = re.compile(r"Errors:\n((?:\s+- Expected an? .+\n)+)\s+Given valu
 # of a class among others by names, such as the tasks of a multi-task
 _PART = re.compile(r"callable class: Option '([^']+)' is not accepted\. Got value: Namespace\(class_path='([^']+)'")
 
+_MOST_NAMES = 8  # in a message
+
 # what jsonargparse says of its own types
 _RAW = re.compile(r"Union subtypes|typing\.|<class |Given value|Subclass types")
 
@@ -95,7 +97,9 @@ def _no_class(message: str, where: str) -> str | None:
         return _no_settings(re.sub(r"(?:^|(?<=\.))(\w+)\.\1$", r"\1", where), match[1])
     if match := re.search(r"Expected an instantiatable class, but (\S+)\.(\w+) is abstract", message):
         names = concrete_classes(match[1], match[2]) or list(recipes.tasks().values())
-        return f"{where} is given settings, but no class: first --{where} with one of {', '.join(names)}"
+        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+        listed = f"{', '.join(names[:_MOST_NAMES])}{more}"
+        return f"{where} is given settings, but no class: first --{where} with one of {listed}"
     path = re.search(r"(?:Expected a dot import path string|Unexpected import path format): (\S+)", message)
     classes = re.findall(r"Not a valid subclass of (\w+)", message)
     if not path and not classes:

@@ -30,6 +30,8 @@ def write_recipe(name, folder, class_path=None, seed=0, **watch):
     arguments["backbone"]["kwargs"] |= {"stem_width": 16, "channels": [16, 32, 64, 64]}
     if "projector_widths" in arguments:
         arguments["projector_widths"] = [64, 64]
+    if "part" in arguments:  # a batch is to have more images than an embedding has numbers
+        arguments |= {"projector_widths": [64, 16], "part": 32}
     written["model"]["class_path"] = class_path or written["model"]["class_path"]
     # few enough epochs that no method overfits its images
     written["data"] |= {"max_images": 2000, "batch_size": 32}

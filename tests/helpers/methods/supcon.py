@@ -14,5 +14,6 @@ METHODS = {
             batch_size=64,
             lr=4e-3,
         ),
+        rounding_grows=True,
     )
 }
