@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pretext.base import TeacherTask
 from pretext.base.joint_embedding import by_view
-from ssl_toolkit.losses import info_nce
+from ssl_toolkit.losses import info_nce, least_info_nce
 from ssl_toolkit.modules import mlp
 from ssl_toolkit.schedule import Progress, Scheduled, check_bounds, value_at
 from ssl_toolkit.step import StepContext, StepOutput
@@ -75,8 +75,7 @@ class FastMoCo(TeacherTask):
 
     def least_loss(self, batch_size: int) -> float:
         """Keys are met exactly, and lie as far apart as they can: at the corners of a regular simplex."""
-        apart = batch_size / max(1, batch_size - 1)
-        return math.log1p((batch_size - 1) * math.exp(-apart / value_at(self.temperature, Progress())))
+        return least_info_nce(batch_size, value_at(self.temperature, Progress()))
 
     def check_data(self, data: Any) -> None:
         """As in `PretextTask`; and the smallest patch must not be too small."""

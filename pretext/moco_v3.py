@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pretext.base import TeacherTask
-from ssl_toolkit.losses import info_nce
+from ssl_toolkit.losses import info_nce, least_info_nce
 from ssl_toolkit.modules import mlp
 from ssl_toolkit.schedule import Progress, Scheduled, check_bounds, value_at
 from ssl_toolkit.step import StepContext, StepOutput
@@ -60,8 +60,8 @@ class MoCoV3(TeacherTask):
 
     def least_loss(self, batch_size: int) -> float:
         """Keys are met exactly, and lie as far apart as they can: at the corners of a regular simplex."""
-        temperature, apart = value_at(self.temperature, Progress()), batch_size / max(1, batch_size - 1)
-        return 2 * temperature * math.log1p((batch_size - 1) * math.exp(-apart / temperature))
+        temperature = value_at(self.temperature, Progress())
+        return 2 * temperature * least_info_nce(batch_size, temperature)
 
     def loss(self, views: tuple[Tensor, ...], context: StepContext) -> StepOutput:
         """The mean over all pairs of views; ``key_top1`` is how often the right key is the nearest."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pretext.base import JointEmbeddingTask
-from ssl_toolkit.losses import info_nce
+from ssl_toolkit.losses import info_nce, least_info_nce
 from ssl_toolkit.modules import FeatureQueue, mlp
 from ssl_toolkit.schedule import Progress, Scheduled, check_bounds, value_at
 from ssl_toolkit.step import StepContext, StepOutput
@@ -66,8 +66,7 @@ class NNCLR(JointEmbeddingTask):
 
     def least_loss(self, batch_size: int) -> float:
         """Neighbours are met exactly, and lie as far apart as they can: at the corners of a regular simplex."""
-        apart = batch_size / max(1, batch_size - 1)
-        return math.log1p((batch_size - 1) * math.exp(-apart / value_at(self.temperature, Progress())))
+        return least_info_nce(batch_size, value_at(self.temperature, Progress()))
 
     def loss(self, views: tuple[Tensor, ...], context: StepContext) -> StepOutput:
         """InfoNCE; ``neighbour_top1`` is how often the right prediction is the nearest to the neighbour."""

@@ -29,7 +29,7 @@ class WMSE(JointEmbeddingTask):
             128 for ImageNet).
         part: Images that are whitened together, or some more where the batch is no multiple; more than the embedding's
             width (the paper: 128 for 64 dimensions).
-        repeats: How often the batch is divided anew; the loss is the mean, at least 1 (the paper: 1 for CIFAR-10).
+        repeats: How often the batch is divided again; the loss is the mean, at least 1 (the paper: 1 for CIFAR-10).
         eps: Shrinks the covariance towards the identity, 0 to 1; above 0, so that it can always be inverted.
         **kwargs: See `pretext.base.JointEmbeddingTask` and `ssl_toolkit.task.Task`.
     """

@@ -71,7 +71,7 @@ class SyncBatchNorm(_BatchNorm):
         parts = source if isinstance(source, BatchNormAct2d) else None
         self.drop: nn.Module = cast(nn.Module, parts.drop) if parts else nn.Identity()
         self.act: nn.Module = cast(nn.Module, parts.act) if parts else nn.Identity()
-        # whoever listens to the layer, or changes what it sees, goes on doing so
+        # hooks that read the layer's output, or change its input, stay in place
         for name in _HOOKS:
             setattr(self, name, getattr(source, name))
         self.train(source.training)

@@ -6,7 +6,7 @@ from ssl_toolkit.losses.decoupled import dcl
 from ssl_toolkit.losses.dense_info_nce import dense_info_nce, similar_places
 from ssl_toolkit.losses.distillation import entropy, soft_assignment_loss
 from ssl_toolkit.losses.full_precision import full_precision
-from ssl_toolkit.losses.info_nce import info_nce
+from ssl_toolkit.losses.info_nce import info_nce, least_info_nce
 from ssl_toolkit.losses.masked_reconstruction import masked_reconstruction, normalized_patches
 from ssl_toolkit.losses.negative_cosine import negative_cosine, symmetric_cosine
 from ssl_toolkit.losses.nt_xent import nt_xent
@@ -30,6 +30,7 @@ __all__ = [
     "full_precision",
     "info_nce",
     "invariance",
+    "least_info_nce",
     "masked_reconstruction",
     "most_coding_rate",
     "negative_cosine",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -60,3 +61,15 @@ def _among_negatives(
         targets = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
         hits = logits.detach().argmax(dim=1) == 0
         return F.cross_entropy(logits, targets, label_smoothing=smoothing), hits.float().mean()
+
+
+def least_info_nce(num: int, temperature: float) -> float:
+    """The least InfoNCE of a batch: keys are met exactly and lie as far apart as they can, at the corners of a regular
+    simplex.
+
+    Args:
+        num: Keys in the batch, of all processes, at least 1.
+        temperature: Divides the similarities.
+    """
+    apart = num / max(1, num - 1)
+    return math.log1p((num - 1) * math.exp(-apart / temperature))
