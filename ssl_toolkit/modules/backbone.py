@@ -11,7 +11,8 @@ keys of their weights. A network with the standard stem loads its weights into a
 
     model = timm.create_model("resnet18", num_classes=0, checkpoint_path="backbone.safetensors")
 
-With `stem: small` the plain timm model needs the same two changes first. For a ResNet they are::
+With `stem: small` the plain timm model needs the same two changes first (with `stem: middle` and stride=2). For a
+ResNet they are::
 
     model = timm.create_model("resnet18", num_classes=0)
     model.conv1 = torch.nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
@@ -27,7 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jsonargparse.typing import final
@@ -36,13 +37,11 @@ from torch import Tensor, nn
 from ssl_toolkit.errors import nearest, no_switch
 from ssl_toolkit.modules.least_size import check_size, is_too_small
 from ssl_toolkit.modules.norms import Norm, check_arguments, replace_norms, standardize_weights
+from ssl_toolkit.modules.stem import STEMS, shrink_stem
 from ssl_toolkit.modules.timm_network import check_name, create_model, plain_kwargs
 
 if TYPE_CHECKING:
     from jaxtyping import Float
-
-# Where timm's families keep the pooling of their stem, and the padding that belongs to it.
-_STEM_POOLS = ("maxpool", "pool0", "stem.pool", "stem.pad", "features.pool0", "features.conv1_pool")
 
 
 @final
@@ -56,8 +55,9 @@ class Backbone(nn.Module):
         pretrained: Start from timm's supervised weights (downloaded once) instead of random ones.
         stem: ``small`` is for images of 32 to 64 pixels: the first convolution is 3x3 with stride 1 and the pooling
             after it is left out, as in SimCLR's CIFAR-10 experiments (Chen et al. 2020, arXiv:2002.05709, appendix
-            B.9). Feature maps are then 2 to 4 times larger on each side. Where the first kernel shrinks to 3x3 its
-            weights start from random values, even if ``pretrained``.
+            B.9). Feature maps are then 2 to 4 times larger on each side. ``middle`` leaves out the pooling and keeps
+            the stride: 3x3 with stride 2, half the map's side of ``small`` for a quarter of its time. Where the first
+            kernel shrinks to 3x3 its weights start from random values, even if ``pretrained``.
         in_channels: Number of channels of the images.
         kwargs: Further arguments of the timm network, plain data only, e.g. ``{drop_path_rate: 0.1}``, or
             ``{channels: [16, 32, 64, 128]}`` for a narrow ResNet.
@@ -79,8 +79,8 @@ class Backbone(nn.Module):
 
     Raises:
         ValueError: For an unknown or non-convolutional network, for arguments it does not take, for pretrained weights
-            that cannot be had, for a small stem where the stem has nothing to leave out, and for a norm where there is
-            nothing to replace.
+            that cannot be had, for a small or middle stem where the stem has nothing to leave out, and for a norm where
+            there is nothing to replace.
     """
 
     _mean: Tensor
@@ -90,7 +90,7 @@ class Backbone(nn.Module):
         self,
         name: str = "resnet18",
         pretrained: bool = False,
-        stem: Literal["standard", "small"] = "standard",
+        stem: Literal["standard", "middle", "small"] = "standard",
         in_channels: int = 3,
         kwargs: dict[str, Any] | None = None,
         norm: Norm = "own",
@@ -100,8 +100,8 @@ class Backbone(nn.Module):
         check_name(name)
         if not isinstance(pretrained, bool):
             raise ValueError(no_switch("pretrained", pretrained))
-        if stem not in ("standard", "small"):
-            raise ValueError(f"stem is 'standard' or 'small', got {stem!r}{nearest(str(stem), ('standard', 'small'))}")
+        if stem not in STEMS:
+            raise ValueError(f"stem is one of {', '.join(STEMS)}, got {stem!r}{nearest(str(stem), STEMS)}")
         if in_channels < 1:
             raise ValueError(f"in_channels must be at least 1, got {in_channels}")
         check_arguments(norm, weight_standardization, pretrained)
@@ -111,8 +111,8 @@ class Backbone(nn.Module):
         # Any, because timm's networks share these methods and attributes by convention, not by a base class
         self.model: Any = create_model(name, pretrained, in_channels, self.kwargs)
         self._takes = math.inf  # the smallest images known to be large enough, in pixels
-        if stem == "small":
-            _make_stem_small(self.model, name)
+        if stem != "standard":
+            shrink_stem(self.model, name, stem)
         replace_norms(self.model, norm)
         if weight_standardization:
             standardize_weights(self.model)
@@ -250,31 +250,6 @@ class Backbone(nn.Module):
             )
         # elementwise, so the memory format (channels_last) stays
         return (x - self._mean) / self._std
-
-
-def _make_stem_small(model: nn.Module, name: str) -> None:
-    """Sets the first convolution's stride to 1 and its kernel to at most 3x3, and removes the stem's pooling."""
-    first = cast(Any, model).pretrained_cfg["first_conv"]
-    paths = [first] if isinstance(first, str) else first  # several where it has parallel branches (RepVGG)
-    convolutions = [cast(nn.Conv2d, model.get_submodule(path)) for path in paths]
-    if all(max(convolution.stride) == 1 for convolution in convolutions):
-        raise ValueError(f"{name!r} has no small stem: its first convolution has stride 1 already; use stem: standard")
-    for convolution in convolutions:
-        convolution.stride = (1, 1)
-        if max(convolution.kernel_size) > 3:
-            out_channels, in_channels = convolution.weight.shape[:2]
-            convolution.kernel_size, convolution.padding = (3, 3), (1, 1)
-            convolution.weight = nn.Parameter(convolution.weight.new_empty(out_channels, in_channels, 3, 3))
-            nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-    for path in _STEM_POOLS:
-        parent, _, child = path.rpartition(".")
-        try:
-            pool = model.get_submodule(path)
-        except AttributeError:
-            continue
-        # a pool of stride 1 is a branch of the stem (HGNet), not a reduction
-        if getattr(pool, "stride", 2) not in (1, (1, 1)):
-            setattr(model.get_submodule(parent), child, nn.Identity())
 
 
 def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

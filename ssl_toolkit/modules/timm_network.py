@@ -11,10 +11,14 @@ import timm
 from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import get_session
-from timm.models import is_model_in_modules
+from timm.models import is_model_in_modules, is_model_pretrained
 from torch import nn
 
 from ssl_toolkit.errors import nearest
+from ssl_toolkit.modules import resnet9  # noqa: F401 - it adds itself to timm's registry
+
+# The families that this project adds to timm's registry; plain timm does not know them.
+OWN_FAMILIES = ("resnet9",)
 
 # The families (modules of timm.models) of convolutional networks; a few of their members add a block of attention.
 # The others are built on attention or token mixing, or take images of one size only.
@@ -25,6 +29,7 @@ CNN_FAMILIES = (
     "inception_v4", "lcnetv2", "mambaout", "mobilenetv3", "nasnet", "nfnet", "pnasnet", "rdnet", "regnet", "repghost",
     "repvit", "res2net", "resnest", "resnet", "resnetv2", "rexnet", "selecsls", "senet", "sknet", "starnet", "tresnet",
     "vgg", "vovnet", "xception", "xception_aligned",
+    *OWN_FAMILIES,
 )
 # fmt: on
 
@@ -79,6 +84,8 @@ def create_model(name: str, pretrained: bool, in_channels: int, kwargs: dict[str
         ValueError: It cannot be built, or its weights cannot be had.
     """
     failure = None
+    if pretrained and not is_model_pretrained(name):
+        raise ValueError(f"timm has no pretrained weights of {name!r}; set pretrained to false")
     try:
         with contextlib.ExitStack() as stack:
             failure = stack.enter_context(_hub_asked_once()) if pretrained else None

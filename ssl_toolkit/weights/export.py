@@ -12,11 +12,13 @@ from typing import Literal
 import safetensors.torch
 import torch
 import torchvision
+from timm.models import is_model_in_modules
 from torch import Tensor
 
 from ssl_toolkit.errors import nearest
 from ssl_toolkit.io.atomic import write_atomically
 from ssl_toolkit.modules.backbone import Backbone
+from ssl_toolkit.modules.timm_network import OWN_FAMILIES
 from ssl_toolkit.weights import load_backbone
 
 # Networks that torchvision builds with the same layers and the same names of weights as timm does.
@@ -50,9 +52,10 @@ def export(weights: str, format: Literal["timm", "torchvision", "onnx"], out: st
     and any size; normalisation is part of the graph) to ``features`` (float32 of shape [batch, num_features]).
 
     A backbone with a chosen `norm` or with `weight_standardization` exports as ``onnx`` only.
+    A network that this project adds to timm's registry (``resnet9``) exports as ``onnx`` only, too.
 
-    With a small stem, timm's and torchvision's network needs its first convolution and pooling replaced before loading,
-    as the documentation of `ssl_toolkit.modules.backbone` shows.
+    With a small or middle stem, timm's and torchvision's network needs its first convolution and pooling replaced
+    before loading, as the documentation of `ssl_toolkit.modules.backbone` shows.
 
     Args:
         weights: The weights file (``backbone.safetensors``).
@@ -83,6 +86,11 @@ def export(weights: str, format: Literal["timm", "torchvision", "onnx"], out: st
         raise ValueError(
             f"plain {format} has no {backbone.name} with norm={backbone.norm!r}, "
             f"weight_standardization={backbone.weight_standardization}; export it as onnx"
+        )
+    if format != "onnx" and is_model_in_modules(backbone.name, OWN_FAMILIES):
+        raise ValueError(
+            f"plain {format} cannot load {backbone.name!r}, which only ssl-toolkit knows; export it as onnx, or load "
+            "its weights file by ssl_toolkit.load_backbone"
         )
     formats[format](backbone, path)
     return path
@@ -118,7 +126,7 @@ def _export_torchvision(backbone: Backbone, path: Path) -> None:
     with torch.device("meta"):
         model = torchvision.models.get_model(name, weights=None)
     shapes = {key: tensor.shape for key, tensor in model.state_dict().items() if not key.startswith("fc.")}
-    if backbone.stem == "small":
+    if backbone.stem != "standard":
         shapes["conv1.weight"] = torch.Size((64, 3, 3, 3))
     if {key: tensor.shape for key, tensor in tensors.items()} != shapes:
         raise ValueError(

@@ -34,6 +34,7 @@ FAMILIES = [
     "resnetv2_18",
     "repvgg_a0",
     "starnet_s1",
+    "resnet9",
 ]
 LARGE_FAMILIES = [
     "resnet50",
@@ -159,6 +160,49 @@ def test_small_stem_of_a_resnet_is_that_of_simclr():
 @pytest.mark.parametrize(
     ("name", "kwargs", "sizes"),
     [
+        ("resnet18", {"channels": [4, 4, 8, 8]}, [16, 16, 8, 4, 2]),
+        ("test_resnet", {}, [16, 16, 8, 4, 2]),
+        pytest.param("resnetv2_50x1_bit", {}, [16, 16, 8, 4, 2], marks=pytest.mark.slow),
+        ("densenet121", {"block_config": [1, 1, 1, 1]}, [16, 16, 8, 4, 2]),
+        ("test_convnext", {}, [16, 8, 4, 2]),  # from patches of 4x4
+    ],
+)
+def test_middle_stem(name, kwargs, sizes):
+    backbone = Backbone(name, stem="middle", kwargs=kwargs).eval()
+    with torch.no_grad():
+        maps = backbone.feature_maps(torch.rand(1, 3, 32, 32))
+    assert [stage.shape[-1] for stage in maps.values()] == sizes
+    assert Backbone(**backbone.config()).map_sides(32) == backbone.map_sides(32)
+
+
+def test_middle_stem_of_a_resnet_written_down():
+    backbone = Backbone("resnet18", stem="middle", kwargs={"channels": [4, 4, 8, 8]}).eval()
+    plain = timm.create_model("resnet18", num_classes=0, channels=[4, 4, 8, 8]).eval()
+    plain.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=2, padding=1, bias=False)
+    plain.maxpool = nn.Identity()
+    plain.load_state_dict(backbone.model.state_dict())
+    x = torch.rand(2, 3, 32, 32)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    torch.testing.assert_close(backbone(x), plain((x - mean) / std))
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("test_efficientnet", "stride 2 with no pooling after it"),
+        ("hgnetv2_b0", "stride 2 with no pooling after it"),
+        ("vgg11", "stride 1 already"),
+        ("resnet9", "stride 1 already"),
+    ],
+)
+def test_middle_stem_where_there_is_none(name, reason):
+    with torch.device("meta"), pytest.raises(ValueError, match=f"'{name}' has no middle stem: .* {reason}; use stem"):
+        Backbone(name, stem="middle")
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "sizes"),
+    [
         ("test_resnet", {}, [32, 32, 16, 8, 4]),  # first kernel 3x3 already, in a deep stem
         # a padding belongs to the pooling
         pytest.param("resnetv2_50x1_bit", {}, [32, 32, 16, 8, 4], marks=pytest.mark.slow),
@@ -226,7 +270,9 @@ def test_input_of_another_kind(x):
         ({"name": "vit_tiny_patch16_224"}, "'vit_tiny_patch16_224' is not a convolutional network"),
         ({"name": "swin_tiny_patch4_window7_224"}, "is not a convolutional network"),
         ({"name": "resnet18.a1_in2k"}, "no weights 'a1_in2k' for 'resnet18'.*did you mean 'a1_in1k'"),
-        ({"stem": "smal"}, "did you mean 'small'"),
+        ({"stem": "smal"}, "stem is one of standard, middle, small, got 'smal'; did you mean 'small'"),
+        ({"name": "resnet9", "pretrained": True}, "timm has no pretrained weights of 'resnet9'; set pretrained to"),
+        ({"name": "resnet9", "kwargs": {"channels": [8, 8]}}, "resnet9 takes four channels"),
         ({"in_channels": 0}, "in_channels must be at least 1, got 0"),
         ({"kwargs": {"num_classes": 10}}, "may not hold 'num_classes'"),
         ({"kwargs": {"checkpoint_path": "x.pth"}}, "may not hold 'checkpoint_path'"),

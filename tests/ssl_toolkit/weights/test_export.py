@@ -77,11 +77,12 @@ def test_torchvision(tmp_path, images, name, suffix):
     torch.testing.assert_close(model.eval()(normalized(backbone, images)), backbone(images), rtol=1e-5, atol=1e-5)
 
 
-def test_torchvision_with_a_small_stem(tmp_path, images):
-    weights, backbone = save(tmp_path, "resnet18", stem="small")
+@pytest.mark.parametrize(("stem", "stride"), [("small", 1), ("middle", 2)])
+def test_torchvision_with_another_stem(tmp_path, images, stem, stride):
+    weights, backbone = save(tmp_path, "resnet18", stem=stem)
     out = export(weights, "torchvision", str(tmp_path / "exported.pth"))
     model = torchvision.models.resnet18()
-    model.conv1, model.maxpool, model.fc = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity(), nn.Identity()
+    model.conv1, model.maxpool, model.fc = nn.Conv2d(3, 64, 3, stride, 1, bias=False), nn.Identity(), nn.Identity()
     model.load_state_dict(torch.load(out, weights_only=True))
     torch.testing.assert_close(model.eval()(normalized(backbone, images)), backbone(images), rtol=1e-5, atol=1e-5)
 
@@ -116,7 +117,12 @@ def test_torchvision_refuses_other_networks(tmp_path, arguments, message):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "stem", "in_channels"),
-    [("resnet18", "standard", 3), ("test_efficientnet", "small", 3), ("test_convnext", "standard", 1)],
+    [
+        ("resnet18", "standard", 3),
+        ("test_efficientnet", "small", 3),
+        ("test_convnext", "standard", 1),
+        ("resnet9", "standard", 3),
+    ],
 )
 def test_onnx(tmp_path, name, stem, in_channels):
     runtime = pytest.importorskip("onnxruntime")
@@ -127,6 +133,15 @@ def test_onnx(tmp_path, name, stem, in_channels):
         x = torch.rand(batch, in_channels, height, width)
         (features,) = session.run(["features"], {"images": x.numpy()})
         torch.testing.assert_close(torch.from_numpy(features), backbone(x).detach(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("format", "suffix"), [("timm", "safetensors"), ("torchvision", "pth")])
+def test_what_only_this_project_knows_is_refused(tmp_path, format, suffix):
+    weights, _ = save(tmp_path, "resnet9", kwargs={"channels": [4, 4, 8, 8]})
+    with pytest.raises(ValueError, match=f"plain {format} cannot load 'resnet9'.*export it as onnx") as error:
+        export(weights, format, str(tmp_path / f"exported.{suffix}"))
+    assert "\n" not in str(error.value)
+    assert [file.name for file in tmp_path.iterdir()] == ["backbone.safetensors"]
 
 
 def test_onnx_without_its_packages(tmp_path, monkeypatch):
