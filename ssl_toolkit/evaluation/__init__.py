@@ -26,7 +26,7 @@ from ssl_toolkit.evaluation.linear_probe import ProbeResult, linear_probe
 from ssl_toolkit.evaluation.logistic_regression import LinearClassifier, fit_linear
 from ssl_toolkit.evaluation.measure import evaluate
 from ssl_toolkit.evaluation.random_weights import calibrate_batch_norm, random_backbone
-from ssl_toolkit.evaluation.representation import rank_me, spread
+from ssl_toolkit.evaluation.representation import alignment, lidar, rank_me, spread, uniformity
 from ssl_toolkit.evaluation.results import Evaluation
 from ssl_toolkit.evaluation.rows import Difference, EnsembleRow, FoldsRow, Row
 
@@ -46,6 +46,7 @@ __all__ = [
     "ProbeResult",
     "Row",
     "Spread",
+    "alignment",
     "bagging",
     "boosting",
     "bootstrap",
@@ -63,6 +64,7 @@ __all__ = [
     "has_native_bf16",
     "knn_accuracy",
     "knn_predict",
+    "lidar",
     "linear_probe",
     "mean_and_spread",
     "paired_difference",
@@ -71,4 +73,5 @@ __all__ = [
     "samme_step",
     "spread",
     "stratified_folds",
+    "uniformity",
 ]
