@@ -179,6 +179,12 @@ class Trainee:
         self._signal(signal.SIGKILL)
         self._process.wait()
 
+    def peak_memory(self) -> int:
+        """The largest resident memory of the process so far, in bytes; 0 where the system does not tell."""
+        status = Path(f"/proc/{self._process.pid}/status")
+        lines = status.read_text().splitlines() if status.exists() else []
+        return next((1024 * int(line.split()[1]) for line in lines if "VmHWM" in line), 0)
+
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)

@@ -1,0 +1,267 @@
+"""Pretext tasks, networks or batches compared at equal minutes of training, by kNN and a linear probe.
+
+    python benchmarks/equal_minutes.py --rows benchmarks/rows/network_and_batch.yaml --images cifar10/train \
+        --test cifar10/test --runs runs/equal_minutes --json network_and_batch.json
+
+A row of the file is a recipe with options of `ssl-toolkit pretrain` (with `command: transfer` of that). First each
+row's rate is measured, beside that of the first row: the processes take turns, a few seconds each, so that a neighbour
+on the machine meets all of them. The ratio to the first row, taken within a round (median), times the first row's rate
+in its quickest turn, is the row's rate, and turns the minutes into steps. Then each row trains for so many steps. So it
+does not matter what else the machine does in that time, and a row that is killed goes on where it was when the command
+is given again. Finished rows are kept in the JSON file and not repeated.
+
+All backbones are judged in the same way: pooled features of the centre view, the labelled training images as the bank,
+k = 20 and 200, cosine; a linear probe whose penalty the validation images choose; the test images are seen once.
+Without labels: RankMe of the test images, and LiDAR, alignment and uniformity of ten of SimCLR's views of 1,000
+validation images. The random row is the first row's network, with BatchNorm statistics of the training images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+from measuring import HERE, Trainee, Turn, add_outputs, draw_bars, write_json
+
+AT_ONCE = 5  # processes that are measured beside the first row's
+LIDAR_IMAGES, LIDAR_VIEWS = 1000, 10
+RANDOM = "random weights"
+
+
+def read_rows(file: Path) -> dict[str, dict[str, Any]]:
+    """The rows by name; each has a recipe, options and minutes."""
+    written = yaml.safe_load(file.read_text(encoding="utf-8"))
+    common = {"command": "pretrain", "seed": 0, **{key: written.get(key) for key in ("recipe", "minutes")}}
+    rows = {}
+    for name, given in written["rows"].items():
+        row = {**common, **(given or {})}
+        if not row["recipe"] or not row["minutes"]:
+            raise SystemExit(f"{file}: the row {name!r} needs a recipe and minutes, by itself or for all")
+        row["options"] = [*written.get("options", []), *(given or {}).get("options", [])]
+        rows[name] = row
+    return rows
+
+
+def command(row: dict[str, Any], args: argparse.Namespace, run: Path) -> list[str]:
+    """The training of a row, for as many steps as are added."""
+    own = {
+        "pretrain": ["--evaluation.every_n_epochs", "0"],
+        "transfer": ["--data.test_path", args.test, "--random_weights", "false"],
+    }
+    return [
+        sys.executable, "-m", "ssl_toolkit", row["command"], "-c", str(HERE.parent / row["recipe"]), "--out", str(run),
+        "--data.path", args.images, "--data.cache", "disk", "--trainer.accelerator", "cpu", "--trainer.devices", "1",
+        "--tracker", "none", "--trainer.max_epochs", "-1", "--seed", str(row["seed"]), *own[row["command"]],
+        *row["options"],
+    ]  # fmt: skip
+
+
+def measure_rates(rows: dict[str, dict[str, Any]], args: argparse.Namespace, done: dict[str, Any]) -> None:
+    """Adds to ``done`` the steps a second and the peak memory of each row that has none."""
+    first = next(iter(rows))
+    missing = [name for name in rows if name not in done and name != first]
+    if first not in done:
+        missing = missing or [first]
+    with tempfile.TemporaryDirectory() as folder:
+        for start in range(0, len(missing), AT_ONCE):
+            group = dict.fromkeys([first, *missing[start : start + AT_ONCE]])
+            turns, memory = in_turns({name: rows[name] for name in group}, args, Path(tempfile.mkdtemp(dir=folder)))
+            beside = [turn.steps_per_second for turn in turns[first]]
+            if first not in done:
+                done[first] = {"steps_per_second": max(beside), "turns": turns[first], "peak_memory": memory[first]}
+            for name in group:
+                ratios = [turn.steps_per_second / other for turn, other in zip(turns[name], beside, strict=True)]
+                if name != first:
+                    done[name] = {
+                        "steps_per_second": statistics.median(ratios) * done[first]["steps_per_second"],
+                        "ratios": ratios, "turns": turns[name], "peak_memory": memory[name],
+                    }  # fmt: skip
+
+
+def in_turns(
+    rows: dict[str, dict[str, Any]], args: argparse.Namespace, folder: Path
+) -> tuple[dict[str, list[Turn]], dict[str, int]]:
+    """The turns of processes of which only one trains at any moment, and the peak memory of each, in bytes."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # stopped processes would stay for ever
+    environment = {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
+    turns: dict[str, list[Turn]] = {name: [] for name in rows}
+    with contextlib.ExitStack() as stack:
+        trainees = {}
+        for number, (name, row) in enumerate(rows.items()):
+            own = folder / str(number)
+            own.mkdir()
+            made = command(row, args, own / "run")
+            made += ["--trainer.max_steps", "1000000", "--trainer.callbacks", '[{"class_path": "each_step.EachStep"}]']
+            trainees[name] = Trainee(made, own, environment)
+            stack.callback(trainees[name].end)
+        for number in range(args.rounds):
+            for name, trainee in trainees.items():
+                turns[name].append(trainee.turn(args.seconds))
+                rate, others = turns[name][-1]
+                print(f"round {number + 1}: {name}: {rate:.3g} steps/s, others {others:.2f} cores", file=sys.stderr)
+        return turns, {name: trainee.peak_memory() for name, trainee in trainees.items()}
+
+
+def train(name: str, row: dict[str, Any], steps: int, args: argparse.Namespace) -> Path:
+    """The run of a row, begun or gone on with."""
+    run = args.runs / "".join(letter if letter.isalnum() else "_" for letter in name)
+    if not (run / "backbone.safetensors").exists():
+        made = [*command(row, args, run), "--trainer.max_steps", str(steps)]
+        if run.exists():
+            made.append("--resume")
+        with (args.runs / f"{run.name}.log").open("a") as log:
+            status = subprocess.run(made, stdout=log, stderr=log, check=False, cwd=HERE.parent).returncode
+        if status:
+            raise SystemExit(f"{name}: ended with status {status}; see {log.name}")
+    return run
+
+
+def judge(row: dict[str, Any], weights: Path | None, args: argparse.Namespace) -> dict[str, Any]:
+    """The figures of a backbone; of the row's network with random weights where there is no file."""
+    import torch
+
+    from ssl_toolkit.augment import CenterView, RandomView
+    from ssl_toolkit.data import ImageData
+    from ssl_toolkit.evaluation import (
+        alignment,
+        calibrate_batch_norm,
+        extract_features,
+        knn_accuracy,
+        lidar,
+        linear_probe,
+        random_backbone,
+        rank_me,
+        uniformity,
+    )
+    from ssl_toolkit.evaluation.features import evaluation_mode
+    from ssl_toolkit.random import sample_keys
+    from ssl_toolkit.weights import load_backbone
+
+    view, size = CenterView(args.image_size), args.image_size
+    data = ImageData(
+        args.images,
+        test_path=args.test,
+        labels="folder",
+        image_size=size,
+        val_fraction=0.1,
+        batch_size=256,
+        cache="disk",
+    )
+    data.prepare_data()
+    data.setup()
+    backbone = load_backbone(weights or row["network_of"])
+    if weights is None:
+        backbone = random_backbone(backbone, row["seed"])
+        calibrate_batch_norm(backbone, data.loader("train", shuffle=True), view)
+    parts = [extract_features(backbone, data.loader(split), view) for split in ("train", "val", "test")]
+    labelled = [(part.features["pooled"], part.labels) for part in parts]
+    (train, train_labels), val, test = labelled
+    probe = linear_probe(*labelled)
+    strong = RandomView(size=size, preset="simclr", blur=0.0, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
+    views = []
+    with evaluation_mode(backbone), torch.inference_mode():
+        for batch in data.loader("val"):
+            keys = torch.stack([sample_keys(0, number, batch.indices) for number in range(LIDAR_VIEWS)])
+            views.append(torch.stack([backbone(each).float() for each in strong(batch.images, keys)]))
+            if sum(each.shape[1] for each in views) >= LIDAR_IMAGES:
+                break
+    several = torch.cat(views, dim=1)[:, :LIDAR_IMAGES]
+    return {
+        "knn_val": knn_accuracy(train, train_labels, *val, k=(20, 200)),
+        "knn_test": knn_accuracy(train, train_labels, *test, k=(20, 200)),
+        "linear_val": probe.val_top1,
+        "linear_test": float(probe.correct.double().mean()),
+        "rank_me": rank_me(test[0]),
+        "lidar": lidar(several),
+        "alignment": alignment(several),
+        "uniformity": uniformity(several[0]),
+    }
+
+
+def pretext_figures(run: Path) -> dict[str, float]:
+    """The last loss and accuracies that the run wrote of its own task."""
+    from ssl_toolkit.tracking.metrics_csv import read_metrics
+
+    found = {}
+    for name, values in read_metrics(run).items():
+        numbers = [value for value in values if value == value]
+        if numbers and (name.endswith(("_top1", "/top1")) or name == "train/loss"):
+            found[name] = numbers[-1]
+    return found
+
+
+def print_table(results: dict[str, Any]) -> None:
+    print("| row | minutes | steps | images/s | kNN 20 | kNN 200 | linear probe | kNN 20, val | RankMe | LiDAR | GiB |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for name, row in results["rows"].items():
+        percents = [row["knn_test"]["20"], row["knn_test"]["200"], row["linear_test"], row["knn_val"]["20"]]
+        cells = [f"{row['minutes']:g}", f"{row['steps']:,}", f"{row['images_per_second']:.0f}"]
+        cells += [f"{100 * value:.1f} %" for value in percents]
+        cells += [f"{row['rank_me']:.0f}", f"{row['lidar']:.0f}", f"{row['peak_memory'] / 2**30:.1f}"]
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    default = HERE / "rows" / "network_and_batch.yaml"
+    parser.add_argument("--rows", type=Path, default=default, help="the file of rows")
+    parser.add_argument("--images", help="a folder of training images, a sub-folder for each class")
+    parser.add_argument("--test", help="likewise, of test images")
+    parser.add_argument("--image_size", type=int, default=32, help="side in pixels of what is judged")
+    parser.add_argument("--runs", type=Path, help="a folder for the runs, from which a row goes on")
+    parser.add_argument("--only", nargs="+", help="these rows alone")
+    parser.add_argument("--only_rates", action="store_true", help="measure the rates and stop")
+    parser.add_argument("--seconds", type=float, default=10, help="of a turn in which a rate is measured")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each row")
+    add_outputs(parser)
+    args = parser.parse_args()
+    for name in ("images", "test"):
+        if not Path(getattr(args, name) or "").is_dir() or not getattr(args, name):
+            raise SystemExit(f"--{name} {getattr(args, name)} is not a folder; give one of images by class")
+    if not args.json or not args.runs:
+        raise SystemExit("give --json, a file for finished rows, and --runs, a folder for the runs")
+    rows = read_rows(args.rows)
+    if unknown := set(args.only or ()) - set(rows):
+        raise SystemExit(f"--only {', '.join(sorted(unknown))}: expected some of {', '.join(rows)}")
+    args.runs.mkdir(parents=True, exist_ok=True)
+    results = json.loads(args.json.read_text()) if args.json.exists() else {"rates": {}, "rows": {}}
+    if set(rows) - set(results["rates"]):
+        measure_rates(rows, args, results["rates"])
+        write_json(args.json, results)
+    for name in [] if args.only_rates else rows:
+        if name in results["rows"] or (args.only and name not in args.only):
+            continue
+        rate = results["rates"][name]
+        steps = round(60 * rows[name]["minutes"] * rate["steps_per_second"])
+        run = train(name, rows[name], steps, args)
+        batch = yaml.safe_load((run / "config.yaml").read_text())["data"]["batch_size"]
+        results["rows"][name] = {
+            "minutes": rows[name]["minutes"], "steps": steps, "batch": batch, "seed": rows[name]["seed"],
+            "images_per_second": batch * rate["steps_per_second"], "peak_memory": rate["peak_memory"],
+            **judge(rows[name], run / "backbone.safetensors", args), **pretext_figures(run),
+        }  # fmt: skip
+        if RANDOM not in results["rows"]:
+            random = {"minutes": 0, "steps": 0, "batch": batch, "seed": 0, "images_per_second": 0, "peak_memory": 0}
+            row = {**rows[name], "network_of": run / "backbone.safetensors"}
+            results["rows"][RANDOM] = {**random, **judge(row, None, args)}
+        write_json(args.json, results)
+        results = json.loads(args.json.read_text())
+        shutil.rmtree(run / "checkpoints", ignore_errors=True)
+    print_table(results)
+    accuracies = {name: [100 * row["knn_test"]["20"]] for name, row in results["rows"].items()}
+    draw_bars(args.picture, {"kNN (k = 20)": accuracies}, "% of the test images")
+
+
+if __name__ == "__main__":
+    main()
