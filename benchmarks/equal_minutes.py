@@ -168,7 +168,7 @@ def judge(row: dict[str, Any], weights: Path | None, args: argparse.Namespace) -
     labelled = [(part.features["pooled"], part.labels) for part in parts]
     (train, train_labels), val, test = labelled
     probe = linear_probe(*labelled)
-    strong = RandomView(size=size, preset="simclr", blur=0.0, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
+    strong = RandomView(size=size, preset="simclr_cifar")
     views = []
     with evaluation_mode(backbone), torch.inference_mode():
         for batch in data.loader("val"):
