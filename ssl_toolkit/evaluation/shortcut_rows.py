@@ -47,15 +47,16 @@ class ShortcutRow:
 
 @dataclass(frozen=True)
 class ShortcutDifference:
-    """R2 with the given weights minus that with random weights on the same test images, with its 95 % interval, each at
-    the representation that is the best on the validation images.
+    """R2 with the given weights minus that with random weights on the same test images, with its 95 % interval.
 
     Attributes:
         what: ``position`` or ``aberration``.
+        representation: ``pooled`` or the name of a stage.
         r2: The difference.
     """
 
     what: What
+    representation: str
     r2: Interval
 
 
@@ -90,28 +91,28 @@ class Shortcuts:
 
         patches = ", ".join(f"{num:,} {split}" for split, num in self.num_patches.items())
         table = Table(
-            title=f"shortcuts: what patches of {self.patch_size} px of images of {self.image_size} px tell, R2 on the "
-            f"test images (95 % interval)\n{patches} patches; 0: as good as the mean, 1: exact; {self.seconds:,.0f} s",
+            title=f"shortcuts: R2 of what patches of {self.patch_size} of {self.image_size} px tell (95 % interval)",
+            caption=f"{patches} patches; R2 of the test ones: 0 as good as the mean, 1 exact; RMSE in sides of\n"
+            f"the image and in pixels; {self.seconds:,.0f} s",
             box=box.SIMPLE,
             padding=(0, 1, 0, 0),
             show_edge=False,
         )
         table.add_column("features", no_wrap=True)
-        whats = list(dict.fromkeys(row.what for row in self.rows))
-        for what in whats:
+        for what in dict.fromkeys(row.what for row in self.rows):
             table.add_column(what, justify="right", no_wrap=True)
-            table.add_column("RMSE (chance)", justify="right", no_wrap=True)
-        for weights, representation in dict.fromkeys((row.weights, row.representation) for row in self.rows):
-            chosen = [row for row in self.rows if (row.weights, row.representation) == (weights, representation)]
-            cells = [cell for row in chosen for cell in (interval_text(row.r2), _rmse_text(row))]
-            table.add_row(representation if weights == "given" else f"{representation}, random", *cells)
+            table.add_column("RMSE/chance", justify="right", no_wrap=True)
+        for name in dict.fromkeys(row.representation for row in self.rows):
+            for weights in ("given", "random"):
+                chosen = [row for row in self.rows if (row.representation, row.weights) == (name, weights)]
+                cells = [
+                    cell for row in chosen for cell in (interval_text(row.r2), f"{row.rmse:.3f}/{row.chance_rmse:.3f}")
+                ]
+                if cells:
+                    table.add_row(name if weights == "given" else "  random", *cells)
         return table
 
 
 def interval_text(interval: Interval) -> str:
     """Of an R2, or of a difference of two: value, low and high."""
     return f"{interval.value:.2f} ({interval.low:.2f} to {interval.high:.2f})"
-
-
-def _rmse_text(row: ShortcutRow) -> str:
-    return f"{row.rmse:.3f} ({row.chance_rmse:.3f}){' px' if row.what == 'aberration' else ''}"

@@ -27,12 +27,14 @@ def shortcut_words(
         differences: To random weights; empty if these were not measured.
         is_grey: Whether the images are grey, so that chromatic aberration was not measured.
     """
-    words = [_sentence(rows, each) for each in differences] or [
+    # a task reads the pooled features: what only earlier stages tell is not what it is solved by
+    pooled = [each for each in differences if each.representation == "pooled"]
+    words = [_sentence(rows, each) for each in pooled] or [
         "Random weights were not measured, so whether a place or chromatic aberration is told by what was learned is "
         "not known: leave out --random_weights false."
     ]
-    if differences:
-        words += _verdict({each.what: _much(each.r2) for each in differences})
+    if pooled:
+        words += _verdict({each.what: _much(each.r2) for each in pooled})
     if is_grey:
         words.append("Grey images have no chromatic aberration: it was not measured.")
     return [*words, _CAVEAT]
@@ -44,7 +46,7 @@ def _much(difference: Interval) -> bool:
 
 def _sentence(rows: Sequence[ShortcutRow], difference: ShortcutDifference) -> str:
     given, random = (
-        max((row for row in rows if (row.what, row.weights) == (difference.what, weights)), key=lambda row: row.r2_val)
+        next(r for r in rows if (r.what, r.weights, r.representation) == (difference.what, weights, "pooled"))
         for weights in ("given", "random")
     )
     if _much(difference.r2):
@@ -56,9 +58,8 @@ def _sentence(rows: Sequence[ShortcutRow], difference: ShortcutDifference) -> st
     else:
         verdict = "not shown to be better than random weights"
     return (
-        f"The features tell {_NAMES[difference.what]} with an R2 of {given.r2.value:.2f} ({given.representation}), "
-        f"random weights with {random.r2.value:.2f} ({random.representation}): {verdict}, difference "
-        f"{interval_text(difference.r2)}."
+        f"The pooled features tell {_NAMES[difference.what]} with an R2 of {given.r2.value:.2f}, those of random "
+        f"weights with {random.r2.value:.2f}: {verdict}, difference {interval_text(difference.r2)}."
     )
 
 

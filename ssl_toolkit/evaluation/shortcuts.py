@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ssl_toolkit.data import ImageData, Split
 from ssl_toolkit.evaluation.features import Precision, extract_features
-from ssl_toolkit.evaluation.intervals import Interval, bootstrap_interval
+from ssl_toolkit.evaluation.intervals import bootstrap_interval
 from ssl_toolkit.evaluation.progress import Steps
 from ssl_toolkit.evaluation.random_weights import calibrate_batch_norm
 from ssl_toolkit.evaluation.ridge import fit_ridge
@@ -134,9 +134,15 @@ def measure_shortcuts(
             steps(f"{what} of patches with {weights} weights: R2 {_r2(best.errors, best.chance):.2f} at best")
     rows = [_row(what, weights, name, each, seed) for (what, weights), of in told.items() for name, each in of.items()]
     differences = [
-        ShortcutDifference(what, _difference(told[what, "given"], told[what, "random"], seed))
+        ShortcutDifference(
+            what,
+            name,
+            bootstrap_interval(_r2, given.errors, given.chance, baseline=of_random[name].errors, seed=seed),
+        )
         for what in whats
-        if "random" in networks
+        for of_random in [told.get((what, "random"), {})]
+        for name, given in told[what, "given"].items()
+        if name in of_random
     ]
     return Shortcuts(
         image_size,
@@ -237,9 +243,3 @@ def _row(what: What, weights: Weights, name: str, told: _Told, seed: int) -> Sho
     # patches of one image are not independent: images are drawn
     r2 = bootstrap_interval(_r2, told.errors, told.chance, seed=seed)
     return ShortcutRow(what, weights, name, r2, down, right, rmse, chance, told.r2_val, told.strength)
-
-
-def _difference(given: Mapping[str, _Told], random: Mapping[str, _Told], seed: int) -> Interval:
-    """Of the best representations, by the validation images."""
-    best, baseline = (max(of.values(), key=lambda each: each.r2_val) for of in (given, random))
-    return bootstrap_interval(_r2, best.errors, best.chance, baseline=baseline.errors, seed=seed)

@@ -1,11 +1,13 @@
 """The shortcut meter: patches and aberrations by hand, networks and images of which the answer is known."""
 
+import io
 import json
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from torch import nn
 
 from ssl_toolkit.batch import Images
@@ -187,12 +189,20 @@ def test_with_random_weights_by_the_command_s_function_and_as_json(tmp_path):
     ]
     rows = [row for row in found.rows if row.what == "position"]
     assert max(row.r2_down for row in rows) > 0.9, "a cue of brightness reaches random weights"
-    best = {
-        weights: max((row for row in rows if row.weights == weights), key=lambda row: row.r2_val)
-        for weights in ("given", "random")
-    }
-    difference = next(each for each in found.differences if each.what == "position").r2
-    assert difference.value == pytest.approx(best["given"].r2.value - best["random"].r2.value)
+    for each in found.differences:
+        given, random = (
+            next(
+                row for row in found.rows
+                if (row.what, row.representation, row.weights) == (each.what, each.representation, weights)
+            )
+            for weights in ("given", "random")
+        )  # fmt: skip
+        assert each.r2.value == pytest.approx(given.r2.value - random.r2.value)
+        assert each.r2.low <= each.r2.value <= each.r2.high
+    assert len(found.differences) == len(found.rows) / 2
+    console = Console(file=io.StringIO(), width=80)
+    console.print(found.table())
+    assert "…" not in console.file.getvalue(), "80 columns are enough"
     evaluation.save(tmp_path / "evaluation.json")
     written = json.loads((tmp_path / "evaluation.json").read_text())["shortcuts"]
     assert written["rows"][0]["r2"] == found.rows[0].r2._asdict()
@@ -241,13 +251,12 @@ MUCH, LITTLE, NONE = Interval(0.3, 0.2, 0.4), Interval(0.05, 0.02, 0.08), Interv
 
 def words_of(position, aberration):
     rows = [
-        ShortcutRow(what, weights, "layer2", Interval(0.5, 0.4, 0.6), 0.5, 0.5, 0.2, 0.3, 0.5, 1.0)
+        ShortcutRow(what, weights, "pooled", Interval(0.5, 0.4, 0.6), 0.5, 0.5, 0.2, 0.3, 0.5, 1.0)
         for what in ("position", "aberration")
         for weights in ("given", "random")
     ]
-    return " ".join(
-        shortcut_words(rows, [ShortcutDifference("position", position), ShortcutDifference("aberration", aberration)])
-    )
+    differences = [("position", "layer1", MUCH), ("position", "pooled", position), ("aberration", "pooled", aberration)]
+    return " ".join(shortcut_words(rows, [ShortcutDifference(*each) for each in differences]))
 
 
 @pytest.mark.parametrize(
