@@ -18,6 +18,7 @@ from ssl_toolkit.batch import Images
 from ssl_toolkit.losses import full_precision, soft_cross_entropy, soften
 from ssl_toolkit.modules import mlp
 from ssl_toolkit.step import StepContext, StepOutput
+from ssl_toolkit.task import PhotographAccuracy
 
 # the eight neighbours of a patch, as (rows down, columns right), in reading order: the classes of the task
 DIRECTIONS = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]
@@ -39,6 +40,12 @@ class PatchPosition(GridTask):
         **kwargs: See `pretext.base.GridTask` and `ssl_toolkit.task.Task`.
     """
 
+    photograph_accuracy = PhotographAccuracy(
+        "position_top1",
+        0.40,
+        "Doersch et al. 2015, arXiv 1505.05192: 38 to 40 % on photographs of ImageNet",
+        "model.colour, model.rescaling, model.downsampling, a larger model.jitter, a smaller model.patch_size",
+    )
     compared: Tensor
     class_weights: Tensor
 

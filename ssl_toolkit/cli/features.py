@@ -40,6 +40,10 @@ def evaluate(arguments: Sequence[str]) -> Evaluation:
     config.pop("config")
     evaluation = measure(**vars(config), say=say_line)
     Console().print(evaluation.table())
+    if evaluation.shortcuts is not None:
+        Console().print(evaluation.shortcuts.table())
+        for line in evaluation.shortcuts.words:
+            print(line)
     for remark in seen_remarks(config.data, config.weights):
         print(remark)
     if out.exists():

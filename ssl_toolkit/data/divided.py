@@ -29,6 +29,7 @@ class DividedData(LightningDataModule):
         loader_class: What makes the batches.
         noun: What the samples are called in messages.
         title: What to call all of them.
+        of_photographs: Whether they may be photographs; False for the built-in drawings.
         batch_size: Samples in a batch of each process.
         seed: Of the order.
     """
@@ -36,6 +37,7 @@ class DividedData(LightningDataModule):
     loader_class: ClassVar[type[BatchLoader]] = BatchLoader
     noun: ClassVar[str] = "images"
     title: str = ""
+    of_photographs: bool = True
     batch_size: int
     seed: int
     _division: Division | None = None

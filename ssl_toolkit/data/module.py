@@ -140,6 +140,7 @@ class ImageData(DividedData):
         shards = ShardOptions(Path(index).expanduser() if index else None, shard_window, shard_cache)
         self._origin = Origin(path, source, val_path, test_path, labels, download, max_images, split_seed, shards)
         self.title = self._origin.title
+        self.of_photographs = source != "procedural"
         self._fractions = Fractions(val_fraction, test_fraction, label_fraction, labels_per_class, seed)
         self._options = ReadOptions(
             image_size,

@@ -29,6 +29,8 @@ from ssl_toolkit.evaluation.random_weights import calibrate_batch_norm, random_b
 from ssl_toolkit.evaluation.representation import alignment, lidar, rank_me, spread, uniformity
 from ssl_toolkit.evaluation.results import Evaluation
 from ssl_toolkit.evaluation.rows import Difference, EnsembleRow, FoldsRow, Row
+from ssl_toolkit.evaluation.shortcut_rows import ShortcutDifference, ShortcutRow, Shortcuts
+from ssl_toolkit.evaluation.shortcuts import measure_shortcuts
 
 __all__ = [
     "Difference",
@@ -45,6 +47,9 @@ __all__ = [
     "Precision",
     "ProbeResult",
     "Row",
+    "ShortcutDifference",
+    "ShortcutRow",
+    "Shortcuts",
     "Spread",
     "alignment",
     "bagging",
@@ -67,6 +72,7 @@ __all__ = [
     "lidar",
     "linear_probe",
     "mean_and_spread",
+    "measure_shortcuts",
     "paired_difference",
     "random_backbone",
     "rank_me",

@@ -22,6 +22,8 @@ from ssl_toolkit.evaluation.random_weights import calibrate_batch_norm, random_b
 from ssl_toolkit.evaluation.representation import rank_me, spread
 from ssl_toolkit.evaluation.results import Evaluation
 from ssl_toolkit.evaluation.rows import Difference, EnsembleRow, FoldsRow, Row, best_representation
+from ssl_toolkit.evaluation.shortcut_rows import Weights
+from ssl_toolkit.evaluation.shortcuts import check_shortcuts, measure_shortcuts, patch_side
 from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.weights import load_backbone, read_header
 
@@ -40,6 +42,7 @@ def evaluate(
     ensemble: Literal["bagging", "boosting"] | None = None,
     members: int = 10,
     folds: int | None = None,
+    shortcuts: bool = False,
     seed: int = 0,
     precision: Precision = "auto",
     device: str | None = None,
@@ -69,7 +72,9 @@ def evaluate(
         members: How many they are.
         folds: Measure the linear probe of the pooled features on so many folds of the training and validation images,
             each by a probe of the others.
-        seed: Of the random weights, of the bootstrap, of the folds.
+        shortcuts: Measure what the features of patches tell of their place in the image and of chromatic aberration,
+            too, by which tasks on patches may be solved without a look at the objects.
+        seed: Of the random weights, of the bootstrap, of the folds, of the patches.
         precision: As in `extract_features`.
         device: Where to run a weights file; None for the GPU if there is one. A backbone stays where it is.
         say: Called with one line about each step, and at least every 20 seconds, for instance ``print``.
@@ -78,7 +83,7 @@ def evaluate(
         The figures, with 95 % intervals.
 
     Raises:
-        ValueError: If the data lack labels, or a split.
+        ValueError: If the data lack labels, or a split; if patches for the shortcuts are too small or too few.
         WeightsError: If the weights file is missing or does not fit.
     """
     start = time.perf_counter()
@@ -86,10 +91,11 @@ def evaluate(
     extras.check()
     # the weights first: decoding the images may take long
     if isinstance(weights, Backbone):
-        backbone, name = weights, "in memory"
+        backbone, name, header = weights, "in memory", None
     else:
         backbone, name = load_backbone(weights), str(weights)
-        data.range_from(read_header(weights))
+        header = read_header(weights)
+        data.range_from(header)
         backbone = backbone.to(chosen_device(device))
     backbone.check_channels(data.channels, "the one given" if weights is backbone else name)
     backbone.check_size(image_size or data.image_size)
@@ -98,15 +104,25 @@ def evaluate(
     _check(data)
     size = image_size or data.image_size
     view = CenterView(size)
+    patch_size = patch_side(size, header)
+    if shortcuts:
+        check_shortcuts(backbone, data, size, patch_size)
 
     with Steps(say) as steps:
         given = _measure(backbone, data, view, "given", ks, stages, precision, extras, steps)
         measured = {"given": given}
+        networks: dict[Weights, Backbone] = {"given": backbone}
         if random_weights:
             baseline = random_backbone(backbone, seed)
             steps.begin("estimating the batch-norm statistics of the random weights")
             calibrate_batch_norm(baseline, data.loader("train", shuffle=True), view)
             measured["random"] = _measure(baseline, data, view, "random", ks, stages, precision, extras, steps)
+            networks["random"] = baseline
+        found = None
+        if shortcuts:
+            found = measure_shortcuts(
+                networks, data, size, patch_size, stages=stages, seed=seed, precision=precision, steps=steps
+            )
     differences = [
         Difference(
             representation,
@@ -129,6 +145,7 @@ def evaluate(
         ensembles=[row for results in measured.values() for result in results.values() for row in result.ensembles],
         folds=[row for results in measured.values() for result in results.values() for row in result.folds],
         majority=float((data.labels("test") == data.labels("train").bincount().argmax()).double().mean()),
+        shortcuts=found,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ssl_toolkit.evaluation.intervals import Interval
 from ssl_toolkit.evaluation.rows import Difference, EnsembleRow, FoldsRow, Row, best_representation
+from ssl_toolkit.evaluation.shortcut_rows import Shortcuts
 from ssl_toolkit.io.atomic import write_atomically
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Evaluation:
         ensembles: One for the given and one for the random weights, if they were asked for.
         folds: Likewise.
         majority: Test accuracy of naming the largest class of the training images always.
+        shortcuts: What the shortcut meter found, if it was asked for.
     """
 
     weights: str
@@ -49,6 +51,7 @@ class Evaluation:
     ensembles: list[EnsembleRow] = field(default_factory=list)
     folds: list[FoldsRow] = field(default_factory=list)
     majority: float | None = None
+    shortcuts: Shortcuts | None = None
 
     def row(self, representation: str = "pooled", weights: Literal["given", "random"] = "given") -> Row:
         """The row of a representation.
@@ -107,9 +110,12 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries, lists, strings and numbers, with the verdict; intervals as value, low and high."""
+        values = asdict(self)
+        if self.shortcuts is None:
+            del values["shortcuts"]
         return _plain(
             {
-                **asdict(self),
+                **values,
                 "best_representation": self.best_representation(),
                 "verdict": self.verdict(),
                 "baselines": self.baselines(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import shlex
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,10 +19,11 @@ from ssl_toolkit.health.collapse import Outputs, judge
 from ssl_toolkit.health.curves import read_curves
 from ssl_toolkit.health.findings import Finding
 from ssl_toolkit.health.layers import DeadUnits
+from ssl_toolkit.health.pretext_accuracy import judge_pretext_accuracy
 from ssl_toolkit.health.steps import RATIOS, update_ratios
 from ssl_toolkit.health.trial import weights_of
 from ssl_toolkit.io.atomic import write_atomically
-from ssl_toolkit.run_folder import WATCHED
+from ssl_toolkit.run_folder import WATCHED, WEIGHTS
 from ssl_toolkit.task import Task
 from ssl_toolkit.tracking.metrics_csv import read_metrics
 from ssl_toolkit.tracking.metrics_logger import MetricsLogger
@@ -41,7 +43,8 @@ class HealthMonitor(Callback):
     ``train/gradient_norm``, ``train/dead_units`` (the fraction of units that are 0 for a whole batch, in the worst
     layer), ``train/feature_spread`` and ``train/feature_rank`` (see `ssl_toolkit.evaluation`; 0 and 1 for features that
     have collapsed), and the same of the embeddings for a task that has a ``projector``. At the end of the run it reads
-    under- and overfitting off the curves in ``metrics.csv``. What it finds is printed, kept in ``RUN/watch.json``, and
+    under- and overfitting off the curves in ``metrics.csv``, and whether a pretext task is solved better than
+    photographs allow. What it finds is printed, kept in ``RUN/watch.json``, and
     shown in the report. The training is not touched: the weights are the same, bit for bit, with and without it.
 
     Args:
@@ -129,7 +132,13 @@ class HealthMonitor(Callback):
         metrics = read_metrics(trainer.default_root_dir)
         earlier = list(self.findings.values())
         curves = metrics.get("train/loss", []), metrics.get("val/loss", [])
-        if finding := read_curves(*curves, trainer.global_step):
+        found = [read_curves(*curves, trainer.global_step)]
+        known = getattr(pl_module, "photograph_accuracy", None)
+        # drawings are no photographs, and may tell more
+        if known is not None and getattr(getattr(trainer, "datamodule", None), "of_photographs", True):
+            weights = shlex.quote(str(Path(trainer.default_root_dir) / WEIGHTS))
+            found.append(judge_pretext_accuracy(known, metrics, weights))
+        for finding in filter(None, found):
             self.findings.setdefault(finding.kind, finding)
             print(f"watch: {finding}")
             self._write(trainer)

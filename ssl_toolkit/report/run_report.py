@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ssl_toolkit.errors import counted
-from ssl_toolkit.io.schema import COUNT, NUMBER, TEXT, Each, Kind
+from ssl_toolkit.io.schema import COUNT, NUMBER, TEXT, Each, Kind, Maybe
 from ssl_toolkit.report.page import Code, Figure, Piece, Section, Table, Text, write_page
+from ssl_toolkit.report.shortcuts import SCHEMA, shortcut_pieces
 from ssl_toolkit.run_folder import CONFIG, MODEL, WATCHED, WEIGHTS, read_config, read_json, read_starts, sync_command
 from ssl_toolkit.tracking.metrics_csv import read_metrics
 
@@ -46,7 +47,8 @@ _INTERVAL = {"value": NUMBER, "low": NUMBER, "high": NUMBER}
 _CHOICE = Kind("a number or nothing", lambda value: value is None or NUMBER.fits(value))
 _ROW = {"representation": TEXT, "weights": TEXT, "num_features": COUNT, "knn": _INTERVAL, "knn_k": _CHOICE,
         "linear": _INTERVAL}  # fmt: skip
-_EVALUATION = {"rows": [_ROW], "num_images": Each(COUNT), "num_classes": COUNT, "verdict": TEXT}
+_EVALUATION = {"rows": [_ROW], "num_images": Each(COUNT), "num_classes": COUNT, "verdict": TEXT,
+               "shortcuts": Maybe(SCHEMA)}  # fmt: skip
 
 
 def write_report(run_dir: str | Path) -> Path:
@@ -196,7 +198,8 @@ def _evaluation(run: Path) -> list[Piece]:
         headers.append("its mean-class accuracy")
     if baselines := evaluation.get("baselines"):
         caption += f" {baselines[0].upper()}{baselines[1:]}."
-    return [Text(f"{evaluation['verdict'].capitalize()}."), Table(headers, rows, caption)]
+    pieces = [Text(f"{evaluation['verdict'].capitalize()}."), Table(headers, rows, caption)]
+    return [*pieces, *(shortcut_pieces(evaluation["shortcuts"]) if "shortcuts" in evaluation else ())]
 
 
 def _interval(interval: Mapping[str, float]) -> str:

@@ -27,6 +27,7 @@ from ssl_toolkit.random import number, sample_keys, seed_generators
 from ssl_toolkit.regularization import Regularizer
 from ssl_toolkit.schedule import Schedule, Scheduled
 from ssl_toolkit.step import StepContext, StepOutput
+from ssl_toolkit.task.photographs import PhotographAccuracy
 from ssl_toolkit.task.standalone import StandaloneModule
 
 M = TypeVar("M", bound=nn.Module)
@@ -73,6 +74,8 @@ class Task(StandaloneModule, ABC):
             not check it. An `EMATeacher` needs no such mark.
         names_classes: Whether it gives the probabilities of classes: it then has ``predict`` and ``model_header``, and
             its runs a ``model.safetensors``.
+        photograph_accuracy: The accuracy that photographs are known to allow, if a source says so: a run far above it
+            is likely solved by a shortcut, which is said.
         initial_loss_margin: By how much the loss at the start may be below and above `initial_loss`.
     """
 
@@ -81,6 +84,7 @@ class Task(StandaloneModule, ABC):
     takes_soft_targets: bool = False
     stops_gradients: bool = False
     names_classes: ClassVar[bool] = False
+    photograph_accuracy: ClassVar[PhotographAccuracy | None] = None
     # scores of variance 1, more than any usual head begins with, add half a nat to a cross entropy (its second order)
     initial_loss_margin: tuple[float, float] = (0.5, 0.5)
 

@@ -248,6 +248,23 @@ def test_report_of_a_run(run: Path) -> None:
     assert outline.tags.count("svg") == 3
 
 
+def test_the_shortcut_meter_is_on_the_page_where_it_was_asked_for(run: Path) -> None:
+    assert "tells the place" not in " ".join(Outline(write_report(run)).texts)
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    row = {
+        "what": "position", "weights": "given", "representation": "layer2",
+        "r2": {"value": 0.25, "low": 0.2, "high": 0.3},
+        "r2_down": 0.4, "r2_right": -0.1, "rmse": 0.2512, "chance_rmse": 0.2986,
+    }  # fmt: skip
+    shortcuts = {"rows": [row], "words": ["It tells the place."], "num_patches": {"train": 1200}, "image_size": 126,
+                 "patch_size": 32, "reach": 2.0}  # fmt: skip
+    (run / "evaluation.json").write_text(json.dumps({**evaluation, "shortcuts": shortcuts}))
+    texts = " ".join(Outline(write_report(run)).texts)
+    for expected in ("It tells the place.", "layer2", "0.25 (0.20 to 0.30)", "0.40", "-0.10", "0.251", "0.299",
+                     "patches of 32 px of images of 126 px", "1,200 train"):  # fmt: skip
+        assert expected in texts, expected
+
+
 def test_a_task_s_own_accuracy_is_shown_in_percent(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = {}
 
