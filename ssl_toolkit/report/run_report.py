@@ -14,6 +14,7 @@ from ssl_toolkit.io.schema import COUNT, NUMBER, TEXT, Each, Kind
 from ssl_toolkit.report.page import Code, Figure, Piece, Section, Table, Text, write_page
 from ssl_toolkit.run_folder import CONFIG, MODEL, WATCHED, WEIGHTS, read_config, read_json, read_starts, sync_command
 from ssl_toolkit.tracking.metrics_csv import read_metrics
+from ssl_toolkit.tracking.rates import rate_text
 
 FILE = "report.html"
 MAX_BAD_FILES = 100
@@ -127,7 +128,7 @@ def _result(metrics: Mapping[str, Sequence[float]], starts: Sequence[Mapping[str
             rows.append([f"{name.partition('/')[0]} {TITLES[key][0]}", _number(last, TITLES[key][1])])
     speed = [value for value in metrics.get("train/images_per_second", []) if math.isfinite(value)]
     if speed:
-        rows.append(["images per second, median", f"{sorted(speed)[len(speed) // 2]:,.0f}"])
+        rows.append(["images per second, median", rate_text(sorted(speed)[len(speed) // 2])])
     if len(starts) > 1:
         rows.append(["times resumed", str(len(starts) - 1)])
     return [Table(["metric", "last value"], rows)]
