@@ -124,8 +124,11 @@ def _result(metrics: Mapping[str, Sequence[float]], starts: Sequence[Mapping[str
     for name, values in metrics.items():
         last = _last(values)
         key = name.rpartition("/")[2]
-        if last is not None and key in TITLES and name.startswith(("train/loss", "val/", "test/")):
-            rows.append([f"{name.partition('/')[0]} {TITLES[key][0]}", _number(last, TITLES[key][1])])
+        is_shown = key in TITLES and name.startswith(("train/loss", "val/", "test/"))
+        # the losses of which a loss is the sum
+        if last is not None and (is_shown or key.endswith("_loss")):
+            title, percent = _title(key)
+            rows.append([f"{name.partition('/')[0]} {title}", _number(last, percent)])
     speed = [value for value in metrics.get("train/images_per_second", []) if math.isfinite(value)]
     if speed:
         rows.append(["images per second, median", rate_text(sorted(speed)[len(speed) // 2])])
