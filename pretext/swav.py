@@ -33,8 +33,8 @@ class SwAV(JointEmbeddingTask):
         epsilon: Of Sinkhorn-Knopp, above 0: small for hard assignments (the paper: 0.05).
         queue_size: Embeddings of former batches that take part in the assignment, for batches that are small beside the
             number of prototypes; 0 for none. One queue holds the embeddings of all large views.
-        queue_after: Fraction of the run after which the queue takes part, 0 to 1: before, its embeddings change too
-            fast (the authors' code: from epoch 15 of 200 or more).
+        queue_after: Fraction of the run after which the queue takes part, once it is full, 0 to 1: before, its
+            embeddings change too fast (the authors' code: from epoch 15 of 200 or more).
         frozen_until: Fraction of the run for which the prototypes stay as they are, 0 to 1 (the authors' code: the
             first epoch).
         **kwargs: See `pretext.base.JointEmbeddingTask` and `ssl_toolkit.task.Task`.
@@ -43,6 +43,7 @@ class SwAV(JointEmbeddingTask):
     traits = JointEmbeddingTask.traits | {"batch_statistics", "queue"}
     # the assignments depend on the weights and are held constant
     stops_gradients = True
+    queued: Tensor
 
     def __init__(
         self,
@@ -68,6 +69,8 @@ class SwAV(JointEmbeddingTask):
         self.frozen_until = frozen_until
         self.prototypes = Prototypes(projector_widths[-1], num_prototypes)
         self.queue = FeatureQueue(queue_size, projector_widths[-1]) if queue_size else None
+        # how many of the queue's vectors are embeddings; the others are random
+        self.register_buffer("queued", torch.zeros((), dtype=torch.int64) if queue_size else None)
         if self.queue is None:
             self.traits = self.traits - {"queue"}
 
@@ -82,9 +85,7 @@ class SwAV(JointEmbeddingTask):
         return 1 / self.temperature, 0.5 + 0.5 / (width * self.temperature**2)
 
     def least_loss(self, batch_size: int) -> float:
-        """All prototypes are used equally, so N images that are fewer have K / N each, until the queue takes part."""
-        if self.queue is not None and self.queue_after == 0:
-            return 0.0
+        """All prototypes are used equally, so N images that are fewer have K / N each, until the queue is full."""
         return math.log(max(1.0, len(self.prototypes.weight) / batch_size))
 
     def loss(self, views: tuple[Tensor, ...], context: StepContext) -> StepOutput:
@@ -103,7 +104,8 @@ class SwAV(JointEmbeddingTask):
     def _assign(self, scores: Tensor, progress: Progress) -> Tensor:
         if self.queue is None or progress.fraction < self.queue_after:
             return sinkhorn(scores, self.epsilon)
-        return sinkhorn(scores, self.epsilon, more=self.prototypes(self.queue.features))
+        is_full = self.queued >= len(self.queue.features)
+        return sinkhorn(scores, self.epsilon, more=self.prototypes(self.queue.features), more_counts=is_full)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Leaves the prototypes as they are for a while."""
@@ -115,4 +117,6 @@ class SwAV(JointEmbeddingTask):
         """Puts the embeddings of the large views into the queue."""
         self.prototypes.restore()
         if self.queue is not None:
-            self.queue.enqueue(kept["keys"].flatten(0, 1))
+            keys = kept["keys"].flatten(0, 1)
+            self.queue.enqueue(keys)
+            self.queued.add_(len(keys)).clamp_(max=len(self.queue.features))

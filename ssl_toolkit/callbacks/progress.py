@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from ssl_toolkit.errors import counted
+from ssl_toolkit.tracking.rates import rate_text
 
 REFRESH_SECONDS = 0.25
 
@@ -185,7 +186,7 @@ def training_status(metrics: Mapping[str, Any], num_bad_files: int, seconds: flo
         "train/loss": lambda value: f"loss {value:.3f}",
         "val/knn_top1": lambda value: f"kNN {100 * value:.1f} %",
         "val/top1": lambda value: f"top-1 {100 * value:.1f} %",
-        "train/images_per_second": lambda value: f"{value:,.0f} images/s",
+        "train/images_per_second": lambda value: f"{rate_text(value)} images/s",
         "train/data_wait": lambda value: f"data wait {100 * value:.0f} %",
     }
     status = [text(float(metrics[name])) for name, text in formats.items() if name in metrics]

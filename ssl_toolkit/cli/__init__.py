@@ -54,7 +54,7 @@ def usage() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command.
+    """Runs a command, and ends quietly with status 1 if the reader of its output has had enough (``| head``).
 
     Args:
         arguments: The command line without the program's name; None for the process's own.
@@ -63,6 +63,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 for success, 1 for a run that failed, 2 for what the user can mend, 74 for a disk that is
         full. A run that the system stopped ends with 143.
     """
+    try:
+        try:
+            return _main(arguments)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # what is kept back would fail when the interpreter ends
+    except BrokenPipeError:
+        # the interpreter would complain once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
@@ -90,9 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         return fail(str(error))
     except BrokenPipeError:
-        # the reader of our output has had enough (| head); the interpreter would complain once more when it ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        raise
     except OSError as error:
         no_room = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         if error.filename is None and not no_room:

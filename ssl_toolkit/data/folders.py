@@ -144,7 +144,7 @@ def label_by_folder(
         raise ValueError(
             f"data.labels: folder takes the class of an image from its first-level sub-folder, but {len(loose)} of the "
             f"{counted(len(names), 'images')} lie directly in '{path}' (such as {loose[0]}); put each class into a "
-            "folder of its own (a pretraining also takes --data.labels none)"
+            "folder of its own (a task that needs no labels also takes --data.labels none)"
         )
     folders = [name.split("/", 1)[0] for name in names]
     found = sorted(set(folders))

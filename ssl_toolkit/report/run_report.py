@@ -15,6 +15,7 @@ from ssl_toolkit.report.page import Code, Figure, Piece, Section, Table, Text, w
 from ssl_toolkit.report.shortcuts import SCHEMA, shortcut_pieces
 from ssl_toolkit.run_folder import CONFIG, MODEL, WATCHED, WEIGHTS, read_config, read_json, read_starts, sync_command
 from ssl_toolkit.tracking.metrics_csv import read_metrics
+from ssl_toolkit.tracking.rates import rate_text
 
 FILE = "report.html"
 MAX_BAD_FILES = 100
@@ -125,11 +126,14 @@ def _result(metrics: Mapping[str, Sequence[float]], starts: Sequence[Mapping[str
     for name, values in metrics.items():
         last = _last(values)
         key = name.rpartition("/")[2]
-        if last is not None and key in TITLES and name.startswith(("train/loss", "val/", "test/")):
-            rows.append([f"{name.partition('/')[0]} {TITLES[key][0]}", _number(last, TITLES[key][1])])
+        is_shown = key in TITLES and name.startswith(("train/loss", "val/", "test/"))
+        # the losses of which a loss is the sum
+        if last is not None and (is_shown or key.endswith("_loss")):
+            title, percent = _title(key)
+            rows.append([f"{name.partition('/')[0]} {title}", _number(last, percent)])
     speed = [value for value in metrics.get("train/images_per_second", []) if math.isfinite(value)]
     if speed:
-        rows.append(["images per second, median", f"{sorted(speed)[len(speed) // 2]:,.0f}"])
+        rows.append(["images per second, median", rate_text(sorted(speed)[len(speed) // 2])])
     if len(starts) > 1:
         rows.append(["times resumed", str(len(starts) - 1)])
     return [Table(["metric", "last value"], rows)]

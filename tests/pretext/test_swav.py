@@ -31,9 +31,13 @@ def make_batch():
     return Batch(Images(pixels, torch.full((NUM, 2), 32)), torch.arange(NUM), torch.full((NUM,), -1), 0)
 
 
-@pytest.mark.parametrize(("step", "queue_takes_part"), [(0, False), (29, False), (30, True), (100, True)])
-def test_each_large_view_is_predicted_from_every_other_view(step, queue_takes_part):
+@pytest.mark.parametrize(
+    ("step", "filled", "queue_takes_part"),
+    [(0, 12, False), (29, 12, False), (30, 12, True), (100, 12, True), (100, 11, False), (100, 0, False)],
+)
+def test_each_large_view_is_predicted_from_every_other_view(step, filled, queue_takes_part):
     task, batch = make_task(queue_after=0.3, temperature=0.2, epsilon=0.1).eval(), make_batch()
+    task.queued.fill_(filled)
     views = task.make_views(batch.images, task.keys(batch))
     unit = [F.normalize(task.projector(task.backbone(view)), dim=1) for view in views]
     directions, losses = F.normalize(task.prototypes.weight, dim=1), []
@@ -59,6 +63,18 @@ def test_after_a_step_the_queue_holds_the_large_views():
     assert torch.equal(task.queue.features, torch.cat([expected, before[10:]]))
 
 
+def test_the_queue_is_full_when_the_last_random_vector_is_gone():
+    task = make_task()
+    random, steps = set(map(tuple, task.queue.features.tolist())), 0
+    while random & set(map(tuple, task.queue.features.tolist())):
+        assert task.queued < 12
+        task.after_optimizer_step(Progress(), {"keys": torch.randn(2, 2, 8)})
+        steps += 1
+    assert (steps, task.queued) == (3, 12)
+    task.after_optimizer_step(Progress(), {"keys": torch.randn(2, 2, 8)})
+    assert task.queued == 12
+
+
 def test_without_a_queue_there_is_none():
     task = make_task(queue_size=0, queue_after=0.0)
     assert not [each for each in task.modules() if isinstance(each, FeatureQueue)]
@@ -78,8 +94,8 @@ def test_bounds_are_those_of_chance_and_of_prototypes_that_are_shared():
     assert soft_assignment_loss(scores / 0.1, sinkhorn(scores, 0.05)).item() == pytest.approx(math.log(2), abs=1e-6)
     assert task.least_loss(4) == math.log(2)
     assert task.least_loss(16) == 0
-    # with the images of the queue there are more than prototypes
-    assert make_task(num_prototypes=8, queue_after=0.0).least_loss(4) == 0
+    # a queue that is not full takes no part
+    assert make_task(num_prototypes=8, queue_after=0.0).least_loss(4) == math.log(2)
 
 
 @pytest.mark.parametrize(

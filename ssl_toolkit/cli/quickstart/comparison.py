@@ -13,6 +13,7 @@ from ssl_toolkit.data import ImageData
 from ssl_toolkit.evaluation import Features, extract_features, few_label_draws, few_label_probe, mean_and_spread
 from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.tracking.metrics_csv import read_metrics
+from ssl_toolkit.tracking.rates import rate_text
 
 # one strength of the penalty for every row, so that no further labels are needed to choose it
 STRENGTH = 0.1
@@ -39,7 +40,7 @@ class Result:
     def cells(self) -> tuple[str, ...]:
         """The row's cells."""
         mean, spread, _ = mean_and_spread(self.draws)
-        speed = "–" if self.images_per_second is None else f"{self.images_per_second:,.0f}"
+        speed = "–" if self.images_per_second is None else rate_text(self.images_per_second)
         return self.weights, self.transfer, f"{100 * mean:.1f} ± {100 * spread:.1f} %", f"{self.minutes:.1f}", speed
 
 

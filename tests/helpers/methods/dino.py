@@ -1,6 +1,6 @@
 """`pretext.dino`, small."""
 
-from methods.method import TEXTURE_VIEW, Lesson, Method
+from methods.method import GREY_VIEW, TEXTURE_VIEW, Lesson, Method
 
 METHODS = {
     "DINO": Method(
@@ -35,5 +35,16 @@ METHODS = {
             lr=4e-3,
         ),
         rounding_grows=True,
+        learns_with={
+            "views": {
+                "large": {**GREY_VIEW, "size": 24, "count": 2},
+                "small": {**GREY_VIEW, "size": 16, "count": 1},
+            },
+            "num_prototypes": 64,
+            "temperature": 0.1,
+            "teacher_temperature": 0.02,
+            "centre_momentum": 0.8,
+            "momentum": 0.99,
+        },
     )
 }

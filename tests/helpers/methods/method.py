@@ -9,6 +9,8 @@ BACKBONE = {"name": "resnet10t", "kwargs": {"stem_width": 8, "channels": [8, 8, 
 # views of the textures in which their tint is of no help, and their orientation is kept
 TEXTURE_VIEW = {"size": 32, "scale": [0.6, 1.0], "hflip": 0, "brightness": 0.8, "contrast": 0.8, "saturation": 0.8,
                 "hue": 0.5, "grayscale": 0.5, "blur": 0}  # fmt: skip
+# views of the drawings without colour, on which views do not agree at first
+GREY_VIEW = {**TEXTURE_VIEW, "contrast": 0.4, "saturation": 0, "hue": 0, "grayscale": 1.0}
 # a crop of a drawing, cut into nine patches
 GRID_VIEW = {"size": 54, "scale": [0.8, 1.0], "ratio": [1, 1], "hflip": 0, "preset": "crop_and_flip"}
 
@@ -52,9 +54,12 @@ class Method(NamedTuple):
         task: The task's class, if the method is one of several ways to use it.
         rounding_grows: Its loss does not depend on some direction of its weights (the scale of an embedding, a key's
             bias in attention), so a gradient may be rounding and nothing else, of which Adam makes steps like others.
+        learns_with: Arguments that replace others where it has to learn from 200 small batches of the built-in
+            drawings (`tests/reliability/test_collapse.py`): ``arguments`` are made for equal figures in float32.
     """
 
     arguments: dict[str, Any]
     lesson: Lesson | None = None
     task: str | None = None
     rounding_grows: bool = False
+    learns_with: dict[str, Any] | None = None

@@ -1,8 +1,6 @@
 """`pretext.ressl`, small."""
 
-from methods.method import TEXTURE_VIEW, Lesson, Method
-
-GREY_VIEW = {**TEXTURE_VIEW, "saturation": 0, "hue": 0, "grayscale": 1.0}
+from methods.method import GREY_VIEW, Lesson, Method
 
 METHODS = {
     "ReSSL": Method(
@@ -22,7 +20,7 @@ METHODS = {
                 # without colour, on which views do not agree at first
                 "views": {
                     "weak": {**GREY_VIEW, "brightness": 0, "contrast": 0},
-                    "strong": {**GREY_VIEW, "brightness": 0.8, "contrast": 0.4},
+                    "strong": GREY_VIEW,
                 },
                 "projector_widths": [128, 128],
                 "queue_size": 512,
@@ -36,5 +34,15 @@ METHODS = {
             lr=6e-3,
         ),
         rounding_grows=True,
+        learns_with={
+            "views": {
+                "weak": {**GREY_VIEW, "size": 24, "brightness": 0, "contrast": 0, "count": 1},
+                "strong": {**GREY_VIEW, "size": 24, "count": 1},
+            },
+            "temperature": 0.1,
+            "teacher_temperature": 0.04,
+            "queue_size": 256,
+            "momentum": 0.97,
+        },
     )
 }

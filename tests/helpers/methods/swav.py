@@ -1,6 +1,6 @@
 """`pretext.swav`, small."""
 
-from methods.method import TEXTURE_VIEW, Lesson, Method
+from methods.method import GREY_VIEW, TEXTURE_VIEW, Lesson, Method
 
 METHODS = {
     "SwAV": Method(
@@ -35,5 +35,15 @@ METHODS = {
             lr=4e-3,
         ),
         rounding_grows=True,
+        learns_with={
+            "views": {
+                "large": {**GREY_VIEW, "size": 24, "count": 2},
+                "small": {**GREY_VIEW, "size": 16, "count": 1},
+            },
+            "num_prototypes": 32,
+            "temperature": 0.1,
+            "epsilon": 0.02,
+            "queue_size": 128,
+        },
     )
 }

@@ -1,6 +1,6 @@
 """`pretext.w_mse`, small."""
 
-from methods.method import TEXTURE_VIEW, Lesson, Method
+from methods.method import GREY_VIEW, TEXTURE_VIEW, Lesson, Method
 
 METHODS = {
     "WMSE": Method(
@@ -20,5 +20,6 @@ METHODS = {
             lr=4e-3,
         ),
         rounding_grows=True,
+        learns_with={"view": {**GREY_VIEW, "size": 24}},
     )
 }

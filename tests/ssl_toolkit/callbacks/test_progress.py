@@ -139,6 +139,8 @@ def test_status() -> None:
     ]
     assert training_status(metrics, 3, 750.2) == expected
     assert training_status({}, 1, None) == ["1 bad file"]
+    # one slow step
+    assert training_status({"train/images_per_second": 0.42}, 0, None) == ["0.42 images/s"]
 
 
 def test_seconds_left() -> None:

@@ -1,5 +1,6 @@
 """What a user gets wrong is answered in one line that names what is right."""
 
+import os
 import subprocess
 import sys
 import time
@@ -145,6 +146,22 @@ def test_print_config_is_a_recipe(capsys, recipe, tmp_path):
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["data"]["batch_size"] == 8
     assert printed["model"]["init_args"]["temperature"] == 0.5
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
+def test_a_reader_that_is_gone_ends_it_quietly(arguments, unbuffered):
+    read, write = os.pipe()
+    os.close(read)  # as of a `head` that has ended
+    done = subprocess.run(
+        [sys.executable, "-m", "ssl_toolkit", *arguments],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_output_that_nobody_reads_is_no_error():

@@ -53,6 +53,19 @@ def test_a_prototype_that_all_prefer_is_shared():
 def test_further_samples_take_part():
     scores = torch.rand(9, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(sinkhorn(scores[:5], 0.1, more=scores[5:]), sinkhorn(scores, 0.1)[:5])
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 0.005])
+def test_further_samples_do_not_count_unless_it_is_said(epsilon):
+    scores = 2 * torch.rand(9, 4, generator=torch.Generator().manual_seed(1)) - 1
+    scores[5:, 0] = 1.0  # much larger than the others', so that these would vanish beside it
+    scores[:5, 0] = -1.0
+    yes, no = torch.tensor(True), torch.tensor(False)
+    with_them = sinkhorn(scores[:5], epsilon, more=scores[5:])
+    assert torch.equal(sinkhorn(scores[:5], epsilon, more=scores[5:], more_counts=yes), with_them)
+    without = sinkhorn(scores[:5], epsilon, more=scores[5:], more_counts=no)
+    torch.testing.assert_close(without, sinkhorn(scores[:5], epsilon))
+    assert (without - with_them).abs().max() > 0.01
     assert not torch.allclose(sinkhorn(scores[:5], 0.1), sinkhorn(scores, 0.1)[:5], rtol=1e-3)
 
 

@@ -231,6 +231,16 @@ def run(tmp_path: Path) -> Path:
     return folder
 
 
+def test_the_losses_of_several_tasks_are_among_the_results(run: Path) -> None:
+    (run / "metrics.csv").write_text(
+        "step,epoch,train/loss,train/rotation_loss,val/rotation_loss\n0,0,5.0,1.25,1.375\n"
+    )
+    page = write_report(run).read_text(encoding="utf-8")
+    rows = [["train rotation loss", "1.25"], ["val rotation loss", "1.375"]]
+    for title, value in rows:
+        assert re.search(rf"{title}</td>\s*<td[^>]*>{re.escape(value)}<", page)
+
+
 def test_report_of_a_run(run: Path) -> None:
     page = write_report(run)
     assert page == run / "report.html"
