@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -44,6 +46,10 @@ def pytest_collection_modifyitems(config, items):
         if nightly and item.get_closest_marker("slow") is not None:
             raise pytest.UsageError(f"{item.nodeid} is marked both slow (the gate runs it) and nightly (it does not)")
         item.user_properties += [("group", groups[item]), ("guarantees", guarantees), ("nightly", nightly)]
+    if "NIGHTLY_DONE" in os.environ:
+        done = set(json.loads(Path(os.environ["NIGHTLY_DONE"]).read_text(encoding="utf-8")))
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in done])
+        items[:] = [item for item in items if item.nodeid not in done]
     if config.getoption("--changed"):
         import source_groups
 

@@ -2,7 +2,8 @@
 
     python tests/nightly.py
 
-takes about 40 minutes on two cores. A guarantee whose test fails is a row that says so. A test notes its figure by
+takes about an hour on two cores. One that was broken off goes on with `--resume`: what passed is not run again, unless
+files of its group have changed since. A guarantee whose test fails is a row that says so. A test notes its figure by
 ``reached("...")``. The stamp, tests/nightly.json, holds a hash of the source files of each group of tests that passed
 (`tests/helpers/source_groups.py`), so that ``pytest -m slow --changed`` runs the groups that have changed since.
 """
@@ -31,6 +32,8 @@ import source_groups  # noqa: E402
 
 PAGE = ROOT / "docs" / "reliability.md"
 DETAILS = ROOT / "docs" / "reliability_details.md"
+LOG = ROOT / "build" / "nightly.jsonl"
+DONE = ROOT / "build" / "nightly_done.json"
 OWN = ("tests/test_nightly.py", "tests/test_docs.py")  # they read the pages that are written here
 MOST_SECONDS = 70  # of what proves a method
 MOST_CHARACTERS = 120  # of a cell
@@ -172,7 +175,8 @@ The tests run on CPUs, with gloo, on one machine. What that cannot show, and how
 class Collector:
     """A plugin of pytest that notes what became of each test, whichever process ran it."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: Path | None = None, hashes: dict[str, str] | None = None) -> None:
+        self.log, self.hashes = log, hashes or {}
         self.seconds: dict[str, float] = defaultdict(float)
         self.outcomes: dict[str, str] = {}
         self.facts: dict[str, dict[str, Any]] = {}  # what `conftest.py` and the test itself say of it
@@ -185,6 +189,32 @@ class Collector:
         if report.when == "call":
             reached = [str(value) for name, value in report.user_properties if name == "reached"]
             self.facts[report.nodeid] = {**dict(report.user_properties), "reached": reached}
+        if report.when == "teardown" and self.log:
+            self._write(report.nodeid)
+
+    def take_over(self) -> list[str]:
+        """Takes the results of a run that was broken off for its own, and names their tests.
+
+        Only tests that passed count, and only those whose group has the same files as then.
+        """
+        assert self.log
+        lines = self.log.read_text(encoding="utf-8").splitlines(keepends=True) if self.log.exists() else []
+        found = [json.loads(line) for line in lines if line.endswith("\n")]  # the last may be cut off
+        self.log.unlink(missing_ok=True)
+        for each in found:
+            if each["outcome"] == "passed" and each["hash"] == self.hashes.get(each["facts"].get("group")):
+                test = each["test"]
+                self.seconds[test], self.outcomes[test], self.facts[test] = each["seconds"], "passed", each["facts"]
+                self._write(test)
+        return list(self.outcomes)
+
+    def _write(self, test: str) -> None:
+        assert self.log
+        facts = self.facts[test]
+        result = {"test": test, "outcome": self.outcomes.get(test), "seconds": self.seconds[test], "facts": facts}
+        self.log.parent.mkdir(exist_ok=True)
+        with self.log.open("a", encoding="utf-8") as log:
+            log.write(json.dumps({**result, "hash": self.hashes.get(facts.get("group", ""))}) + "\n")
 
     def tests_of(self, guarantee: str) -> list[str]:
         """The tests of a guarantee."""
@@ -210,7 +240,7 @@ class Collector:
         found: dict[str, dict[str, Any]] = {}
         for test, facts in self.facts.items():
             group = found.setdefault(facts.get("group", source_groups.CORE), {"passed": True, "seconds": 0.0})
-            group["passed"] &= self.outcomes.get(test) == "passed"
+            group["passed"] &= self.outcomes.get(test) in ("passed", "skipped")  # the gate would skip it, too
             group["seconds"] += 0.0 if facts.get("nightly") else self.seconds[test]
         return found
 
@@ -299,20 +329,31 @@ def write_stamp(collected: Collector, hashes: dict[str, str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--processes", default="2", help="pytest's -n")
+    parser.add_argument("--resume", action="store_true", help="go on with a run that was broken off")
     args = parser.parse_args()
     os.chdir(ROOT)
     hashes = {name: source_groups.digest(name) for name in source_groups.groups()}
-    collected = Collector()
+    collected = Collector(LOG, hashes)
+    if not args.resume:
+        LOG.unlink(missing_ok=True)
+    done = collected.take_over()
+    LOG.parent.mkdir(exist_ok=True)
+    DONE.write_text(json.dumps(done), encoding="utf-8")
+    os.environ["NIGHTLY_DONE"] = str(DONE)  # for conftest.py, in all processes
     # this process has imported what pytest would like to rewrite; the tests run in others
     options = ["-q", "-m", "", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
     status = pytest.main(
         [*options, "-n", args.processes, "tests", *(f"--deselect={each}" for each in OWN)], plugins=[collected]
     )
+    if status == pytest.ExitCode.INTERRUPTED:
+        sys.exit("broken off, and nothing written; go on with: python tests/nightly.py --resume")
     PAGE.write_text(page(collected), encoding="utf-8")
     DETAILS.write_text(details(collected), encoding="utf-8")
     # of the pages that have just been written
     status = pytest.main([*options, "-n", "1", *OWN], plugins=[collected]) or status
     write_stamp(collected, hashes)
+    skipped = [test for test, outcome in collected.outcomes.items() if outcome == "skipped"]
+    print(f"skipped: {', '.join(skipped) or 'none'}")
     for name, group in sorted(collected.groups().items()):
         if name != source_groups.CORE and group["seconds"] > MOST_SECONDS:
             print(f"{name}: its tests take {group['seconds']:.0f} s, more than {MOST_SECONDS} s")

@@ -67,6 +67,29 @@ def test_the_rows_say_what_the_tests_did(collected):
     assert "| **1 of 2 tests fail** |" in nightly.page(collected)
 
 
+def test_what_passed_before_is_taken_over(tmp_path):
+    (tmp_path / "test_example_again.py").write_text(EXAMPLE)
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    log, options = (
+        tmp_path / "log.jsonl",
+        ["-q", "-c", "/dev/null", "-o", "markers=guarantee", "-p", "no:cacheprovider"],
+    )
+    first = Collector(log, {"core": "as it was"})
+    pytest.main([*options, str(tmp_path)], plugins=[first])
+    with log.open("a") as file:
+        file.write('{"test": "cut off')
+    again = Collector(log, {"core": "as it was"})
+    done = again.take_over()
+    passed = [test for test, outcome in first.outcomes.items() if outcome == "passed"]
+    assert sorted(done) == sorted(passed)
+    assert len(done) == 4
+    assert again.figures("R1") == first.figures("R1")
+    assert {test: again.seconds[test] for test in done} == {test: first.seconds[test] for test in done}
+    assert Collector(log, {"core": "as it was"}).take_over() == done
+    assert Collector(log, {"core": "changed since"}).take_over() == []
+    assert Collector(log, {"core": "as it was"}).take_over() == []
+
+
 def test_a_group_with_a_failure_is_not_in_the_stamp(collected, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(source_groups, "STAMP", tmp_path / "stamp.json")
     monkeypatch.setattr(source_groups, "digest", lambda group: f"hash of {group}")
