@@ -118,7 +118,7 @@ SECTIONS = {
             "processes is read by 1, 2 and 4",
         ),
         "P4": Guarantee("uneven data: as many batches in every process, no sample twice, never wrong numbers"),
-        "P5": Guarantee("the first 20 losses of every method are those that are kept"),
+        "P5": Guarantee("the first losses of every method are those that are kept, on every processor"),
         "P6": Guarantee(
             "every figure that 2 or 3 processes write is that of one, also where they do not divide the images",
             "every figure that a run of 2 or 3 processes writes (training, validation, test, kNN) is that of one process "

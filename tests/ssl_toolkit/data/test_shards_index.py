@@ -422,8 +422,9 @@ def test_an_index_of_ten_million_images_opens_soon_and_in_little_memory(reached)
     figures = json.loads(said.stdout.splitlines()[-1])
     assert figures["images"] == count
     assert figures["seconds"] < 10
-    assert figures["memory"] < 1e9  # what it takes, beside what the libraries do
-    assert figures["setup_process_memory"] < 2e9
+    # what it takes, beside what the libraries do, which differs between processors
+    assert figures["memory"] < 1e9
+    assert figures["setup_memory"] < 1.2e9
     memory, later = figures["memory"] / 1e9, figures["setup_memory"] / 1e9
     reached(
         f"{count:,} images: opened in {figures['seconds']:.1f} s with {memory:.2f} GB; divided and an "
