@@ -2,8 +2,8 @@
 
     python tests/nightly.py
 
-takes about an hour on two cores. One that was broken off goes on with `--resume`: what passed is not run again, unless
-files of its group have changed since. A guarantee whose test fails is a row that says so. A test notes its figure by
+takes about an hour on two cores. One that was broken off, or that failed and was mended, goes on with `--resume`: what
+passed is not run again, unless a file that it depends on has changed since. A guarantee whose test fails is a row that says so. A test notes its figure by
 ``reached("...")``. The stamp, tests/nightly.json, holds a hash of the source files of each group of tests that passed
 (`tests/helpers/source_groups.py`), so that ``pytest -m slow --changed`` runs the groups that have changed since.
 """
@@ -13,6 +13,7 @@ files of its group have changed since. A guarantee whose test fails is a row tha
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.metadata
 import json
 import os
@@ -172,11 +173,17 @@ The tests run on CPUs, with gloo, on one machine. What that cannot show, and how
 """
 
 
+@functools.cache
+def _digest(group: str, file: str) -> str:
+    """Of what the tests of a file depend on, as it was when the run began."""
+    return source_groups.digest(group, file)
+
+
 class Collector:
     """A plugin of pytest that notes what became of each test, whichever process ran it."""
 
-    def __init__(self, log: Path | None = None, hashes: dict[str, str] | None = None) -> None:
-        self.log, self.hashes = log, hashes or {}
+    def __init__(self, log: Path | None = None) -> None:
+        self.log = log
         self.seconds: dict[str, float] = defaultdict(float)
         self.outcomes: dict[str, str] = {}
         self.facts: dict[str, dict[str, Any]] = {}  # what `conftest.py` and the test itself say of it
@@ -195,15 +202,15 @@ class Collector:
     def take_over(self) -> list[str]:
         """Takes the results of a run that was broken off for its own, and names their tests.
 
-        Only tests that passed count, and only those whose group has the same files as then.
+        Only tests that passed count, and only those of which no file has changed since.
         """
         assert self.log
         lines = self.log.read_text(encoding="utf-8").splitlines(keepends=True) if self.log.exists() else []
         found = [json.loads(line) for line in lines if line.endswith("\n")]  # the last may be cut off
         self.log.unlink(missing_ok=True)
         for each in found:
-            if each["outcome"] == "passed" and each["hash"] == self.hashes.get(each["facts"].get("group")):
-                test = each["test"]
+            test = each["test"]
+            if each["outcome"] == "passed" and each["hash"] == _digest(each["facts"]["group"], test.split("::")[0]):
                 self.seconds[test], self.outcomes[test], self.facts[test] = each["seconds"], "passed", each["facts"]
                 self._write(test)
         return list(self.outcomes)
@@ -212,9 +219,10 @@ class Collector:
         assert self.log
         facts = self.facts[test]
         result = {"test": test, "outcome": self.outcomes.get(test), "seconds": self.seconds[test], "facts": facts}
+        hashed = _digest(facts.get("group", source_groups.CORE), test.split("::")[0])
         self.log.parent.mkdir(exist_ok=True)
         with self.log.open("a", encoding="utf-8") as log:
-            log.write(json.dumps({**result, "hash": self.hashes.get(facts.get("group", ""))}) + "\n")
+            log.write(json.dumps({**result, "hash": hashed}) + "\n")
 
     def tests_of(self, guarantee: str) -> list[str]:
         """The tests of a guarantee."""
@@ -333,7 +341,7 @@ def main() -> None:
     args = parser.parse_args()
     os.chdir(ROOT)
     hashes = {name: source_groups.digest(name) for name in source_groups.groups()}
-    collected = Collector(LOG, hashes)
+    collected = Collector(LOG)
     if not args.resume:
         LOG.unlink(missing_ok=True)
     done = collected.take_over()

@@ -67,27 +67,45 @@ def test_the_rows_say_what_the_tests_did(collected):
     assert "| **1 of 2 tests fail** |" in nightly.page(collected)
 
 
-def test_what_passed_before_is_taken_over(tmp_path):
+def test_what_passed_before_is_taken_over(tmp_path, monkeypatch):
     (tmp_path / "test_example_again.py").write_text(EXAMPLE)
     (tmp_path / "conftest.py").write_text(CONFTEST)
     log, options = (
         tmp_path / "log.jsonl",
         ["-q", "-c", "/dev/null", "-o", "markers=guarantee", "-p", "no:cacheprovider"],
     )
-    first = Collector(log, {"core": "as it was"})
+    monkeypatch.setattr(nightly, "_digest", lambda group, file: f"{group} as it was, {Path(file).name}")
+    first = Collector(log)
     pytest.main([*options, str(tmp_path)], plugins=[first])
     with log.open("a") as file:
         file.write('{"test": "cut off')
-    again = Collector(log, {"core": "as it was"})
+    again = Collector(log)
     done = again.take_over()
     passed = [test for test, outcome in first.outcomes.items() if outcome == "passed"]
     assert sorted(done) == sorted(passed)
     assert len(done) == 4
     assert again.figures("R1") == first.figures("R1")
     assert {test: again.seconds[test] for test in done} == {test: first.seconds[test] for test in done}
-    assert Collector(log, {"core": "as it was"}).take_over() == done
-    assert Collector(log, {"core": "changed since"}).take_over() == []
-    assert Collector(log, {"core": "as it was"}).take_over() == []
+    assert Collector(log).take_over() == done
+    monkeypatch.setattr(nightly, "_digest", lambda group, file: "changed since")
+    assert Collector(log).take_over() == []
+    assert not log.exists()
+
+
+def test_a_test_depends_on_its_file_and_not_on_those_of_other_tests(tmp_path, monkeypatch):
+    changed, tests = ROOT / "tests" / "test_readme.py", ("tests/test_readme.py", "tests/test_docs.py::test_a[1]")
+    before = [source_groups.digest("core"), *(source_groups.digest("core", test) for test in tests)]
+    other = tmp_path / changed.name
+    other.write_text(changed.read_text() + "# more")
+    files = source_groups.files
+
+    class Other(type(changed)):
+        def read_bytes(self):
+            return other.read_bytes() if self.name == changed.name else super().read_bytes()
+
+    monkeypatch.setattr(source_groups, "files", lambda group: [Other(file) for file in files(group)])
+    after = [source_groups.digest("core"), *(source_groups.digest("core", test) for test in tests)]
+    assert [one == another for one, another in zip(before, after, strict=True)] == [False, False, True]
 
 
 def test_a_group_with_a_failure_is_not_in_the_stamp(collected, tmp_path, monkeypatch, capsys):

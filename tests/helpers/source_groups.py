@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import methods
 ROOT = Path(__file__).parents[2]
 STAMP = ROOT / "tests" / "nightly.json"
 CORE = "core"
+CHOOSING = (ROOT / "tests/nightly.py", Path(__file__).resolve())
 LIBRARIES = ("torch", "torchvision", "lightning", "timm", "numpy", "pillow")
 
 # what a method is made of beside its own file; what else it calls is proven on the representatives
@@ -37,14 +39,25 @@ def groups() -> list[str]:
     return [CORE, *methods.tasks()]
 
 
-def digest(group: str) -> str:
-    """The hash of what a group's tests depend on: its files, the libraries, and of a method its kept losses."""
+def digest(group: str, test: str | None = None) -> str:
+    """The hash of what a group's tests depend on: its files, the libraries, and of a method its kept losses.
+
+    Args:
+        group: The group.
+        test: One of its tests, as pytest names it: without the files of other tests, but those that its file imports,
+            and without what chooses tests.
+    """
     facts: list[Any] = [f"Python {sys.version_info[0]}.{sys.version_info[1]}"]
     facts += [f"{library} {importlib.metadata.version(library).partition('+')[0]}" for library in LIBRARIES]
     if group != CORE:
         facts.append(golden_losses.read()["losses"].get(group))
     hashed = hashlib.sha256(json.dumps(facts).encode())
+    own = ROOT / test.split("::")[0] if test else None
+    used = re.findall(r"^(?:from|import) (test_\w+)", own.read_text(encoding="utf-8"), re.MULTILINE) if own else []
     for file in files(group):
+        is_other = file != own and file.name.startswith("test_") and file.stem not in used
+        if own and (is_other or file in CHOOSING):
+            continue
         hashed.update(f"\n{file.relative_to(ROOT).as_posix()}\n".encode())
         hashed.update(file.read_bytes())
     return hashed.hexdigest()

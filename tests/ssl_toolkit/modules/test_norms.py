@@ -279,7 +279,8 @@ def test_onnx(tmp_path, name, arguments):
     shake(backbone)
     save_backbone(tmp_path / "w.safetensors", backbone, {})
     session = runtime.InferenceSession(export(str(tmp_path / "w.safetensors"), "onnx", str(tmp_path / "w.onnx")))
-    for batch, height, width in ((1, 64, 64), (3, 33, 50)):
+    # two channels of a map of one pixel have a sign and nothing else, which rounding may turn
+    for batch, height, width in ((1, 96, 96), (3, 70, 99)):
         x = torch.rand(batch, 3, height, width)
         (features,) = session.run(["features"], {"images": x.numpy()})
         torch.testing.assert_close(torch.from_numpy(features), backbone(x).detach(), rtol=1e-3, atol=1e-4)
