@@ -46,8 +46,14 @@ def pytest_collection_modifyitems(config, items):
         if nightly and item.get_closest_marker("slow") is not None:
             raise pytest.UsageError(f"{item.nodeid} is marked both slow (the gate runs it) and nightly (it does not)")
         item.user_properties += [("group", groups[item]), ("guarantees", guarantees), ("nightly", nightly)]
-    if "NIGHTLY_DONE" in os.environ:
-        done = set(json.loads(Path(os.environ["NIGHTLY_DONE"]).read_text(encoding="utf-8")))
+    if "NIGHTLY" in os.environ:
+        folder = Path(os.environ["NIGHTLY"])
+        done = set(json.loads((folder / "done.json").read_text(encoding="utf-8")))
+        # the methods first, one after the other, so that a run that is broken off has proven some of them
+        items.sort(key=lambda item: (groups[item] == "core", groups[item]))
+        if os.environ.get("PYTEST_XDIST_WORKER", "gw0") == "gw0":
+            names = {group: [item.nodeid for item in items if groups[item] == group] for group in groups.values()}
+            (folder / "tests.json").write_text(json.dumps(names), encoding="utf-8")
         config.hook.pytest_deselected(items=[item for item in items if item.nodeid in done])
         items[:] = [item for item in items if item.nodeid not in done]
     if config.getoption("--changed"):

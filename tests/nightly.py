@@ -33,8 +33,8 @@ import source_groups  # noqa: E402
 
 PAGE = ROOT / "docs" / "reliability.md"
 DETAILS = ROOT / "docs" / "reliability_details.md"
-LOG = ROOT / "build" / "nightly.jsonl"
-DONE = ROOT / "build" / "nightly_done.json"
+FOLDER = ROOT / "build" / "nightly"
+LOG = FOLDER / "results.jsonl"
 OWN = ("tests/test_nightly.py", "tests/test_docs.py")  # they read the pages that are written here
 MOST_SECONDS = 70  # of what proves a method
 MOST_CHARACTERS = 120  # of a cell
@@ -220,7 +220,6 @@ class Collector:
         facts = self.facts[test]
         result = {"test": test, "outcome": self.outcomes.get(test), "seconds": self.seconds[test], "facts": facts}
         hashed = _digest(facts.get("group", source_groups.CORE), test.split("::")[0])
-        self.log.parent.mkdir(exist_ok=True)
         with self.log.open("a", encoding="utf-8") as log:
             log.write(json.dumps({**result, "hash": hashed}) + "\n")
 
@@ -320,18 +319,29 @@ def circumstances() -> str:
     return f"{time.strftime('%Y-%m-%d')}, {here}, {versions}"
 
 
-def write_stamp(collected: Collector, hashes: dict[str, str]) -> None:
-    """Writes the groups of which every test passed and no file changed during the tests; the others have to be run again."""
+def write_stamp(collected: Collector, hashes: dict[str, str], tests: dict[str, list[str]]) -> None:
+    """Writes the groups of which every test passed and no file changed during the tests; the others have to be run again.
+
+    Args:
+        collected: What became of the tests.
+        hashes: Of the groups' files when the tests began.
+        tests: The names of all tests of each group.
+    """
     groups = collected.groups()
     proven = {
         name: {"hash": hashed, "seconds": round(groups[name]["seconds"], 1)}
         for name, hashed in hashes.items()
-        if name in groups and groups[name]["passed"] and source_groups.digest(name) == hashed
+        if name in groups
+        and groups[name]["passed"]
+        and source_groups.digest(name) == hashed
+        and set(tests[name]) <= set(collected.outcomes)
     }
     content = {"command": "python tests/nightly.py", "when": circumstances(), "groups": proven}
     source_groups.STAMP.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     for name in sorted(set(hashes) - set(proven)):
-        print(f"{name}: not all of its tests passed, or its files changed during the run; it is left out of the stamp")
+        print(
+            f"{name}: not all of its tests ran and passed, or its files changed during the run; it is left out of the stamp"
+        )
 
 
 def main() -> None:
@@ -342,24 +352,26 @@ def main() -> None:
     os.chdir(ROOT)
     hashes = {name: source_groups.digest(name) for name in source_groups.groups()}
     collected = Collector(LOG)
+    FOLDER.mkdir(parents=True, exist_ok=True)
     if not args.resume:
         LOG.unlink(missing_ok=True)
     done = collected.take_over()
-    LOG.parent.mkdir(exist_ok=True)
-    DONE.write_text(json.dumps(done), encoding="utf-8")
-    os.environ["NIGHTLY_DONE"] = str(DONE)  # for conftest.py, in all processes
+    (FOLDER / "done.json").write_text(json.dumps(done), encoding="utf-8")
+    os.environ["NIGHTLY"] = str(FOLDER)  # for conftest.py, in all processes
     # this process has imported what pytest would like to rewrite; the tests run in others
     options = ["-q", "-m", "", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
     status = pytest.main(
         [*options, "-n", args.processes, "tests", *(f"--deselect={each}" for each in OWN)], plugins=[collected]
     )
+    tests = json.loads((FOLDER / "tests.json").read_text(encoding="utf-8"))
     if status == pytest.ExitCode.INTERRUPTED:
-        sys.exit("broken off, and nothing written; go on with: python tests/nightly.py --resume")
+        write_stamp(collected, hashes, tests)
+        sys.exit("broken off, and no page written; go on with: python tests/nightly.py --resume")
     PAGE.write_text(page(collected), encoding="utf-8")
     DETAILS.write_text(details(collected), encoding="utf-8")
     # of the pages that have just been written
     status = pytest.main([*options, "-n", "1", *OWN], plugins=[collected]) or status
-    write_stamp(collected, hashes)
+    write_stamp(collected, hashes, tests)
     skipped = [test for test, outcome in collected.outcomes.items() if outcome == "skipped"]
     print(f"skipped: {', '.join(skipped) or 'none'}")
     for name, group in sorted(collected.groups().items()):

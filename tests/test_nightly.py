@@ -115,14 +115,18 @@ def test_a_group_with_a_failure_is_not_in_the_stamp(collected, tmp_path, monkeyp
     passing = Collector()
     for test, group in (("a", "core"), ("b", "SimCLR")):
         passing.facts[test], passing.outcomes[test] = {"group": group, "reached": []}, "passed"
-    nightly.write_stamp(passing, hashes)
+    tests = {"core": ["a"], "SimCLR": ["b"]}
+    nightly.write_stamp(passing, hashes, tests)
     assert source_groups.changed_groups() == set(source_groups.groups()) - {"core", "SimCLR"}
-    nightly.write_stamp(passing, hashes | {"SimCLR": "another, when the tests began"})
+    nightly.write_stamp(passing, hashes | {"SimCLR": "another, when the tests began"}, tests)
     assert "SimCLR" in source_groups.changed_groups()
-    passing.outcomes["a"] = "failed"
-    nightly.write_stamp(passing, hashes)
+    nightly.write_stamp(passing, hashes, tests | {"core": ["a", "one that did not run"]})
     assert "core" in source_groups.changed_groups()
-    assert "core: not all of its tests passed" in capsys.readouterr().out
+    assert "SimCLR" not in source_groups.changed_groups()
+    passing.outcomes["a"] = "failed"
+    nightly.write_stamp(passing, hashes, tests)
+    assert "core" in source_groups.changed_groups()
+    assert "core: not all of its tests ran and passed" in capsys.readouterr().out
     (tmp_path / "stamp.json").unlink()
     assert source_groups.changed_groups() == set(source_groups.groups())
 
