@@ -109,7 +109,7 @@ SECTIONS = {
     "Several processes": {
         "P1": Guarantee(
             "2 and 4 processes have the loss and every gradient of one, for every method",
-            "W = 2 processes have the loss and every gradient of one to 1e-10 in float64 and 1e-5 in float32, for "
+            "W = 2 processes have the loss and every gradient of one to 1e-10 in float64 and 2e-5 in float32, for "
             "every method, BatchNorm included; so have W = 4",
         ),
         "P2": Guarantee("the test of P1 finds each bug that was put there for it"),

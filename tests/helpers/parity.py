@@ -30,8 +30,8 @@ from ssl_toolkit.distributed.ranks import world_size
 from ssl_toolkit.task import Task
 
 GLOBAL_BATCH = 8
-# relative, of the loss and of the gradient of each parameter
-LIMITS = {torch.float64: 1e-10, torch.float32: 1e-5}
+# relative, of the loss and of the gradient of each parameter; in float32 rounding is 2e-6 to 1.1e-5, by processor
+LIMITS = {torch.float64: 1e-10, torch.float32: 2e-5}
 # Where rounding lets a ReLU or a pooling decide otherwise, a gradient jumps. That is rare and belongs to one batch, a
 # bug to all of them: in float32 the best of some batches counts.
 EPOCHS = {torch.float64: (0,), torch.float32: (0, 1, 2)}
