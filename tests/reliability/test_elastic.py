@@ -156,6 +156,8 @@ def largest_difference(first, second):
 # That the arithmetic is right is seen in float64. In float32 rounding grows from step to step, most where a loss does
 # not depend on the scale of an embedding (others stay below 2e-6).
 LIMITS = {"32-true": 3e-4, "64-true": 1e-12}
+# Adam makes a step of rounding, in all of them: 1e-4 on an AMD EPYC, 3e-3 on an Intel Xeon; float64 tells bugs from it
+WHERE_ROUNDING_GROWS = 1e-2
 
 
 @pytest.mark.guarantee("R7")
@@ -182,7 +184,8 @@ def test_one_two_four_and_one_process_again_train_what_one_does(name, tmp_path, 
         assert [len(part) for part in each[:3]] == [4, 4, 3]
         assert [batch for part in each for batch in part] == expected[precision]
         differences[precision] = largest_difference(checkpoint(run), checkpoint(run.with_name("whole")))
-        assert differences[precision] <= LIMITS[precision], differences
+        grows = precision == "32-true" and methods.table()[name].rounding_grows
+        assert differences[precision] <= (WHERE_ROUNDING_GROWS if grows else LIMITS[precision]), differences
     reached(
         f"{name}: the same order; weights differ by at most {differences['64-true']:.0e} in float64, "
         f"{differences['32-true']:.0e} in float32"
