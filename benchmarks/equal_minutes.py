@@ -19,21 +19,21 @@ validation images. The random row is the first row's network, with BatchNorm sta
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import yaml
-from measuring import HERE, Trainee, Turn, add_outputs, draw_bars, write_json
+from measuring import HERE, MOST_OTHERS, add_outputs, draw_bars, in_turns, write_json
 
+MOST_DRIFT = 1.2  # of the first row's rate between its turns, before it is said
 AT_ONCE = 5  # processes that are measured beside the first row's
 LIDAR_IMAGES, LIDAR_VIEWS = 1000, 10
 RANDOM = "random weights"
@@ -69,48 +69,45 @@ def command(row: dict[str, Any], args: argparse.Namespace, run: Path) -> list[st
 
 def measure_rates(rows: dict[str, dict[str, Any]], args: argparse.Namespace, done: dict[str, Any]) -> None:
     """Adds to ``done`` the steps a second and the peak memory of each row that has none."""
+    from ssl_toolkit.run_folder import processor
+
     first = next(iter(rows))
     missing = [name for name in rows if name not in done and name != first]
     if first not in done:
         missing = missing or [first]
-    with tempfile.TemporaryDirectory() as folder:
-        for start in range(0, len(missing), AT_ONCE):
-            group = dict.fromkeys([first, *missing[start : start + AT_ONCE]])
-            turns, memory = in_turns({name: rows[name] for name in group}, args, Path(tempfile.mkdtemp(dir=folder)))
-            beside = [turn.steps_per_second for turn in turns[first]]
-            if first not in done:
-                done[first] = {"steps_per_second": max(beside), "turns": turns[first], "peak_memory": memory[first]}
-            for name in group:
-                ratios = [turn.steps_per_second / other for turn, other in zip(turns[name], beside, strict=True)]
-                if name != first:
-                    done[name] = {
-                        "steps_per_second": statistics.median(ratios) * done[first]["steps_per_second"],
-                        "ratios": ratios, "turns": turns[name], "peak_memory": memory[name],
-                    }  # fmt: skip
-
-
-def in_turns(
-    rows: dict[str, dict[str, Any]], args: argparse.Namespace, folder: Path
-) -> tuple[dict[str, list[Turn]], dict[str, int]]:
-    """The turns of processes of which only one trains at any moment, and the peak memory of each, in bytes."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # stopped processes would stay for ever
     environment = {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
-    turns: dict[str, list[Turn]] = {name: [] for name in rows}
-    with contextlib.ExitStack() as stack:
-        trainees = {}
-        for number, (name, row) in enumerate(rows.items()):
-            own = folder / str(number)
-            own.mkdir()
-            made = command(row, args, own / "run")
-            made += ["--trainer.max_steps", "1000000", "--trainer.callbacks", '[{"class_path": "each_step.EachStep"}]']
-            trainees[name] = Trainee(made, own, environment)
-            stack.callback(trainees[name].end)
-        for number in range(args.rounds):
-            for name, trainee in trainees.items():
-                turns[name].append(trainee.turn(args.seconds))
-                rate, others = turns[name][-1]
-                print(f"round {number + 1}: {name}: {rate:.3g} steps/s, others {others:.2f} cores", file=sys.stderr)
-        return turns, {name: trainee.peak_memory() for name, trainee in trainees.items()}
+    endless = ["--trainer.max_steps", "1000000", "--trainer.callbacks", '[{"class_path": "each_step.EachStep"}]']
+    for start in range(0, len(missing), AT_ONCE):
+        group = dict.fromkeys([first, *missing[start : start + AT_ONCE]])
+        with tempfile.TemporaryDirectory() as folder:
+            commands = {
+                name: [*command(rows[name], args, Path(folder) / str(number)), *endless]
+                for number, name in enumerate(group)
+            }
+            turns = in_turns(commands, args.seconds, args.rounds, args.tries, environment)
+        beside = [turn.steps_per_second for turn in turns[first]]
+        circumstances = {"processor": processor(), "date": time.strftime("%Y-%m-%d")}
+        if first not in done:
+            done[first] = {"steps_per_second": max(beside)}
+        elif done[first]["processor"] != processor():
+            raise SystemExit(
+                f"the rates so far are of another processor ({done[first]['processor']}): measure all again"
+            )
+        for name in group:
+            ratios = [turn.steps_per_second / other for turn, other in zip(turns[name], beside, strict=True)]
+            if name != first:
+                done[name] = {"steps_per_second": statistics.median(ratios) * done[first]["steps_per_second"]}
+            if name != first or "turns" not in done[first]:
+                memory = max(turn.peak_memory for turn in turns[name])
+                done[name] |= {"settings": rows[name], "ratios": ratios, "turns": turns[name], "peak_memory": memory}
+                done[name] |= circumstances
+        others = max(turn.others for each in turns.values() for turn in each)
+        if others > MOST_OTHERS or max(beside) > MOST_DRIFT * min(beside):
+            print(
+                f"not quiet: other programs took up to {others:.2f} cores, and {first} made {min(beside):.3g} to "
+                f"{max(beside):.3g} steps a second; the minutes of these rows are rough",
+                file=sys.stderr,
+            )
 
 
 def train(name: str, row: dict[str, Any], steps: int, args: argparse.Namespace) -> Path:
@@ -127,8 +124,8 @@ def train(name: str, row: dict[str, Any], steps: int, args: argparse.Namespace) 
     return run
 
 
-def judge(row: dict[str, Any], weights: Path | None, args: argparse.Namespace) -> dict[str, Any]:
-    """The figures of a backbone; of the row's network with random weights where there is no file."""
+def judge(run: Path, is_random: bool, args: argparse.Namespace) -> dict[str, Any]:
+    """The figures of a run's backbone, or of its network with random weights."""
     import torch
 
     from ssl_toolkit.augment import CenterView, RandomView
@@ -154,15 +151,15 @@ def judge(row: dict[str, Any], weights: Path | None, args: argparse.Namespace) -
         test_path=args.test,
         labels="folder",
         image_size=size,
-        val_fraction=0.1,
+        splits=str(run),  # the validation images of the row
         batch_size=256,
         cache="disk",
     )
     data.prepare_data()
     data.setup()
-    backbone = load_backbone(weights or row["network_of"])
-    if weights is None:
-        backbone = random_backbone(backbone, row["seed"])
+    backbone = load_backbone(run / "backbone.safetensors")
+    if is_random:
+        backbone = random_backbone(backbone, 0)
         calibrate_batch_norm(backbone, data.loader("train", shuffle=True), view)
     parts = [extract_features(backbone, data.loader(split), view) for split in ("train", "val", "test")]
     labelled = [(part.features["pooled"], part.labels) for part in parts]
@@ -224,6 +221,7 @@ def main() -> None:
     parser.add_argument("--only_rates", action="store_true", help="measure the rates and stop")
     parser.add_argument("--seconds", type=float, default=10, help="of a turn in which a rate is measured")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each row")
+    parser.add_argument("--tries", type=int, default=2, help="how often a turn that others disturb is made at most")
     add_outputs(parser)
     args = parser.parse_args()
     for name in ("images", "test"):
@@ -236,6 +234,10 @@ def main() -> None:
         raise SystemExit(f"--only {', '.join(sorted(unknown))}: expected some of {', '.join(rows)}")
     args.runs.mkdir(parents=True, exist_ok=True)
     results = json.loads(args.json.read_text()) if args.json.exists() else {"rates": {}, "rows": {}}
+    for kind in ("rates", "rows"):
+        for name in set(rows) & set(results[kind]):
+            if results[kind][name]["settings"] != rows[name]:
+                raise SystemExit(f"{name}: {args.json} has it with other settings; give it another name, or a new file")
     if set(rows) - set(results["rates"]):
         measure_rates(rows, args, results["rates"])
         write_json(args.json, results)
@@ -249,12 +251,11 @@ def main() -> None:
         results["rows"][name] = {
             "minutes": rows[name]["minutes"], "steps": steps, "batch": batch, "seed": rows[name]["seed"],
             "images_per_second": batch * rate["steps_per_second"], "peak_memory": rate["peak_memory"],
-            **judge(rows[name], run / "backbone.safetensors", args), **pretext_figures(run),
+            "settings": rows[name], **judge(run, False, args), **pretext_figures(run),
         }  # fmt: skip
         if RANDOM not in results["rows"]:
             random = {"minutes": 0, "steps": 0, "batch": batch, "seed": 0, "images_per_second": 0, "peak_memory": 0}
-            row = {**rows[name], "network_of": run / "backbone.safetensors"}
-            results["rows"][RANDOM] = {**random, **judge(row, None, args)}
+            results["rows"][RANDOM] = {**random, **judge(run, True, args)}
         write_json(args.json, results)
         results = json.loads(args.json.read_text())
         shutil.rmtree(run / "checkpoints", ignore_errors=True)

@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 PEERS = Path(os.environ.get("SSL_TOOLKIT_PEERS", Path.home() / ".cache" / "ssl-toolkit" / "peers"))
 
 # how many cores other programs may take while we measure
-_MOST_OTHERS = 0.1
+MOST_OTHERS = 0.1
 
 
 class Window(NamedTuple):
@@ -44,10 +44,12 @@ class Turn(NamedTuple):
     Attributes:
         steps_per_second: Its speed.
         others: How many cores other programs took in that time.
+        peak_memory: The largest resident memory of the process so far, in bytes; 0 where the system does not tell.
     """
 
     steps_per_second: float
     others: float
+    peak_memory: int
 
 
 def peer_python(name: str, *packages: str) -> Path | None:
@@ -126,7 +128,7 @@ def undisturbed(command: list[str], tries: int, before: Callable[[], object] = l
     for _ in range(tries):
         before()
         windows.append(window(command))
-        if windows[-1].others < _MOST_OTHERS:
+        if windows[-1].others < MOST_OTHERS:
             break
     return min(windows, key=lambda each: each.others)
 
@@ -172,15 +174,15 @@ class Trainee:
             time.sleep(0.2)
         self._signal(signal.SIGSTOP)
         others = (busy_seconds() - busy) - (self._cpu_seconds() - own)
-        return Turn((len(found) - 1) / (found[-1] - found[0]), max(0.0, others) / (time.monotonic() - start))
+        rate = (len(found) - 1) / (found[-1] - found[0])
+        return Turn(rate, max(0.0, others) / (time.monotonic() - start), self._peak_memory())
 
     def end(self) -> None:
         """Ends the process and those that it has started."""
         self._signal(signal.SIGKILL)
         self._process.wait()
 
-    def peak_memory(self) -> int:
-        """The largest resident memory of the process so far, in bytes; 0 where the system does not tell."""
+    def _peak_memory(self) -> int:
         status = Path(f"/proc/{self._process.pid}/status")
         lines = status.read_text().splitlines() if status.exists() else []
         return next((1024 * int(line.split()[1]) for line in lines if "VmHWM" in line), 0)
@@ -238,14 +240,14 @@ def in_turns(
         for number in range(rounds):
             for name, trainee in trainees.items():
                 turns[name].append(_undisturbed_turn(trainee, seconds, tries))
-                rate, others = turns[name][-1]
+                rate, others, _ = turns[name][-1]
                 print(f"round {number + 1}: {name}: {rate:.3g} steps/s, others {others:.2f} cores", file=sys.stderr)
     return turns
 
 
 def _undisturbed_turn(trainee: Trainee, seconds: float, tries: int) -> Turn:
     made: list[Turn] = []
-    while len(made) < tries and not (made and made[-1].others < _MOST_OTHERS):
+    while len(made) < tries and not (made and made[-1].others < MOST_OTHERS):
         made.append(trainee.turn(seconds))
     return min(made, key=lambda each: each.others)
 

@@ -43,7 +43,7 @@ class PatchPosition(GridTask):
     photograph_accuracy = PhotographAccuracy(
         "position_top1",
         0.40,
-        "Doersch et al. 2015, arXiv 1505.05192: 38 to 40 % on photographs of ImageNet",
+        "reported of Doersch et al. 2015, arXiv 1505.05192: 38 to 40 % on ImageNet",
         "model.colour, model.rescaling, model.downsampling, a larger model.jitter, a smaller model.patch_size",
     )
     compared: Tensor

@@ -15,10 +15,10 @@ from timm.models import is_model_in_modules, is_model_pretrained
 from torch import nn
 
 from ssl_toolkit.errors import nearest
-from ssl_toolkit.modules import resnet9  # noqa: F401 - it adds itself to timm's registry
+from ssl_toolkit.modules import resnet9
 
 # The families that this project adds to timm's registry; plain timm does not know them.
-OWN_FAMILIES = ("resnet9",)
+OWN_FAMILIES = (resnet9.__name__.rpartition(".")[2],)
 
 # The families (modules of timm.models) of convolutional networks; a few of their members add a block of attention.
 # The others are built on attention or token mixing, or take images of one size only.
