@@ -113,7 +113,7 @@ class Backbone(nn.Module):
         self._takes = math.inf  # the smallest images known to be large enough, in pixels
         if stem != "standard":
             shrink_stem(self.model, name, stem)
-        replace_norms(self.model, norm)
+        replace_norms(self.model, norm, in_channels)
         if weight_standardization:
             standardize_weights(self.model)
         self.num_features: int = self.model.head_hidden_size

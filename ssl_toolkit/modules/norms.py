@@ -52,12 +52,16 @@ def check_arguments(norm: str, weight_standardization: bool, pretrained: bool) -
         )
 
 
-def replace_norms(model: nn.Module, norm: Norm) -> None:
-    """Replaces every normalisation of feature maps (BatchNorm, LayerNorm, GroupNorm), in place.
+def replace_norms(model: nn.Module, norm: Norm, in_channels: int = 3) -> None:
+    """Replaces every normalisation (BatchNorm, LayerNorm, GroupNorm), in place.
+
+    With "group", what normalises averages over all places (after the global pooling, in squeeze-and-excitation) gets
+    one group: of two channels at a single place, their mean subtracted and divided by their spread, a sign is left.
 
     Args:
         model: A network of timm.
         norm: "group", "layer" or "none", as `ssl_toolkit.modules.Backbone` explains them; "own" changes nothing.
+        in_channels: Channels of the images that the network takes.
 
     Raises:
         ValueError: If the network has no such layer.
@@ -72,8 +76,32 @@ def replace_norms(model: nn.Module, norm: Norm) -> None:
     ]
     if not found:
         raise ValueError(f"norm is {norm!r}, but the network has no normalisation layer to replace; use norm: own")
+    pooled = _norms_of_one_place(model, in_channels) if norm == "group" else set()
     for parent, name, layer in found:
-        setattr(parent, name, ScaleAndShift(layer) if norm == "none" else GroupNorm(layer, norm == "layer"))
+        one_group = norm == "layer" or layer in pooled
+        setattr(parent, name, ScaleAndShift(layer) if norm == "none" else GroupNorm(layer, one_group))
+
+
+@torch.no_grad()
+def _norms_of_one_place(model: nn.Module, in_channels: int) -> set[nn.Module]:
+    """The normalisations that get one vector of each image, where the image has the size the network is made for."""
+    found: set[nn.Module] = set()
+
+    def look(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        x: Tensor = inputs[0]
+        if x.numel() == x.shape[0] * _num_channels(layer):
+            found.add(layer)
+
+    layers = [each for each in model.modules() if isinstance(each, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm)]
+    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
+    training = [each for each in model.modules() if each.training]
+    side = cast(Any, model).pretrained_cfg["input_size"][-1]
+    model.eval()(next(model.parameters()).new_zeros(1, in_channels, side, side))
+    for each in training:
+        each.training = True
+    for hook in hooks:
+        hook.remove()
+    return found
 
 
 def num_groups(num_channels: int) -> int:
