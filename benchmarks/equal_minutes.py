@@ -245,7 +245,7 @@ def main() -> None:
         if name in results["rows"] or (args.only and name not in args.only):
             continue
         rate = results["rates"][name]
-        steps = round(60 * rows[name]["minutes"] * rate["steps_per_second"])
+        steps = max(1, round(60 * rows[name]["minutes"] * rate["steps_per_second"]))
         run = train(name, rows[name], steps, args)
         batch = yaml.safe_load((run / "config.yaml").read_text())["data"]["batch_size"]
         results["rows"][name] = {
