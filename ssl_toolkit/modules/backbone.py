@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from ssl_toolkit.errors import nearest, no_switch
 from ssl_toolkit.modules.least_size import check_size, is_too_small
 from ssl_toolkit.modules.norms import Norm, check_arguments, replace_norms, standardize_weights
+from ssl_toolkit.modules.small_maps import quicken_small_maps
 from ssl_toolkit.modules.stem import STEMS, shrink_stem
 from ssl_toolkit.modules.timm_network import check_name, create_model, plain_kwargs
 
@@ -116,6 +117,7 @@ class Backbone(nn.Module):
         replace_norms(self.model, norm, in_channels)
         if weight_standardization:
             standardize_weights(self.model)
+        quicken_small_maps(self.model)
         self.num_features: int = self.model.head_hidden_size
         self.stages: list[str] = [info["module"] or "stem" for info in self.model.feature_info]
         self.stage_channels: list[int] = [info["num_chs"] for info in self.model.feature_info]

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_toolkit.errors import nearest
+from ssl_toolkit.modules.small_maps import SmallMapConv2d
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -225,7 +226,7 @@ def standardize_weights(model: nn.Module) -> None:
         layer.__class__ = replacements[type(layer)]
 
 
-class StandardizedConv2d(nn.Conv2d):
+class StandardizedConv2d(SmallMapConv2d):
     """A convolution whose kernels have mean 0 and variance 1, each output's its own, whatever its parameter holds."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

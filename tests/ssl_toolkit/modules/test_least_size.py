@@ -21,6 +21,7 @@ def works(backbone, side):
 @pytest.mark.parametrize(
     ("name", "kwargs"), [("vgg11", {}), ("convnext_atto", {}), ("inception_v3", {}), ("densenet121", {})]
 )
+@pytest.mark.slow
 def test_the_size_that_is_named_works_and_one_pixel_less_does_not(name, kwargs):
     backbone = Backbone(name, kwargs=kwargs, in_channels=1).train()
     state = {key: value.clone() for key, value in backbone.state_dict().items()}
@@ -51,6 +52,7 @@ def fail(x):
 
 
 @pytest.mark.parametrize("command", ["pretrain", "transfer", "lr-find"])
+@pytest.mark.slow
 def test_before_the_run_begins(command, tmp_path, capsys):
     recipe = {"transfer": "finetune"}.get(command, "simclr")
     options = ["-c", recipe, *SMALL, "--model.backbone.name", "inception_v3", "--out", str(tmp_path / "run")]

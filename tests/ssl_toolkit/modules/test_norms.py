@@ -24,6 +24,7 @@ from ssl_toolkit.modules.norms import (
     standardize_weights,
     standardized,
 )
+from ssl_toolkit.modules.small_maps import SmallMapConv2d
 from ssl_toolkit.weights import WeightsError, load_backbone, load_into, read_header, save_backbone
 from ssl_toolkit.weights.export import export
 
@@ -211,7 +212,7 @@ def test_kernels_are_standardised_and_their_scale_and_mean_do_not_matter():
 
 def test_what_has_no_norm_after_it_is_not_standardised():
     squeeze = Backbone("regnety_002", weight_standardization=True)
-    plain = [name for name, each in squeeze.named_modules() if type(each) is nn.Conv2d]
+    plain = [name for name, each in squeeze.named_modules() if type(each) is SmallMapConv2d]
     assert plain
     assert all(".se." in name for name in plain)
     depthwise = nn.Sequential(nn.Conv2d(4, 4, 1, groups=4, bias=False), nn.Conv2d(4, 8, 3))
