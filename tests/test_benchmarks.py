@@ -61,6 +61,7 @@ print(json.dumps(in_turns(commands, seconds=0.5, rounds=2, tries=1, environment=
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="turns are measured by way of /proc")
+@pytest.mark.slow
 def test_processes_that_take_turns_are_measured_while_they_run():
     command = [sys.executable, "-c", TURNS, WALK]
     said = subprocess.run(command, capture_output=True, text=True, timeout=100, env={"PYTHONPATH": str(FOLDER)})

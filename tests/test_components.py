@@ -96,6 +96,7 @@ def test_every_optimizer_with_every_schedule_resumes_exactly(optimizer, command,
 
 
 @pytest.mark.parametrize("regularizer", each_regularizer())
+@pytest.mark.slow
 def test_each_regularizer_changes_what_is_learned_on_both_sides_and_resumes_exactly(regularizer, tmp_path):
     for command in SIDES:
         plain, changed = (
@@ -107,6 +108,7 @@ def test_each_regularizer_changes_what_is_learned_on_both_sides_and_resumes_exac
         assert_resumes_exactly(changed, command)
 
 
+@pytest.mark.slow
 def test_all_regularizers_together(tmp_path):
     assert_resumes_exactly(run(tmp_path, "transfer", "SGD", regularizers=REGULARIZERS), "transfer")
 
@@ -116,6 +118,7 @@ MIXED = {"precision": "bf16-mixed", "accumulate_grad_batches": 2}
 
 
 @pytest.mark.parametrize("command", SIDES)
+@pytest.mark.slow
 def test_all_regularizers_in_mixed_precision_with_accumulated_gradients(command, tmp_path, monkeypatch):
     monkeypatch.setitem(BACKBONE, "stem", "small")
     monkeypatch.setitem(DATA, "image_size", 32)

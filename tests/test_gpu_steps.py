@@ -19,6 +19,7 @@ DRAW_FROM_A_GPU = {"InputNoise", "ActivationNoise", "WeightNoise", "GradientNois
 
 
 @pytest.mark.parametrize("form", ["exact", "fused"])
+@pytest.mark.slow
 def test_no_view_asks_or_brings(form, tmp_path, monkeypatch):
     recipe = methods.recipe("SimCLR", tmp_path)
     view = {"size": 24, "form": form, "vflip": 0.5, "rotation": 20, "solarize": 0.2, "erase": 0.5}

@@ -141,6 +141,7 @@ def test_a_changed_file_changes_the_hash_of_its_groups_only():
     assert ROOT / "README.md" in before["core"]
 
 
+@pytest.mark.slow
 def test_what_has_not_changed_is_left_out(tmp_path):
     """In a separate process, as the gate does it."""
     program = (

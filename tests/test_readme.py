@@ -30,6 +30,7 @@ def test_a_stranger_can_read_it_in_a_minute():
     assert any(line.startswith("![") for line in lines[:10]), "a picture in the first screen"
 
 
+@pytest.mark.slow
 def test_the_python_example_runs(tmp_path):
     code = next(block for block in blocks("python") if "ssl_toolkit.pretrain(" in block)
     write_images(tmp_path / "images", num_images=60)

@@ -53,6 +53,7 @@ def installed(tmp_path_factory):
     return folder / "target"
 
 
+@pytest.mark.slow
 def test_each_recipe_of_an_installed_wheel_is_found_by_its_name(installed, tmp_path):
     module, recipes = json.loads(run(sys.executable, "-c", LOOK, cwd=tmp_path, PYTHONPATH=str(installed)))
     assert Path(module).is_relative_to(installed)

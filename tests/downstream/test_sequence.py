@@ -261,6 +261,7 @@ def make_data(folder, **arguments):
 @pytest.mark.parametrize(
     "head", [RecurrentHead("lstm", hidden=16), TransformerHead(dim=32, num_heads=2, num_layers=1, dropout=0.0)]
 )
+@pytest.mark.slow
 def test_a_class_that_lies_in_the_order_is_learned(folder, head):
     task = make_task(head, freeze_backbone=True)
     before = {name: tensor.clone() for name, tensor in task.backbone.state_dict().items()}

@@ -109,6 +109,7 @@ def test_initialisations_reach_the_teacher(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", methods.each(TEACHERS))
+@pytest.mark.slow
 def test_the_teacher_may_be_what_is_exported_and_evaluated(name, tmp_path):
     evaluated = ["--evaluation.every_n_epochs", "1", "--data.labels", "folder", "--model.momentum", "0.5"]
     runs = {}
@@ -179,6 +180,7 @@ def test_the_teacher_s_backbone_is_compiled_too(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", methods.each(TEACHERS))
+@pytest.mark.slow
 def test_a_run_of_a_teacher_resumed_after_its_first_step_is_the_same(name, tmp_path):
     command = write(name, tmp_path, {"regularizers": [{"class_path": "ssl_toolkit.regularization.SAM"}]})
     options = ["--checkpoint.every_n_steps", "1", "--checkpoint.keep", "99", "--average.kind", "ema"]

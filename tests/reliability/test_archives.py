@@ -169,6 +169,7 @@ def below(folder: Path) -> set[str]:
 
 
 @pytest.mark.guarantee("D4")
+@pytest.mark.slow
 def test_hostile_archives_write_nothing_outside(server, tmp_path, monkeypatch, reached, capsys):
     place = tmp_path / "place"
     hostile = archives()

@@ -54,6 +54,7 @@ def newest_name(folder):
 
 @pytest.mark.guarantee("R8")
 @pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_no_checkpoint_is_lost_to_a_kill_while_it_is_saved(server, temporary, tmp_path, reached):
     folder, generator, num_orphans, last = tmp_path / CHECKPOINTS, random.Random(0), 0, 0
     folder.mkdir()

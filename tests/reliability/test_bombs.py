@@ -188,6 +188,7 @@ def decode_all(folder: str, image_size: int) -> dict[str, list]:
 
 
 @pytest.mark.guarantee("D2")
+@pytest.mark.slow
 def test_bombs_are_refused_before_they_take_memory(tmp_path, reached):
     for folder, bombs in (("large", too_large()), ("meta", in_metadata())):
         (tmp_path / folder).mkdir()

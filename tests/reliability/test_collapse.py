@@ -124,6 +124,7 @@ def test_too_few_vectors_tell_nothing():
 
 @pytest.mark.guarantee("R12")
 @pytest.mark.parametrize("kind", [POINT, DIMENSIONAL])
+@pytest.mark.slow
 def test_a_collapse_is_said_at_the_next_look(kind, tmp_path, monkeypatch, capsys, reached):
     arguments = write_recipe("SimCLR", tmp_path, every_n_steps=5)
     original = Task.training_step

@@ -22,6 +22,7 @@ def write(tmp_path, steps):
 
 
 @pytest.mark.guarantee("R4")
+@pytest.mark.slow
 def test_the_first_saves_the_step_and_the_run_goes_on(tmp_path):
     arguments = write(tmp_path, 4000)
     run, log = tmp_path / "run", tmp_path / "log"

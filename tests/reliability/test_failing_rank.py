@@ -106,6 +106,7 @@ def one_fails(recipe, run, how, who, note):
 
 @pytest.mark.guarantee("R14")
 @pytest.mark.parametrize(("how", "who"), [("user error", 1), ("bug", 0)])
+@pytest.mark.slow
 def test_the_other_process_says_who_was_first(how, who, recipe, tmp_path):
     found = run_processes(one_fails, 2, recipe, str(tmp_path / "run"), how, who, str(tmp_path / "note"))
     kind, text, _, _ = found[who]
@@ -128,6 +129,7 @@ def test_the_other_process_says_who_was_first(how, who, recipe, tmp_path):
         pytest.param("skipped collective", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_nobody_waits_for_one_that_is_gone_or_stuck(how, recipe, tmp_path, reached):
     run, note = tmp_path / "run", tmp_path / "note"
     who = 0 if how == "busy" else 1

@@ -27,6 +27,7 @@ def flipped(content: bytes, bit: int) -> bytes:
 
 
 @pytest.mark.guarantee("S5")
+@pytest.mark.slow
 def test_a_flipped_bit_in_a_weights_file(tmp_path, reached):
     torch.manual_seed(0)
     backbone = Backbone("test_resnet")

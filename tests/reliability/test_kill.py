@@ -96,6 +96,7 @@ def kill_and_resume(server, name, tmp_path, num_kills, epochs):
 
 @pytest.mark.guarantee("R1")
 @pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_a_run_killed_at_a_few_moments_ends_as_if_nothing_had_been(server, tmp_path, reached):
     num, redone = kill_and_resume(server, "Classification", tmp_path, num_kills=4, epochs=3)
     assert num == 4

@@ -279,6 +279,7 @@ def use_sequences(folder: str, work: str) -> dict:
 
 
 @pytest.mark.guarantee("D1")
+@pytest.mark.slow
 def test_mutated_frames_and_tensors(tmp_path, reached):
     folder, mark = tmp_path / "sequences", tmp_path / "it-ran"
     write_sequences(folder, mark)

@@ -17,6 +17,7 @@ IMAGES = {"max_images": 50}
 
 
 @pytest.mark.guarantee("R2")
+@pytest.mark.slow
 def test_resume_in_double_precision_rounds_nothing(tmp_path, reached):
     start = arguments_for("SimCLR", tmp_path, {"checkpoint": {"every_n_steps": 3, "keep": 9}}, precision="64-true")
     whole = train("pretrain", [*start, "--trainer.max_epochs", "1", "--out", str(tmp_path / "whole")], quietly=True)
@@ -29,6 +30,7 @@ def test_resume_in_double_precision_rounds_nothing(tmp_path, reached):
 
 
 @pytest.mark.guarantee("R2")
+@pytest.mark.slow
 def test_a_second_resume_within_the_epoch_after_a_first_at_the_end_of_one(tmp_path, reached):
     changes = {"checkpoint": {"every_n_steps": 1, "keep": 99}, "data": IMAGES}
     start, expected, batches = arguments_for("SimCLR", tmp_path, changes, max_epochs=2), [], []

@@ -109,6 +109,7 @@ def no_network(monkeypatch):
         pytest.param("stop", {1}, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_what_happens_to_wandb_does_not_happen_to_the_run(name, num_warnings, plain, tmp_path, monkeypatch, reached):
     monkeypatch.setattr(weights_and_biases, "ANSWER_SECONDS", 5)
     happened = broken_wandb.sabotage_at_step(monkeypatch, name)
@@ -187,6 +188,7 @@ def left_behind(parent):
 
 @pytest.mark.guarantee("R15")
 @pytest.mark.usefixtures("fresh_wandb")
+@pytest.mark.slow
 def test_a_process_that_hangs_holds_up_the_run_once(tmp_path, monkeypatch, reached):
     monkeypatch.setattr(weights_and_biases, "ANSWER_SECONDS", 2)
     logger = make_loggers(tmp_path, Wandb(mode="offline"))[1]

@@ -192,6 +192,7 @@ def load_models(folder: str) -> dict[str, Any]:
     [(load_all, 2 * NUM, "mutated files, each loaded in two ways"), (load_models, NUM, "mutated model files")],
     ids=["backbone", "model"],
 )
+@pytest.mark.slow
 def test_mutated_weights_files(tmp_path, reached, load, num, what):
     said = in_child(load, tmp_path)
     assert said["wrong"] == []
@@ -286,6 +287,7 @@ def load_hostile(folder: str) -> dict[str, Any]:
 
 
 @pytest.mark.guarantee("S3")
+@pytest.mark.slow
 def test_hostile_headers_use_neither_memory_nor_network(tmp_path, reached):
     said = in_child(load_hostile, tmp_path)
     assert said["called"] == []

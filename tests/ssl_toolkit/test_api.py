@@ -201,6 +201,7 @@ def test_the_backbone_is_that_of_the_weights_file(run):
     assert run.backbone(torch.rand(2, 3, 36, 36)).shape == (2, run.backbone.num_features)
 
 
+@pytest.mark.slow
 def test_evaluation_is_what_the_command_line_writes(run, tmp_path):
     options = {"stages": False, "ks": [1, 5], "data.test_fraction": 0.3}
     result = ssl_toolkit.evaluate(run, data=DATA, out=tmp_path / "api.json", overrides=options)
@@ -301,6 +302,7 @@ def state():
     return handlers, ours, flags, list(sys.path), list(warnings.filters), torch.random.get_rng_state().tolist()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(folder, tmp_path, monkeypatch):
     (tmp_path / "interrupting.py").write_text(INTERRUPTING)
     monkeypatch.chdir(tmp_path)

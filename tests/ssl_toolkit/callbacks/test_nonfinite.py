@@ -161,6 +161,7 @@ def test_steps_left_out_leave_no_trace_and_are_counted_over_a_resume(command, tm
         train("transfer", ["--resume", str(tmp_path / "run")], quietly=True)
 
 
+@pytest.mark.slow
 def test_a_healthy_run_is_not_changed(command, tmp_path, monkeypatch):
     from ssl_toolkit.callbacks import NonFinite
 

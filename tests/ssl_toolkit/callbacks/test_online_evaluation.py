@@ -82,6 +82,7 @@ def test_it_takes_a_fiftieth_of_the_training_unless_it_is_told_when():
     assert OnlineEvaluation(every_n_epochs=0).interval(task, data) == 0
 
 
+@pytest.mark.slow
 def test_the_training_is_the_same_bit_for_bit(tmp_path):
     evaluation = OnlineEvaluation(every_n_epochs=1, linear_probe=True, max_train=20)
     plain, _, _ = fit(tmp_path / "plain")

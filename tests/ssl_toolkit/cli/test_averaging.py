@@ -39,6 +39,7 @@ def is_averaged(name):
 
 
 @pytest.mark.parametrize("accumulated", [1, 2])
+@pytest.mark.slow
 def test_ema_is_what_a_loop_over_the_weights_gives(recipe, tmp_path, monkeypatch, accumulated):
     first = {}
 
@@ -70,6 +71,7 @@ def test_ema_is_what_a_loop_over_the_weights_gives(recipe, tmp_path, monkeypatch
         (1 / 3, None, (10, 15)),  # nor are the weights after the first of three epochs
     ],
 )
+@pytest.mark.slow
 def test_swa_is_the_mean_of_the_last_part_at_intervals(recipe, tmp_path, start, every, steps):
     options = ["--average.kind", "swa", "--average.start", str(start)]
     options += ["--average.every_n_steps", str(every)] if every else []
@@ -116,6 +118,7 @@ def test_swa_has_batch_norm_statistics_of_its_own_weights(recipe, tmp_path, monk
             torch.testing.assert_close(exported(run)[f"backbone.{name}"], tensor, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_measured_is_the_average_and_the_training_is_untouched(recipe, tmp_path):
     plain, ema, swa = (
         pretrain(recipe, tmp_path / name, *options) for name, options in (("plain", []), ("ema", EMA), ("swa", SWA))
@@ -165,6 +168,7 @@ def state(run):
 
 @pytest.mark.parametrize("stop_at", [5, *(pytest.param(step, marks=pytest.mark.slow) for step in (4, 10, 11))])
 @pytest.mark.parametrize("options", [[*EMA, *STOPPING, "0"], [*SWA, *STOPPING, "99"]], ids=["ema", "swa and stopping"])
+@pytest.mark.slow
 def test_resume_is_exact(recipe, tmp_path, stop_at, options):
     options = [*options, "--early_stopping.monitor", "val/loss"]
     whole = pretrain(recipe, tmp_path / "whole", *options)
@@ -178,6 +182,7 @@ def test_resume_is_exact(recipe, tmp_path, stop_at, options):
     assert_same(exported(whole), exported(broken))
 
 
+@pytest.mark.slow
 def test_a_run_that_is_no_better_stops_and_its_best_weights_are_exported(recipe, tmp_path, capsys):
     options = [*STOPPING, "99", "--trainer.max_epochs", "9", "--early_stopping.monitor", "val/knn_top1"]
     run = pretrain(recipe, tmp_path / "run", *options, "--evaluation.every_n_epochs", "1")
@@ -200,6 +205,7 @@ def test_a_run_that_is_no_better_stops_and_its_best_weights_are_exported(recipe,
     assert rates[-1] > 0.5 * max(rates)
 
 
+@pytest.mark.slow
 def test_the_last_weights_are_exported_where_the_best_are_not_asked_for(recipe, tmp_path):
     options = [*STOPPING, "99", "--early_stopping.restore_best", "false", "--early_stopping.monitor", "val/loss"]
     run = pretrain(recipe, tmp_path / "run", *options)
@@ -209,6 +215,7 @@ def test_the_last_weights_are_exported_where_the_best_are_not_asked_for(recipe, 
 
 
 @pytest.mark.parametrize("monitor", ["val/loss", "val/knn_top1"])
+@pytest.mark.slow
 def test_the_best_weights_are_averaged_ones(recipe, tmp_path, monitor):
     options = [*EMA, *STOPPING, "99", "--early_stopping.monitor", monitor, "--evaluation.every_n_epochs", "1"]
     run = pretrain(recipe, tmp_path / "run", *options)
@@ -223,6 +230,7 @@ def test_the_best_weights_are_averaged_ones(recipe, tmp_path, monitor):
     assert not torch.equal(exported(run)[first], kept["state_dict"][first])
 
 
+@pytest.mark.slow
 def test_a_wrong_name_lists_the_right_ones(recipe, tmp_path):
     with pytest.raises(
         ValueError, match=r"'val/top1', but the run measures val/evaluation_seconds, val/knn_top1.*val/loss"

@@ -77,6 +77,7 @@ def test_a_trial_measures_what_a_step_takes():
     assert costs.every_n_epochs == 3
 
 
+@pytest.mark.slow
 def test_the_command_line_trains_what_fits(recipe, tmp_path, monkeypatch, capsys):
     from ssl_toolkit.cli import autotune_trials, main
 

@@ -118,6 +118,7 @@ def places(checkpoint, path=()):
 
 
 @pytest.mark.guarantee("S1")
+@pytest.mark.slow
 def test_no_entry_of_the_loops_may_be_anything_else(begun, reached):
     """Lightning looks at no type: what passes here would end in a traceback, or in other counts."""
     file = begun / "checkpoints" / "step-0000000006.ckpt"

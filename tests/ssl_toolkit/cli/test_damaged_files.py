@@ -39,6 +39,7 @@ def errors(capsys):
 
 
 @pytest.mark.parametrize("damage", NO_JSON)
+@pytest.mark.slow
 def test_a_damaged_record_of_the_starts_is_named_at_a_resume_and_left_out_of_the_report(run, damage, capsys):
     file = run / "environment.json"
     file.write_bytes(NO_JSON[damage])

@@ -164,6 +164,7 @@ def test_a_reader_that_is_gone_ends_it_quietly(arguments, unbuffered):
     assert (done.returncode, done.stderr) == (1, "")
 
 
+@pytest.mark.slow
 def test_output_that_nobody_reads_is_no_error():
     done = subprocess.run(
         f"{sys.executable} -m ssl_toolkit pretrain --help | head -1", shell=True, capture_output=True, text=True
@@ -216,6 +217,7 @@ print([name for name in ("torch", "lightning", "timm", "matplotlib", "wandb") if
     assert said.stderr == "[]\n"
 
 
+@pytest.mark.slow
 def test_a_resume_with_another_network_is_one_line_and_leaves_the_run_as_it_was(recipe, tmp_path, capsys):
     run = tmp_path / "run"
     assert main(["pretrain", "-c", recipe, "--trainer.max_epochs", "1", "--out", str(run)]) == 0

@@ -45,6 +45,7 @@ def holder():
 
 
 @pytest.mark.guarantee("R17")
+@pytest.mark.slow
 def test_a_new_run_and_a_resumed_one_wait_for_nobody(tmp_path, holder):
     arguments = [*arguments_for("SimCLR", tmp_path, max_epochs=1), "--out", str(tmp_path / "run")]
     process = holder(tmp_path / "run")

@@ -54,6 +54,7 @@ def test_what_the_new_class_does_not_take_is_not_named(recipe, file):
     assert "betas" not in said
 
 
+@pytest.mark.slow
 def test_it_is_said_at_the_start_of_a_run_and_not_of_a_resumed_one(recipe, tmp_path, capsys):
     short = ["--trainer.max_epochs", "1", "--model.optimizer", "SGD"]
     train("pretrain", ["-c", recipe, *short, "--out", str(tmp_path / "run")], quietly=True)

@@ -128,6 +128,7 @@ def error(capsys, *arguments):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.slow
 def test_predictions_are_those_of_the_network_that_was_tested(folder, weights, tmp_path, variant):
     tested = {}
     run = transfer(tmp_path, folder, "--model.weights", str(weights), *VARIANTS[variant], tested=tested)
@@ -144,6 +145,7 @@ def test_predictions_are_those_of_the_network_that_was_tested(folder, weights, t
     assert (header["class_names"], header["image_size"]) == (list(CLASSES), 24)
 
 
+@pytest.mark.slow
 def test_each_image_has_a_row_in_order_and_no_batch_size_changes_it(run, folder, tmp_path):
     tables = []
     for size in (1, 5, 64):
@@ -240,6 +242,7 @@ def test_the_range_of_deep_images_is_the_run_s(tmp_path):
 
 
 @pytest.mark.parametrize("sampling", ["uniform", "clip"])
+@pytest.mark.slow
 def test_sequences_are_predicted_with_the_run_s_frames(tmp_path, sampling):
     random = np.random.default_rng(0)
     for name, colour in (("falls", (150, 80, 80)), ("rises", (80, 150, 80))):
@@ -286,6 +289,7 @@ def test_a_resumed_run_that_is_finished_writes_the_model_file(run, folder, tmp_p
     assert all(each.dtype in (torch.float32, torch.int64) for each in after.values())
 
 
+@pytest.mark.slow
 def test_what_cannot_be_predicted_is_one_line(run, folder, tmp_path, recipe, capsys):
     out = tmp_path / "table.csv"
     given = ["--data.path", folder, "--out", out]

@@ -61,6 +61,7 @@ def assert_same_weights(first, second):
 @pytest.mark.guarantee("R4")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGUSR1", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_signal_saves_the_step_and_the_run_goes_on_exactly(recipe, tmp_path, name, reached):
     # bounded by steps and not by time, for a slow machine
     options = ["--trainer.max_epochs", "16"]
@@ -78,6 +79,7 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_exactly(recipe, tmp_path, n
 
 @pytest.mark.guarantee("R5")
 @pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_slurm_queues_the_job_once_and_the_same_command_goes_on(recipe, tmp_path, monkeypatch, reached):
     called = tmp_path / "called"
     scontrol = tmp_path / "bin" / "scontrol"
@@ -103,6 +105,7 @@ def test_slurm_queues_the_job_once_and_the_same_command_goes_on(recipe, tmp_path
 @pytest.mark.guarantee("R4")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", ["none", pytest.param("ema", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_signal_during_validation_is_heeded_there(recipe, tmp_path, monkeypatch, kind):
     command = ["-c", recipe, *LONG, "--data.val_fraction", "0.4", "--trainer.max_epochs", "2", "--average.kind", kind]
     train("pretrain", [*command, "--out", str(tmp_path / "whole")], quietly=True)

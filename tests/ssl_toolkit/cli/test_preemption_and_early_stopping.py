@@ -54,6 +54,7 @@ def slow(*values):
         slow("val/knn_top1", STEPS, "training_step", 2, 2),
     ],
 )
+@pytest.mark.slow
 def test_no_measurement_is_missed(recipe, tmp_path, monkeypatch, monitor, length, where, epoch, batch):
     options = [*length, "--early_stopping.monitor", monitor]
     if monitor not in WHOLE:

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 CODE = """
 import sys
 from ssl_toolkit.cli.imports import quick_imports
@@ -24,9 +26,11 @@ def run(within, loaded):
     assert (result.stdout, result.returncode) == ("fine\n", 0), result.stderr
 
 
+@pytest.mark.slow
 def test_scipy_signal_is_not_loaded_until_it_is_asked_for():
     run("pass", loaded=False)
 
 
+@pytest.mark.slow
 def test_within_the_context_it_is_loaded_when_something_of_it_is_used():
     run("import scipy.signal; assert scipy.signal.lfilter.__module__.startswith('scipy.signal')", loaded=True)

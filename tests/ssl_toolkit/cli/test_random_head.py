@@ -37,6 +37,7 @@ def transfer(weights, run, *more):
     return main(["transfer", *recipe, "--model.weights", str(weights), "--out", str(run), *options, *more])
 
 
+@pytest.mark.slow
 def test_it_is_what_a_transfer_from_these_random_weights_gives(weights, tmp_path, capsys):
     assert transfer(weights, tmp_path / "run") == 0
     said = capsys.readouterr().out
@@ -80,6 +81,7 @@ def test_it_does_not_depend_on_the_number_of_processes(weights, run_processes, t
     assert one["test/random_weights_top1"] > 0
 
 
+@pytest.mark.slow
 def test_where_nothing_was_left_to_train_the_row_stays_and_nothing_is_said(weights, tmp_path, capsys):
     run = tmp_path / "run"
     assert transfer(weights, run) == 0

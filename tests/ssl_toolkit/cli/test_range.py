@@ -71,6 +71,7 @@ def test_one_range_from_the_training_images_to_evaluation(pretrained, tmp_path, 
     assert whites == [round(1000 * 255 / 4095)] * 2 + [round(1000 * 255 / 2000), round(1000 / 257)]
 
 
+@pytest.mark.slow
 def test_transfer_and_a_resumed_run_keep_it(pretrained, tmp_path, capsys):
     dark = microscopy(tmp_path / "dark", 1000)
     recipe = {

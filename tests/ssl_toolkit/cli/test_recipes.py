@@ -52,6 +52,7 @@ def test_names_and_files_are_merged_in_their_order(tmp_path):
     assert [each.value for each in line.statements if each.key == "seed"] == [0, 3, 4]
 
 
+@pytest.mark.slow
 def test_an_option_overrides_a_recipe_wherever_it_stands(capsys):
     options = ["--data.batch_size", "16", "--model.backbone.name", "resnet34", "--model.temperature=0.1"]
     behind = printed(capsys, "pretrain", "-c", "simclr", *options)

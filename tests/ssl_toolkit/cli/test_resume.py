@@ -59,6 +59,7 @@ def assert_same(first, second):
 
 @pytest.mark.parametrize("stop_at", [*(pytest.param(step, marks=pytest.mark.slow) for step in (1, 4, 12)), 5, 6])
 @pytest.mark.parametrize("options", [[], ["--trainer.accumulate_grad_batches", "2"]], ids=["plain", "accumulated"])
+@pytest.mark.slow
 def test_resume_after_a_stop_is_exact(recipe, tmp_path, monkeypatch, stop_at, options):
     command = ["-c", recipe, "--checkpoint.every_n_steps", "1", *options]
     if options:

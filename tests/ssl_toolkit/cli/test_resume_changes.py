@@ -49,6 +49,7 @@ def contents(run):
         ("eps", "0.125", lambda group: group["eps"] == 0.125),
     ],
 )
+@pytest.mark.slow
 def test_settings_of_the_optimizer_take_effect_and_are_said(run, option, value, found, capsys):
     before = checkpoint(run)["optimizer_states"][0]["param_groups"]
     assert not any(found(group) for group in before if group["decayed"])
@@ -73,6 +74,7 @@ def test_the_learning_rate_is_that_of_the_new_settings_from_the_next_step_on(run
     assert 0.05 < max(after) <= 0.5
 
 
+@pytest.mark.slow
 def test_a_change_stays_in_the_history_of_the_next_start(run):
     resumed(run, "--model.optimizer.lr", "0.5")
     resumed(run, "--trainer.max_steps", "9")

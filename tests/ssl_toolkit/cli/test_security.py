@@ -193,6 +193,7 @@ def write(file, content, mark):
         pytest.param(True, id="weights_only switched off by the environment", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_hostile_files_run_nothing_wherever_they_are_given(recipe, tmp_path, monkeypatch, capsys, forced, reached):
     if forced:
         monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")

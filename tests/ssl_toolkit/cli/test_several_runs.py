@@ -10,6 +10,7 @@ from ssl_toolkit.run_folder import read_status
 
 
 @pytest.mark.parametrize("tracker", ["none", "wandb"])
+@pytest.mark.slow
 def test_two_runs_without_a_name_have_two_folders(recipe, tmp_path, monkeypatch, tracker):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")

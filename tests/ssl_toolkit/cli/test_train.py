@@ -59,6 +59,7 @@ def test_a_forgotten_initialisation_is_found_before_the_folder_is_made(recipe, t
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_speed_auto_settles_what_the_command_line_leaves_open(recipe, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     measured = []
@@ -92,6 +93,7 @@ def test_speed_auto_settles_what_the_command_line_leaves_open(recipe, tmp_path, 
         train.train("pretrain", ["--resume", str(tmp_path / "first"), "--speed", "auto"])
 
 
+@pytest.mark.slow
 def test_images_are_decoded_once_and_a_task_is_built_again_only_where_it_must_be(recipe, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(autotune_trials, "measure_batch", lambda task, *_: 1.0 + (task.forward_passes == 1))
@@ -130,6 +132,7 @@ def _threads(monkeypatch):
 
 
 @pytest.mark.usefixtures("_threads")
+@pytest.mark.slow
 def test_the_quickest_number_of_threads_is_used_and_written_down(recipe, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(autotune, "threads_are_chosen", lambda: False)
@@ -154,6 +157,7 @@ def test_the_quickest_number_of_threads_is_used_and_written_down(recipe, tmp_pat
 
 
 @pytest.mark.usefixtures("_threads")
+@pytest.mark.slow
 def test_threads_are_at_most_the_cores(recipe, tmp_path):
     train.train("pretrain", ["-c", recipe, "--threads", "99", "--out", str(tmp_path / "run")], quietly=True)
     assert torch.get_num_threads() == 4
@@ -163,6 +167,7 @@ def test_threads_are_at_most_the_cores(recipe, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_all_warmup_is_said(tmp_path, capsys):
     arguments = arguments_for("SimCLR", tmp_path, max_epochs=1)
     for warmup, said in ((6, True), (5, False)):

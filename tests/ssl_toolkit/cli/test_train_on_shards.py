@@ -51,6 +51,7 @@ def images(path, source="shards"):
     return ["--data.source", source, "--data.path", path, "--data.max_images", "null", "--data.cache", "none"]
 
 
+@pytest.mark.slow
 def test_from_pretraining_to_features(recipe, pictures, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     shards, folder = pictures / "shards", pictures / "folder"

@@ -242,6 +242,7 @@ def test_an_exception_reaches_the_consumer_at_its_batch():
     assert num_threads() == 0
 
 
+@pytest.mark.slow
 def test_the_thread_ends_with_its_iterator():
     iterator = iter(train())
     next(iterator)
@@ -280,6 +281,7 @@ print(len(set(os.listdir("/proc/self/task")) - before))
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc")
+@pytest.mark.slow
 def test_the_thread_starts_no_others():
     """A parallel operation of torch would: an OpenMP team, which slows every other operation of the process."""
     said = subprocess.run([sys.executable, "-c", THREADS_OF_A_LOADER], capture_output=True, text=True, timeout=100)

@@ -196,6 +196,7 @@ def size_of(file):
 
 
 @pytest.mark.guarantee("X2")
+@pytest.mark.slow
 def test_training_fetches_ahead_and_keeps_few_copies(tmp_path, monkeypatch, reached):
     """24 shards, windows of 3: each is fetched once an epoch, and what lies here never exceeds the limit."""
     shards = write_shards(tmp_path / "shards", shards=24, images=6)
@@ -319,6 +320,7 @@ def fetch_all(address, cache):
     return numbers(source)
 
 
+@pytest.mark.slow
 def test_processes_of_one_machine_share_the_copies(run_processes, server, tmp_path):
     results = run_processes(fetch_all, 2, f"{server.address}/{ALL}", str(tmp_path / "cache"))
     assert results == [list(range(30))] * 2

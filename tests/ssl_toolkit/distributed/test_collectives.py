@@ -294,6 +294,7 @@ def sleep():
     time.sleep(60)
 
 
+@pytest.mark.slow
 def test_run_processes_reports_failures(run_processes):
     with pytest.raises(AssertionError, match=r"rank 1(?s:.*)the cause"):
         run_processes(fail_in_rank_1, 2)

@@ -77,6 +77,7 @@ def test_a_bag_is_the_mean_of_its_members_and_one_equals_its_member():
     torch.testing.assert_close(bag.scores.sum(1), torch.ones(300, dtype=torch.float64))
 
 
+@pytest.mark.slow
 def test_the_spread_over_seeds_shrinks_with_members():
     spreads = []
     for num_members in (1, 16):
@@ -182,6 +183,7 @@ def accuracy(predictions, labels):
     return float((predictions == labels).double().mean())
 
 
+@pytest.mark.slow
 def test_the_bootstrap_covers_the_truth_at_about_its_level():
     generator = torch.Generator().manual_seed(0)
     hits = 0

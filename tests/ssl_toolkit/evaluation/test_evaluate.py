@@ -60,6 +60,7 @@ def evaluation(folder, backbone):
     return evaluate(backbone, image_data(folder), seed=3, precision="32")
 
 
+@pytest.mark.slow
 def test_every_representation_with_both_weights(evaluation, backbone):
     assert [(row.weights, row.representation) for row in evaluation.rows] == [
         (weights, name) for weights in ("given", "random") for name in ("pooled", *backbone.stages[:-1])
@@ -157,6 +158,7 @@ def test_without_random_weights_and_stages(folder, backbone):
     render(evaluation)
 
 
+@pytest.mark.slow
 def test_an_ensemble_and_folds_stand_in_table_and_json(folder, backbone, evaluation):
     plain = evaluation
     for kind, name in (("bagging", "2 bagged"), ("boosting", "boosted")):

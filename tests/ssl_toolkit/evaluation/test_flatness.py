@@ -138,6 +138,7 @@ def runs(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_runs_of_both_sides_side_by_side(runs, tmp_path, capsys):
     folders = [str(runs / command) for command in SIDES]
     before = {file: file.stat().st_mtime_ns for run in folders for file in (runs / run).rglob("*")}
@@ -155,6 +156,7 @@ def test_runs_of_both_sides_side_by_side(runs, tmp_path, capsys):
     assert "rise at 0.3" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_loss_in_the_middle_is_that_of_the_checkpoint(runs, monkeypatch):
     """All weights, BatchNorm statistics and buffers are afterwards those of the checkpoint, and the same twice."""
     from lightning.pytorch import Trainer

@@ -48,6 +48,7 @@ def test_the_weights_returned_are_those_of_the_features_as_given():
     assert float((predicted == test[1]).double().mean()) == pytest.approx(probe.top1, abs=0.01)
 
 
+@pytest.mark.slow
 def test_the_penalty_is_chosen_on_the_validation_images_and_never_on_the_test_images():
     train, val, test = problem(60), problem(300, seed=1), problem(300, seed=2)
     probe = linear_probe(train, val, test)

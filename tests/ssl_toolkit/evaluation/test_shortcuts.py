@@ -173,6 +173,7 @@ def test_a_network_that_sees_shifts_of_colour_is_told_by_them(tmp_path):
     assert abs(r2_of(grey, "aberration").r2.value) < 0.2
 
 
+@pytest.mark.slow
 def test_with_random_weights_by_the_command_s_function_and_as_json(tmp_path):
     torch.manual_seed(0)
     backbone = Backbone("resnet18", stem="small", kwargs={"channels": [4, 8, 12, 16]})

@@ -81,6 +81,7 @@ def test_healthy_tasks_have_no_finding(seed):
 
 
 @pytest.mark.parametrize(("optimizer", "lr"), [(AdamW, 0.002), (SGD, 0.1)])
+@pytest.mark.slow
 def test_a_rate_1000_times_too_large_or_too_small_is_found(optimizer, lr):
     large, small = (examined(classification(optimizer=optimizer, lr=lr * factor)) for factor in (1000, 0.001))
     assert [finding.kind for finding in large.findings] == ["learning rate"]
@@ -89,12 +90,14 @@ def test_a_rate_1000_times_too_large_or_too_small_is_found(optimizer, lr):
     assert "too small" in str(small.findings[0])
 
 
+@pytest.mark.slow
 def test_zeros_everywhere_are_found():
     zeros = [init.Keep(""), init.Zeros(r"conv\d*(\.\d)?\.weight|downsample.*1\.weight|head.*weight")]
     found = kinds(examined(classification(init=zeros)))
     assert {"no gradient", "symmetry", "overfitting one batch"} <= found
 
 
+@pytest.mark.slow
 def test_a_head_of_zeros_is_no_fault():
     assert not examined(classification(init=[init.Keep(""), init.Zeros("^head")])).findings
 
@@ -112,6 +115,7 @@ class Deep(Classification):
 
 
 @pytest.mark.parametrize(("std", "kind"), [(1.0, "exploding gradients"), (0.01, "vanishing gradients")])
+@pytest.mark.slow
 def test_weights_that_are_too_large_or_too_small_for_the_depth_are_found(std, kind):
     initializers = [init.Keep(""), init.Normal("^head.*weight", std), init.Zeros("^head.*bias")]
     found = kinds(examined(classification(Deep, init=initializers)))
@@ -119,6 +123,7 @@ def test_weights_that_are_too_large_or_too_small_for_the_depth_are_found(std, ki
     assert kind in found
 
 
+@pytest.mark.slow
 def test_a_dead_layer_is_found():
     dead = init.Constant(r"layer2\.0\.bn1\.bias|head\.1\.bias", -100.0)
     found = examined(classification(head="mlp", hidden=32, init=[init.Keep(""), dead]))
@@ -175,6 +180,7 @@ def test_a_wrong_gradient_is_found():
     assert "gradient" not in kinds(examined(Honest(**arguments)))
 
 
+@pytest.mark.slow
 def test_a_wrong_number_of_classes_is_found():
     assert kinds(examined(classification(num_classes=100))) == {"initial loss"}
 
@@ -187,6 +193,7 @@ class SameView(BarlowTwins):
         return first, first
 
 
+@pytest.mark.slow
 def test_an_answer_that_leaks_is_found():
     arguments = {"view": RandomView(24), "projector_widths": (64, 64), "backbone": backbone()}
     arguments |= {"optimizer": AdamW(lr=0.002), "schedule": Cosine(warmup_percent=10)}
@@ -206,6 +213,7 @@ class Shuffled(Classification):
         return super().step(batch._replace(labels=labels), keys, context)
 
 
+@pytest.mark.slow
 def test_labels_that_mean_nothing_are_found():
     assert "overfitting one batch" in kinds(examined(classification(Shuffled)))
 
@@ -234,6 +242,7 @@ def test_first_and_least_losses_are_exact_where_embeddings_are_equal_or_orthogon
     assert float(info_nce(keys, keys, 0.3, queue)[0]) == pytest.approx(moco.least_loss(4), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_command_prints_writes_and_changes_nothing(tmp_path, capsys):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE)
@@ -260,12 +269,14 @@ def teacher_task(kind=BYOL, **arguments):
     return kind(backbone=backbone(), view=RandomView(24), **common, **arguments)
 
 
+@pytest.mark.slow
 def test_a_loss_that_falls_because_the_embeddings_collapse_is_not_called_well():
     found = {finding.kind: str(finding) for finding in examined(teacher_task(Together)).findings}
     assert "but by a collapse: the spread of their embeddings falls from 0." in found["overfitting one batch"]
 
 
 @pytest.mark.parametrize("kind", [BYOL, MoCoV2])
+@pytest.mark.slow
 def test_teachers_and_queues_are_no_fault_and_frozen_layers_are_not_listed(kind):
     diagnosis = examined(teacher_task(kind))
     assert not diagnosis.findings, [str(finding) for finding in diagnosis.findings]
@@ -274,6 +285,7 @@ def test_teachers_and_queues_are_no_fault_and_frozen_layers_are_not_listed(kind)
     assert not any(name.startswith("teacher") for name in diagnosis.trial.ratios)
 
 
+@pytest.mark.slow
 def test_a_frozen_backbone_is_not_listed():
     diagnosis = examined(classification(freeze_backbone=True))
     assert {layer.name.partition(".")[0] for layer in diagnosis.layers} == {"head"}

@@ -51,6 +51,7 @@ def state(folder):
 
 
 @pytest.mark.parametrize("options", [[], ["--trainer.accumulate_grad_batches", "2"]])
+@pytest.mark.slow
 def test_a_run_with_it_is_the_same_bit_for_bit_and_it_is_silent(options, tmp_path, capsys):
     watched = run(tmp_path, "watched", "--watch.every_n_steps", "2", *options)
     plain = run(tmp_path, "plain", "--watch.every_n_steps", "0", *options)
@@ -68,6 +69,7 @@ def test_a_run_with_it_is_the_same_bit_for_bit_and_it_is_silent(options, tmp_pat
     assert not logged & set(without)
 
 
+@pytest.mark.slow
 def test_its_figures_survive_a_resume(tmp_path):
     whole = run(tmp_path, "whole", "--watch.every_n_steps", "2")
     stopped = run(tmp_path, "stopped", "--watch.every_n_steps", "2")
@@ -79,6 +81,7 @@ def test_its_figures_survive_a_resume(tmp_path):
         torch.testing.assert_close(torch.tensor(first), torch.tensor(second), rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.slow
 def test_the_update_ratio_is_that_of_the_checkpoints(tmp_path):
     folder = run(tmp_path, "run", "--watch.every_n_steps", "2")
     before, after = (
@@ -96,6 +99,7 @@ def test_the_update_ratio_is_that_of_the_checkpoints(tmp_path):
 
 
 @pytest.mark.parametrize(("lr", "word"), [(2.0, "too large"), (2e-7, "too small")])
+@pytest.mark.slow
 def test_a_wrong_rate_is_said_once_and_again_at_the_end(lr, word, tmp_path, capsys):
     optimizer = {"class_path": "ssl_toolkit.optim.AdamW", "init_args": {"lr": lr, "weight_decay": 0.0}}
     schedule = {"class_path": "ssl_toolkit.schedule.Constant"}
@@ -105,6 +109,7 @@ def test_a_wrong_rate_is_said_once_and_again_at_the_end(lr, word, tmp_path, caps
     assert all(word in line for line in lines)
 
 
+@pytest.mark.slow
 def test_dead_units_and_collapse_are_said(tmp_path, capsys):
     dead = {"class_path": "ssl_toolkit.init.Constant", "init_args": {"pattern": r"head\.1\.bias", "value": -100.0}}
     flat = {"class_path": "ssl_toolkit.init.Zeros", "init_args": {"pattern": r"bn\d\.weight|downsample.*2\.weight"}}
@@ -117,6 +122,7 @@ def test_dead_units_and_collapse_are_said(tmp_path, capsys):
     assert "features have collapsed" in said
 
 
+@pytest.mark.slow
 def test_a_step_that_is_left_out_is_not_looked_at(tmp_path, monkeypatch):
     original = Task.training_step
 
@@ -132,6 +138,7 @@ def test_a_step_that_is_left_out_is_not_looked_at(tmp_path, monkeypatch):
     assert spreads[0] == spreads[1] != spreads[2]
 
 
+@pytest.mark.slow
 def test_findings_are_kept_where_the_report_finds_them_and_forgotten_with_their_steps(tmp_path):
     optimizer = {"class_path": "ssl_toolkit.optim.AdamW", "init_args": {"lr": 2.0, "weight_decay": 0.0}}
     schedule = {"class_path": "ssl_toolkit.schedule.Constant"}

@@ -99,6 +99,7 @@ tracker: none
 """
 
 
+@pytest.mark.slow
 def test_rules_and_a_schedule_of_the_weight_decay_in_a_run_and_after_a_resume(tmp_path):
     file = tmp_path / "recipe.yaml"
     file.write_text(RECIPE)

@@ -31,6 +31,7 @@ def page_faults(argument, **environment):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
+@pytest.mark.slow
 def test_memory_is_taken_from_the_system_once():
     settled, faults = page_faults("keep")
     assert settled
@@ -40,6 +41,7 @@ def test_memory_is_taken_from_the_system_once():
     assert faults < 0.02 * faults_by_default
 
 
+@pytest.mark.slow
 def test_what_the_environment_has_chosen_is_left_alone():
     settled, _ = page_faults("keep", MALLOC_TRIM_THRESHOLD_="100000")
     assert not settled

@@ -348,6 +348,7 @@ def test_a_frozen_backbone_sees_mixed_images_too():
     assert task.known[0][0] is not None
 
 
+@pytest.mark.slow
 def test_a_compiled_backbone_sees_the_same():
     plain, compiled = (
         make_task("images", [MixUp(1.0, probability=0.7), CutMix(probability=0.3)], compile=compile)

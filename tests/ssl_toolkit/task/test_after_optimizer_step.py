@@ -117,6 +117,7 @@ def told_in_each_process():
     return [(progress.fraction, indices) for progress, indices, _ in task.told]
 
 
+@pytest.mark.slow
 def test_several_processes_are_told_of_all_samples_in_their_order(run_processes):
     first, second = run_processes(told_in_each_process, 2)
     assert first == second

@@ -133,6 +133,7 @@ def test_keys_come_from_seed_epoch_and_index():
         assert torch.equal(keys, sample_keys(7, epoch, indices))
 
 
+@pytest.mark.slow
 def test_what_the_model_draws_is_a_function_of_seed_and_step():
     first, again, other = make_task(seed=1), make_task(seed=1), make_task(seed=2)
     for task in (first, again, other):

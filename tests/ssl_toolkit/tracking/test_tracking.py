@@ -237,6 +237,7 @@ def test_read_metrics_of_a_run_without_any(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_key")
+@pytest.mark.slow
 def test_offline_run_reads_back(tmp_path: Path) -> None:
     run_dir = tmp_path / "birds"
     settings = Wandb(project="flock", tags=["small", "test"], group="seeds", notes="a note", job_type="transfer")

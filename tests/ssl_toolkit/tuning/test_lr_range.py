@@ -162,6 +162,7 @@ def recipe(tmp_path):
     return str(file)
 
 
+@pytest.mark.slow
 def test_the_line_can_be_pasted_and_trains(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     file = recipe(tmp_path)

@@ -61,6 +61,7 @@ def test_a_header_of_another_make_says_nothing(config):
     assert trained_size({"config": config}) is None
 
 
+@pytest.mark.slow
 def test_earlier_figures_are_kept(weights, tmp_path, capsys):
     evaluated(weights, tmp_path)
     evaluated(weights, tmp_path, "--data.image_size", "24")

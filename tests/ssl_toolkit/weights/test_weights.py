@@ -160,6 +160,7 @@ def test_long_diffs_are_cut(file):
         load_into(make("test_convnext"), file)
 
 
+@pytest.mark.slow
 def test_every_flipped_byte_is_refused_or_harmless(file, tmp_path):
     content, expected = file.read_bytes(), make()
     damaged = tmp_path / "damaged.safetensors"
