@@ -31,6 +31,8 @@ Norm = Literal["own", "layer", "group", "none"]
 
 MAX_GROUPS = 32
 
+NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
+
 # of timm's LayerNorms, those that take [batch, channels, height, width]
 CHANNELS_FIRST = (LayerNorm2d, LayerNorm2dFp32, LayerNormExp2d, LayerNormAct2d, LayerNormAct2dFp32)
 
@@ -56,8 +58,8 @@ def check_arguments(norm: str, weight_standardization: bool, pretrained: bool) -
 def replace_norms(model: nn.Module, norm: Norm, in_channels: int = 3) -> None:
     """Replaces every normalisation (BatchNorm, LayerNorm, GroupNorm), in place.
 
-    With "group", what normalises averages over all places (after the global pooling, in squeeze-and-excitation) gets
-    one group: of two channels at a single place, their mean subtracted and divided by their spread, a sign is left.
+    With "group", a layer whose input has been averaged over all places (after the global pooling, in
+    squeeze-and-excitation) gets one group. A group of two numbers would keep nothing but which one is larger.
 
     Args:
         model: A network of timm.
@@ -73,19 +75,20 @@ def replace_norms(model: nn.Module, norm: Norm, in_channels: int = 3) -> None:
         (parent, name, child)
         for parent in model.modules()
         for name, child in parent.named_children()
-        if isinstance(child, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm)
+        if isinstance(child, NORMS)
     ]
     if not found:
         raise ValueError(f"norm is {norm!r}, but the network has no normalisation layer to replace; use norm: own")
-    pooled = _norms_of_one_place(model, in_channels) if norm == "group" else set()
+    layers: list[nn.Module] = [layer for _, _, layer in found]
+    pooled = _norms_of_one_place(model, layers, in_channels) if norm == "group" else set()
     for parent, name, layer in found:
         one_group = norm == "layer" or layer in pooled
         setattr(parent, name, ScaleAndShift(layer) if norm == "none" else GroupNorm(layer, one_group))
 
 
 @torch.no_grad()
-def _norms_of_one_place(model: nn.Module, in_channels: int) -> set[nn.Module]:
-    """The normalisations that get one vector of each image, where the image has the size the network is made for."""
+def _norms_of_one_place(model: nn.Module, layers: list[nn.Module], in_channels: int) -> set[nn.Module]:
+    """The layers that get one vector of each image, where the image has the size the network is made for."""
     found: set[nn.Module] = set()
 
     def look(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -93,7 +96,6 @@ def _norms_of_one_place(model: nn.Module, in_channels: int) -> set[nn.Module]:
         if x.numel() == x.shape[0] * _num_channels(layer):
             found.add(layer)
 
-    layers = [each for each in model.modules() if isinstance(each, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm)]
     hooks = [layer.register_forward_pre_hook(look) for layer in layers]
     training = [each for each in model.modules() if each.training]
     side = cast(Any, model).pretrained_cfg["input_size"][-1]
