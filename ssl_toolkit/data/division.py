@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ssl_toolkit.data.console import say
 from ssl_toolkit.data.copies import copied_files, copied_pixels
 from ssl_toolkit.data.dataset import ImageSet
+from ssl_toolkit.data.group_splits import joined, split_by_group
 from ssl_toolkit.data.split_file import Assignment, check_pixels, kept_places
 from ssl_toolkit.data.splits import Division, Fractions, Split, split_indices
 from ssl_toolkit.data.survey import Survey
@@ -43,7 +44,10 @@ def divide(
     main = sets["train"]
     val_fraction = 0.0 if "val" in sets else fractions.val_fraction
     test_fraction = 0.0 if "test" in sets else fractions.test_fraction
-    shared = bool(val_fraction or test_fraction)
+    given = main.source.given_splits()
+    if given is not None and known is not None:
+        raise ValueError(f"the {noun} come with their splits, so that data.splits has nothing to say: leave it out")
+    shared = bool(val_fraction or test_fraction) or (given is not None and bool((given != "train").any()))
     others = [name for name in ("val", "test") if name in sets]
     everything = [main, *(sets[name] for name in others)]
     firsts = copied_files(everything) if shared or others else None
@@ -76,17 +80,38 @@ def _by_fractions(
     known: Assignment | None,
     noun: str,
 ) -> Parts:
-    """The places of each split: identical images together, known ones where they were."""
+    """The places of each split: identical images, and those of a group, together; known ones where they were."""
     own = np.arange(len(images.source))
     first = own if first is None else first
-    splits = _known_splits(images, known, noun) if known is not None else np.full(len(own), _NEW, dtype="<U5")
-    _follow_known(splits, first)
-    new = np.flatnonzero((splits == _NEW) & (first == own))
-    drawn = _draw(images.labels.numpy()[new], val_fraction, test_fraction, seed, strict=known is None)
+    groups, given = images.source.split_groups(), images.source.given_splits()
+    first = first if groups is None else joined(first, groups)
+    if known is not None:
+        splits = _known_splits(images, known, noun)
+        _follow_known(splits, first)
+    elif given is not None:
+        val_fraction, test_fraction = _not_given(given, val_fraction, test_fraction)
+        held_out = np.isin(first, first[given != "train"])
+        splits = np.where(held_out | (not val_fraction and not test_fraction), given, _NEW)
+    else:
+        splits = np.full(len(own), _NEW, dtype="<U5")
+    by_group = groups is not None and known is None and bool(val_fraction or test_fraction)
+    new = np.flatnonzero((splits == _NEW) & ((first == own) | by_group))
+    labels = images.labels.numpy()[new]
+    if by_group:
+        drawn = split_by_group(labels, first[new], val_fraction, test_fraction, seed)
+    elif len(new):
+        drawn = _draw(labels, val_fraction, test_fraction, seed, strict=known is None)
+    else:
+        drawn = {}
     for name, places in drawn.items():
         splits[new[places]] = name
     splits = np.where(splits == _NEW, splits[first], splits)
     return {name: np.flatnonzero(splits == name) for name in get_args(Split)}
+
+
+def _not_given(given: NDArray[np.str_], val_fraction: float, test_fraction: float) -> tuple[float, float]:
+    """The fractions that are still to be drawn, of what is given for training."""
+    return 0.0 if (given == "val").any() else val_fraction, 0.0 if (given == "test").any() else test_fraction
 
 
 def _use_range(sets: dict[str, ImageSet], training: NDArray[np.int64]) -> Survey:

@@ -75,6 +75,11 @@ class ImageData(DividedData):
         split_seed: Of what runs with different seeds must share to be comparable: which images are in the test,
             validation and training splits, which are chosen by `max_images`, and the procedural images themselves.
         splits: A run, or the splits.parquet of one: its images keep their splits, and only new ones are divided.
+        table: A CSV, TSV or Parquet file that names the images of `path` (of its own folder, if there is none), a row
+            each: a column "path", and where they are there "label" (the class), "split" (train, val or test; if none
+            is val, or test, these are drawn from the training rows) and "group": images of one patient, video or
+            writer, which are never in two splits.
+        columns: The names of these columns, where they are others, as {label: diagnosis, group: patient}.
 
     Attributes:
         whole_batches: Leave images that do not fill a batch out of an epoch of training; None for what the task needs.
@@ -112,6 +117,8 @@ class ImageData(DividedData):
         seed: int = 0,
         split_seed: int = 0,
         splits: str | None = None,
+        table: str | None = None,
+        columns: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
         check_below_one("val_fraction", val_fraction)
@@ -138,7 +145,19 @@ class ImageData(DividedData):
         self.channels = channels
         self.seed = seed
         shards = ShardOptions(Path(index).expanduser() if index else None, shard_window, shard_cache)
-        self._origin = Origin(path, source, val_path, test_path, labels, download, max_images, split_seed, shards)
+        self._origin = Origin(
+            path,
+            source,
+            val_path,
+            test_path,
+            labels,
+            download,
+            max_images,
+            split_seed,
+            shards,
+            table,
+            tuple((columns or {}).items()),
+        )
         self.title = self._origin.title
         self.of_photographs = source != "procedural"
         self._fractions = Fractions(val_fraction, test_fraction, label_fraction, labels_per_class, seed)

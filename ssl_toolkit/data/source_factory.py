@@ -9,18 +9,19 @@ from typing import NamedTuple
 import numpy as np
 
 from ssl_toolkit.data.cache import default_cache_dir
+from ssl_toolkit.data.console import say
 from ssl_toolkit.data.dataset import ImageSet, ReadOptions
 from ssl_toolkit.data.shards import ShardOptions, ShardSource
 from ssl_toolkit.data.shards.remote import is_remote, plain
 from ssl_toolkit.data.sources import FolderSource, LabelKind, Source, SubsetSource
 from ssl_toolkit.data.splits import stratified_choice
+from ssl_toolkit.data.table_source import SPLITS, TableSource
 from ssl_toolkit.data.torchvision_sets import TorchvisionSource, has_test_split
 from ssl_toolkit.distributed.ranks import is_rank_zero
 from ssl_toolkit.errors import nearest
 
 FILE_SOURCES = ("folder", "shards")
-_SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
-_ALIASES = frozenset(alias for aliases in _SPLITS.values() for alias in aliases)
+_ALIASES = frozenset(alias for aliases in SPLITS.values() for alias in aliases)
 
 
 class Origin(NamedTuple):
@@ -35,10 +36,14 @@ class Origin(NamedTuple):
     max_images: int | None
     split_seed: int
     shards: ShardOptions = ShardOptions()
+    table: str | None = None
+    columns: tuple[tuple[str, str], ...] = ()
 
     @property
     def title(self) -> str:
         """What to call the images in messages."""
+        if self.table is not None:
+            return self.table
         return plain(f"{self.path}") if self.source in FILE_SOURCES else self.source
 
     @property
@@ -80,6 +85,10 @@ def open_sources(origin: Origin, options: ReadOptions) -> dict[str, Source]:
         raise ValueError(
             f"data.index and data.shard_window are for data.source: shards, but the source is {origin.source}"
         )
+    if origin.table is not None:
+        return {"train": _open_table(origin, options)}
+    if origin.columns:
+        raise ValueError("data.columns are those of data.table, but there is none; give the table")
     if kind == "procedural":
         return {"train": _open_procedural(origin, options)}
     if kind == "torchvision":
@@ -92,6 +101,20 @@ def _open_procedural(origin: Origin, options: ReadOptions) -> Source:
 
     number = {} if origin.max_images is None else {"num_images": origin.max_images}
     return ProceduralSource(**number, image_size=options.image_size, seed=origin.split_seed)
+
+
+def _open_table(origin: Origin, options: ReadOptions) -> Source:
+    if origin.source != "folder":
+        raise ValueError(f"data.table names files of a folder, but data.source is {origin.source}; leave one out")
+    for name, path in (("val_path", origin.val_path), ("test_path", origin.test_path)):
+        if path is not None:
+            raise ValueError(f"data.{name} does not go with data.table: say in a column `split` which images they are")
+    source = TableSource(
+        f"{origin.table}", origin.path, origin.labels, options.image_size, options.channels, dict(origin.columns)
+    )
+    if is_rank_zero():
+        say(source.summary())
+    return _limit(source, origin)
 
 
 def _open_files(origin: Origin, options: ReadOptions) -> dict[str, Source]:
@@ -134,9 +157,7 @@ def _overlap(first: str, second: str) -> bool:
 def _check_no_splits(source: Source, origin: Origin) -> None:
     """Refuses classes that are the folders of splits."""
     names = {name.lower(): name for name in source.class_names}
-    found = {
-        split: next((names[each] for each in aliases if each in names), None) for split, aliases in _SPLITS.items()
-    }
+    found = {split: next((names[each] for each in aliases if each in names), None) for split, aliases in SPLITS.items()}
     if found["train"] is None or not (found["val"] or found["test"]) or not names.keys() <= _ALIASES:
         return
     options = [f"--data.path {origin.path}/{found['train']}"]

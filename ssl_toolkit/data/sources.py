@@ -88,6 +88,14 @@ class Source(ABC):
         """The class numbers of all images: int64 array of shape ``[num]``."""
         return np.fromiter((self.label(index) for index in range(len(self))), dtype=np.int64, count=len(self))
 
+    def given_splits(self) -> NDArray[np.str_] | None:
+        """The split that each image comes with: array of ``train``, ``val`` and ``test``; None where none is given."""
+        return None
+
+    def split_groups(self) -> NDArray[np.int64] | None:
+        """A number for each image, equal for those that must be in one split (a patient's); None without groups."""
+        return None
+
     def examples(self, num: int) -> list[int]:
         """At most so many images from which the size of all may be estimated."""
         return np.linspace(0, len(self) - 1, min(num, len(self))).astype(int).tolist()
@@ -158,19 +166,23 @@ class FolderSource(Source):
         channels: int = 3,
         class_names: Sequence[str] | None = None,
     ) -> None:
-        self.path = Path(path).expanduser()
+        files, left_out = folders.find_images(Path(path).expanduser())
+        self._hold(Path(path).expanduser(), files, image_size, channels)
+        self.left_out = left_out
+        if labels == "folder":
+            self.class_names, self._labels = folders.label_by_folder(self.path, self._names, class_names)
+
+    def _hold(self, path: Path, files: Sequence[folders.ImageFile], image_size: int | None, channels: int) -> None:
+        self.path = path
         self._image_size = image_size
         self._channels = channels
-        files, self.left_out = folders.find_images(self.path)
         self._names = [file.name for file in files]
         self._sizes = np.array([file.size for file in files], dtype=np.int64)
         digest = hashlib.blake2b(digest_size=16)
         for file in files:
             digest.update(f"{file.name}\0{file.size}\0{file.modified}\n".encode("utf-8", "surrogateescape"))
         self._fingerprint = f"folder {digest.hexdigest()}"
-        self._labels = None
-        if labels == "folder":
-            self.class_names, self._labels = folders.label_by_folder(self.path, self._names, class_names)
+        self._labels: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self._names)
@@ -247,6 +259,14 @@ class SubsetSource(Source):
 
     def labels(self) -> NDArray[np.int64]:
         return self.source.labels()[self.places]
+
+    def given_splits(self) -> NDArray[np.str_] | None:
+        splits = self.source.given_splits()
+        return None if splits is None else splits[self.places]
+
+    def split_groups(self) -> NDArray[np.int64] | None:
+        groups = self.source.split_groups()
+        return None if groups is None else groups[self.places]
 
     def examples(self, num: int) -> list[int]:
         if self.source.groups() is None:

@@ -30,6 +30,7 @@ _WAYS = (
     "bring back what the run was begun with, or begin a new run with another --out (with --data.splits RUN every image "
     "that is still there keeps its split)"
 )
+_NO_LABELS = np.zeros(0, dtype=np.int64)
 _NUMBERS = {"size": np.int64, "pixels": np.uint64}
 
 
@@ -45,6 +46,8 @@ class Assignment(NamedTuple):
         settings: What the pixels depend on.
         num: How many images there are.
         digest: Of sizes and names, where the names are too many to keep; empty otherwise.
+        labels: int64 array: the class number of each image, -1 for none. None where it is not known: the images are too
+            many, or the file is of an earlier version.
     """
 
     names: list[str]
@@ -55,6 +58,7 @@ class Assignment(NamedTuple):
     settings: str
     num: int
     digest: str = ""
+    labels: NDArray[np.int64] | None = None
 
 
 def assignment_of(images: ImageSet, parts: Mapping[str, NDArray[np.int64]]) -> Assignment:
@@ -78,13 +82,14 @@ def assignment_of(images: ImageSet, parts: Mapping[str, NDArray[np.int64]]) -> A
     return Assignment(
         [source.name(place) for place in range(num)], source.sizes(),
         np.zeros(num, dtype=np.uint64) if pixels is None else pixels, splits, list(source.class_names), settings, num,
+        labels=source.labels(),
     )  # fmt: skip
 
 
 def write_split_file(file: Path, assignments: Mapping[str, Assignment]) -> None:
     """Writes the assignments of a run: one of the images that are divided ("train"), one of each set that is a split.
 
-    Columns: ``source``, ``name``, ``size`` (bytes), ``pixels`` (a hash), ``split``.
+    Columns: ``source``, ``name``, ``size`` (bytes), ``pixels`` (a hash), ``split``, ``label`` (a class number).
     """
     about = {
         name: {key: getattr(each, key) for key in ("class_names", "settings", "num", "digest")}
@@ -98,6 +103,7 @@ def write_split_file(file: Path, assignments: Mapping[str, Assignment]) -> None:
             "size": np.concatenate([of_one.sizes for of_one in each]),
             "pixels": np.concatenate([of_one.pixels for of_one in each]),
             "split": pa.array(np.concatenate([of_one.splits for of_one in each]).tolist(), pa.string()),
+            "label": np.concatenate([_NO_LABELS if of_one.labels is None else of_one.labels for of_one in each]),
         }
     )
     sink = pa.BufferOutputStream()
@@ -125,13 +131,15 @@ def read_split_file(path: str | Path) -> dict[str, Assignment]:
         names = table["name"].to_pylist()
         sizes, pixels = (np.array(table[name].to_pylist(), dtype=kind) for name, kind in _NUMBERS.items())
         splits = np.array(table["split"].to_pylist(), dtype="<U5")
+        has_labels = "label" in table.column_names
+        labels = np.array(table["label"].to_pylist(), dtype=np.int64) if has_labels else _NO_LABELS
         found = {}
         for name, facts in about.items():
             chosen = source == name
             found[name] = Assignment(
                 [names[place] for place in np.flatnonzero(chosen)], sizes[chosen], pixels[chosen], splits[chosen],
                 [str(each) for each in facts["class_names"]], str(facts["settings"]), int(facts["num"]),
-                str(facts.get("digest", "")),
+                str(facts.get("digest", "")), labels[chosen] if has_labels and chosen.any() else None,
             )  # fmt: skip
     except (pa.ArrowException, KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"'{file}' is no split file of a run ({type(error).__name__})") from None
@@ -147,7 +155,7 @@ def kept_places(source: Source, before: Assignment, what: str) -> NDArray[np.int
         what: What to call the images in the message.
 
     Raises:
-        ValueError: In one line, if an image is gone or its file has another size, or if the classes have changed.
+        ValueError: In one line, if an image is gone, its file has another size, or its class is another one.
     """
     if not before.names:
         if len(source) != before.num:
@@ -170,7 +178,10 @@ def kept_places(source: Source, before: Assignment, what: str) -> NDArray[np.int
     _check_unchanged(source.sizes()[places] != before.sizes, before, what)
     if list(source.class_names) != before.class_names:
         now, then = len(source.class_names), len(before.class_names)
-        raise ValueError(f"the run was begun with {counted(then, 'classes')}, now there are {now:,}; {_WAYS}")
+        other = f"now there are {now:,}" if now != then else "some of which have other names now"
+        raise ValueError(f"the run was begun with {counted(then, 'classes')}, {other}; {_WAYS}")
+    if before.labels is not None:
+        _check_unchanged(source.labels()[places] != before.labels, before, what, "class changed since")
     return places
 
 
@@ -194,11 +205,11 @@ def check_pixels(images: ImageSet, before: Assignment, what: str) -> None:
             _check_unchanged((pixels != before.pixels) & (before.pixels != 0), before, what)
 
 
-def _check_unchanged(changed: NDArray[np.bool_], before: Assignment, what: str) -> None:
+def _check_unchanged(changed: NDArray[np.bool_], before: Assignment, what: str, how: str = "changed since") -> None:
     if changed.any():
         names = [before.names[place] for place in np.flatnonzero(changed)]
         which = f"{len(names):,} of its {before.num:,} {what}{_such(names)}"
-        raise ValueError(f"changed since the run was begun: {which}; {_WAYS}")
+        raise ValueError(f"{how} the run was begun: {which}; {_WAYS}")
 
 
 def _such(names: list[str]) -> str:

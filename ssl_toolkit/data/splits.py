@@ -152,9 +152,9 @@ def stratified_choice(
     Returns:
         For each count, a boolean array of shape ``[num]``: whether an image is among the first.
     """
-    draws = _draws(len(labels), seed, purpose)
+    draws = random_draws(len(labels), seed, purpose)
     sizes = np.bincount(labels + 1)
-    scores = _places(labels, draws[0])
+    scores = places_in_class(labels, draws[0])
     scores = (scores + 0.5) / sizes[labels + 1]
     return [_first(scores, draws[1], count) for count in counts]
 
@@ -227,14 +227,23 @@ def few_labels(
     """
     if not (labels >= 0).any():
         raise ValueError("a few-label subset (label_fraction, labels_per_class) needs images with labels")
-    places = _places(labels, _draws(len(labels), seed, "few labels")[0])
+    places = places_in_class(labels, random_draws(len(labels), seed, "few labels")[0])
     sizes = np.bincount(labels[labels >= 0])
     wanted = np.maximum(1, np.rint(sizes * fraction)) if per_class is None else np.full(len(sizes), per_class)
     return np.flatnonzero((labels >= 0) & (places < wanted[labels]))
 
 
-def _draws(num: int, seed: int, purpose: str) -> NDArray[np.float32]:
-    """Two random numbers for each image, drawn in parts, because the hash takes ten times the memory of its result."""
+def random_draws(num: int, seed: int, purpose: str) -> NDArray[np.float32]:
+    """Two random numbers for each image, drawn in parts, because the hash takes ten times the memory of its result.
+
+    Args:
+        num: How many images.
+        seed: Another seed gives other numbers.
+        purpose: A name that makes them independent of others with the same seed.
+
+    Returns:
+        float32 array of shape ``[2, num]``, in [0, 1).
+    """
     draws = np.empty((2, num), dtype=np.float32)
     for start in range(0, num, _AT_ONCE):
         part = torch.arange(start, min(start + _AT_ONCE, num))
@@ -242,8 +251,16 @@ def _draws(num: int, seed: int, purpose: str) -> NDArray[np.float32]:
     return draws
 
 
-def _places(labels: NDArray[np.int64], draws: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The place of each image among those of its class, in the order of their draws (ties by index)."""
+def places_in_class(labels: NDArray[np.int64], draws: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The place of each image among those of its class, in the order of their draws (ties by index).
+
+    Args:
+        labels: int64 array of shape ``[num]``: class numbers, -1 for none (a class like any other here).
+        draws: float32 array of shape ``[num]``.
+
+    Returns:
+        int64 array of shape ``[num]``, from 0 in each class.
+    """
     order = np.argsort(draws, kind="stable")
     sizes = np.bincount(labels + 1)
     if np.count_nonzero(sizes) > 1:

@@ -56,6 +56,8 @@ class FrameData(ImageData):
             index=None,
             shard_window=None,
             shard_cache=1.0,
+            table=None,
+            columns=None,
             **kwargs,
         )
         self._max_frames = max_frames

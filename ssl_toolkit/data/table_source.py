@@ -1,0 +1,131 @@
+"""`TableSource`: the images that a table names, with their labels, splits and groups."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssl_toolkit.data.folders import ImageFile, check_folder, label_by_folder
+from ssl_toolkit.data.sources import FolderSource, LabelKind
+from ssl_toolkit.data.table import Table, read_table, rows_of
+from ssl_toolkit.errors import counted, nearest
+
+SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+_SHOWN = 3
+
+
+class TableSource(FolderSource):
+    """The images of a folder that a table names, in the order of their paths: the order of the rows plays no role.
+
+    Args:
+        table: As `ssl_toolkit.data.table.read_table` takes it.
+        path: The folder that paths begin in; that of the table by default.
+        labels: What makes the class of an image where the table has no label: "folder" its first-level sub-folder,
+            "none" nothing.
+        image_size: As for `FolderSource`.
+        channels: As for `FolderSource`.
+        columns: As for `read_table`.
+
+    Raises:
+        ValueError: In one line with the row, if the table cannot be used: an image that is not there, a split of
+            another name, a group in two splits.
+    """
+
+    def __init__(
+        self,
+        table: str | Path,
+        path: str | Path | None = None,
+        labels: LabelKind = "none",
+        image_size: int | None = None,
+        channels: int = 3,
+        columns: Mapping[str, str] | None = None,
+    ) -> None:
+        read = read_table(table, columns)
+        folder = read.file.parent if path is None else Path(path).expanduser()
+        check_folder(folder)
+        files = _find(read, folder)
+        order = sorted(range(len(files)), key=lambda place: files[place].name)
+        self._hold(folder, [files[place] for place in order], image_size, channels)
+        values = {role: [texts[place] for place in order] for role, texts in read.values.items()}
+        self.table = read
+        self._splits = _splits(read, np.array(order)) if "split" in values else None
+        self._groups = np.unique(values["group"], return_inverse=True)[1] if "group" in values else None
+        if self._splits is not None and "group" in values:
+            _check_groups(read, values["group"], self._splits)
+        if "label" in values:
+            self.class_names = _in_order(set(values["label"]))
+            number = {name: place for place, name in enumerate(self.class_names)}
+            self._labels = np.array([number[text] for text in values["label"]], dtype=np.int64)
+        elif labels == "folder":
+            self.class_names, self._labels = label_by_folder(folder, values["path"])
+
+    def summary(self) -> str:
+        """What was taken from the table, for people."""
+        columns = ", ".join(f"{role} from {name!r}" for role, name in self.table.names.items())
+        return f"{self.table.file}: {counted(len(self), 'images')}; {columns}"
+
+    def given_splits(self) -> NDArray[np.str_] | None:
+        return self._splits
+
+    def split_groups(self) -> NDArray[np.int64] | None:
+        return self._groups
+
+
+def _find(table: Table, folder: Path) -> list[ImageFile]:
+    """The file of each row."""
+    found, missing = [], []
+    for name, row in zip(table.values["path"], table.rows.tolist(), strict=True):
+        try:
+            status = (folder / name).stat()
+        except OSError:
+            missing.append((row, name))
+            continue
+        if stat.S_ISREG(status.st_mode):
+            found.append(ImageFile(name, status.st_size, status.st_mtime_ns))
+        else:
+            missing.append((row, name))
+    if missing:
+        shown = ", ".join(f"row {row:,}: {name}" for row, name in missing[:_SHOWN])
+        raise ValueError(
+            f"the table '{table.file}' names {counted(len(missing), 'files')} of {len(table.rows):,} that "
+            f"{'is' if len(missing) == 1 else 'are'} not in '{folder}' ({shown}{', ...' * (len(missing) > _SHOWN)}); "
+            "its paths begin in data.path"
+        )
+    return found
+
+
+def _splits(table: Table, order: NDArray[np.int64]) -> NDArray[np.str_]:
+    """The split of each image under our names, in an order of the rows."""
+    split_of = {alias: split for split, aliases in SPLITS.items() for alias in aliases}
+    texts = [text.lower() for text in table.values["split"]]
+    for text, given, row in zip(texts, table.values["split"], table.rows.tolist(), strict=True):
+        if text not in split_of:
+            known = ", ".join(alias for aliases in SPLITS.values() for alias in aliases)
+            raise ValueError(
+                f"the table '{table.file}' has the split {given!r} in {rows_of([row])}, expected one of {known}"
+                f"{nearest(text, split_of)}"
+            )
+    return np.array([split_of[text] for text in texts])[order]
+
+
+def _check_groups(table: Table, groups: list[str], splits: NDArray[np.str_]) -> None:
+    """Refuses a group that the table itself has in two splits."""
+    split_of: dict[str, str] = {}
+    for group, split in zip(groups, splits.tolist(), strict=True):
+        if (earlier := split_of.setdefault(group, split)) != split:
+            first, second = sorted([earlier, split])
+            raise ValueError(
+                f"the table '{table.file}' has the group {group!r} in two splits, {first} and {second}: what is "
+                "measured would be too good; put each group into one"
+            )
+
+
+def _in_order(names: set[str]) -> list[str]:
+    """Classes by their names; whole numbers by their value."""
+    if all(name.isascii() and name.removeprefix("-").isdigit() for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
