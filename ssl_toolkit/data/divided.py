@@ -169,6 +169,11 @@ class DividedData(LightningDataModule):
         )
         bad = f"; bad images left out: {len(self.bad_files)}" if self.bad_files else ""
         remarks = [*self._divided().survey.remarks(), *([self.not_read] if self.not_read else [])]
+        if groups := self._divided().num_groups():
+            counts = ", ".join(f"{count:,} {split}" for split, count in groups.items())
+            remarks.append(
+                f"{counts} groups, where intervals take each of the {self.noun} for independent of the others"
+            )
         return "; ".join([f"{self.title}: {what}{bad}", *remarks])
 
     @property

@@ -110,6 +110,13 @@ class Division:
             for name in get_args(Split)
         }
 
+    def num_groups(self) -> dict[str, int]:
+        """How many groups there are in each split that is a part of the main source; empty without groups."""
+        groups = self._sets["train"].source.split_groups()
+        if groups is None:
+            return {}
+        return {name: len(np.unique(groups[places])) for name, places in self._parts.items() if len(places)}
+
     def assignments(self) -> dict[str, Assignment]:
         """The split of each image of each set, for a split file."""
         of_main = {name: places for name, places in self._parts.items() if name not in self._sets or name == "train"}

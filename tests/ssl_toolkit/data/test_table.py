@@ -175,13 +175,21 @@ def test_groups_stay_together_beside_given_splits_and_copies(folder: Path, tmp_p
     every = [*NAMES, "copy.png"]
     groups = [f"g{place // 3}" for place in range(24)] + ["g0"]  # the copy joins g0 and g7
     file = written(tmp_path / "t.csv", [("path", "group"), *zip(every, groups, strict=True)])
+    parts: tuple[Split, ...] = ("train", "val", "test")
     for seed in range(8):
         data = data_of(file, folder, val_fraction=0.25, test_fraction=0.25, split_seed=seed)
-        place = {name: split for split in ("train", "val", "test") for name in names(data, split)}
+        place = {name: split for split in parts for name in names(data, split)}
         assert place.keys() == set(every)
         for first, second in zip(every, groups, strict=True):
             assert place[first] == place[every[groups.index(second)]]
         assert place["copy.png"] == place["b/11.png"] == place["a/0.png"]
+        held = {
+            split: {group for name, group in zip(every, groups, strict=True) if place[name] == split} for split in parts
+        }
+        said = ", ".join(f"{len(held[split])} {split}" for split in parts)
+        assert data.summary().endswith(
+            f"; {said} groups, where intervals take each of the images for independent of the others"
+        )
         assert data.num_images("val") > 0
         assert data.num_images("test") > 0
 
