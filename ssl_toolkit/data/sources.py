@@ -32,11 +32,13 @@ class Source(ABC):
         class_names: The names of the classes in the order of their numbers; empty without labels.
         left_out: How many files beside the images are not read, by what their names end in.
         ranges: As `decode_file` takes them.
+        labels_may_change: Whether the class of an image may change while its name and file stay.
     """
 
     class_names: Sequence[str] = ()
     left_out: Counter[str] = Counter()  # noqa: RUF012 (never changed)
     ranges: Mapping[str, Range] | None = None
+    labels_may_change: bool = False
 
     @abstractmethod
     def __len__(self) -> int:
@@ -229,6 +231,7 @@ class SubsetSource(Source):
         self.source = source
         self.class_names = source.class_names
         self.left_out = source.left_out
+        self.labels_may_change = source.labels_may_change
         self.places = indices
 
     def __len__(self) -> int:

@@ -162,7 +162,7 @@ def kept_places(source: Source, before: Assignment, what: str) -> NDArray[np.int
             raise ValueError(f"the run was begun with {before.num:,} {what}, now there are {len(source):,}; {_WAYS}")
         if before.digest and before.digest != _digest(source):
             raise ValueError(
-                f"names or sizes of the {before.num:,} {what} have changed since the run was begun; {_WAYS}"
+                f"names, sizes or classes of the {before.num:,} {what} have changed since the run was begun; {_WAYS}"
             )
         return np.arange(len(source))
     place = {source.name(number): number for number in range(len(source))}
@@ -190,6 +190,8 @@ def _digest(source: Source) -> str:
     digest = hashlib.blake2b(source.sizes().astype("<i8").tobytes(), digest_size=16)
     for number in range(0, len(source), max(1, len(source) // _NAMES_IN_DIGEST)):
         digest.update(f"{source.name(number)}\n".encode())
+    if source.labels_may_change:
+        digest.update(source.labels().astype("<i8").tobytes())
     return digest.hexdigest()
 
 

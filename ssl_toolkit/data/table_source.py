@@ -56,6 +56,7 @@ class TableSource(FolderSource):
         self._groups = np.unique(values["group"], return_inverse=True)[1] if "group" in values else None
         if self._splits is not None and "group" in values:
             _check_groups(read, values["group"], self._splits)
+        self.labels_may_change = "label" in values
         if "label" in values:
             self.class_names = _in_order(set(values["label"]))
             number = {name: place for place, name in enumerate(self.class_names)}

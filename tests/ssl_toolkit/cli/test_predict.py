@@ -166,6 +166,17 @@ def test_each_image_has_a_row_in_order_and_no_batch_size_changes_it(run, folder,
     assert len({row["class"] for row in tables[0]}) > 1
 
 
+@pytest.mark.slow
+def test_a_run_whose_images_a_table_named_predicts_a_folder(folder, weights, tmp_path):
+    files = sorted(file.relative_to(folder) for file in folder.rglob("*.png"))
+    rows = "".join(f"{file.as_posix()},{file.parent.name},{file.stem}\n" for file in files[::2])
+    (tmp_path / "table.csv").write_text(f"path,kind,writer\n{rows}")
+    options = ["--data.table", str(tmp_path / "table.csv"), "--data.columns", "{label: kind, group: writer}"]
+    run = transfer(tmp_path, folder, "--model.weights", str(weights), *options, *VARIANTS["frozen"])
+    table = predict(run, tmp_path / "table.parquet", path=folder)
+    assert [row["name"] for row in table] == [file.as_posix() for file in files]
+
+
 def test_parquet_says_what_made_it(run, folder, tmp_path):
     rows = predict(run, tmp_path / "table.parquet", path=folder / "name")
     assert [row["name"] for row in rows] == [f"{number:02d}.png" for number in range(16)]

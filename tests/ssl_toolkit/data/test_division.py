@@ -240,7 +240,11 @@ def test_of_too_many_images_to_name_a_change_is_noticed_too(run, change, monkeyp
     go_on(run, "moved")
     (run / "moved").rename(run / "images")
     change(run / "images")
-    words = "was begun with 40 images, now there are 39" if change is remove else "names or sizes of the 40 images have"
+    words = (
+        "was begun with 40 images, now there are 39"
+        if change is remove
+        else "names, sizes or classes of the 40 images have"
+    )
     with pytest.raises(ValueError, match=words) as error:
         go_on(run)
     assert "\n" not in str(error.value)

@@ -225,6 +225,24 @@ def test_a_new_image_of_a_known_group_follows_it(folder: Path, tmp_path: Path) -
     assert second.num_images("train") + second.num_images("val") == 24
 
 
+def test_of_too_many_images_to_name_the_classes_are_checked_too(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ssl_toolkit.data.split_file.MOST_NAMED", 10)
+    rows = list(zip(NAMES, "xy" * 12, strict=True))
+    table = written(tmp_path / "t.csv", [("path", "label"), *rows])
+    data_of(table, folder, val_fraction=0.25).write_splits(tmp_path)
+    for label, changes in (("x", False), ("y", True)):
+        written(table, [("path", "label"), ("a/0.png", label), *rows[1:]])
+        again = ImageData(f"{folder}", table=f"{table}", image_size=8, cache="memory", val_fraction=0.25)
+        again.go_on_with(tmp_path)
+        if changes:
+            with pytest.raises(ValueError, match="names, sizes or classes of the 24 images have changed"):
+                again.setup()
+        else:
+            again.setup()
+
+
 def test_a_run_is_not_resumed_with_other_classes(folder: Path, tmp_path: Path) -> None:
     rows = list(zip(NAMES, "xy" * 12, strict=True))
     data_of(written(tmp_path / "t.csv", [("path", "label"), *rows]), folder, val_fraction=0.25).write_splits(tmp_path)
