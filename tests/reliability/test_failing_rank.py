@@ -54,10 +54,16 @@ def command(recipe, run, how, who, note):
 
 
 @pytest.mark.guarantee("R14")
-@pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-@pytest.mark.parametrize("how", CASES)
+@pytest.mark.parametrize(
+    ("how", "launcher"),
+    [
+        # either launcher with half of them
+        pytest.param(how, each, marks=pytest.mark.slow if (number + place) % 2 else pytest.mark.nightly)
+        for number, how in enumerate(CASES)
+        for place, each in enumerate(LAUNCHERS)
+    ],
+)
 def test_one_fails_and_all_are_gone(how, launcher, recipe, tmp_path, reached):
     who, words = CASES[how]
     run, note = tmp_path / "run", tmp_path / "note"

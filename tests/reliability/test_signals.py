@@ -81,9 +81,16 @@ def whole(server, tmp_path_factory):
 
 
 @pytest.mark.guarantee("R4")
-@pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("size", "who"), [(1, "first"), (2, "first"), (2, "second"), (2, "all")])
+@pytest.mark.parametrize(
+    ("size", "who"),
+    [
+        pytest.param(1, "first", marks=pytest.mark.slow),
+        pytest.param(2, "first", marks=pytest.mark.nightly),
+        pytest.param(2, "second", marks=pytest.mark.slow),
+        pytest.param(2, "all", marks=pytest.mark.nightly),
+    ],
+)
 def test_a_signal_saves_and_ends_all_at_one_step(server, whole, size, who, tmp_path, reached):
     longest = 0.0
     for name, moment in CASES:
@@ -105,17 +112,19 @@ def test_a_signal_saves_and_ends_all_at_one_step(server, whole, size, who, tmp_p
 
 
 @pytest.mark.guarantee("R4")
-@pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_torchrun_passes_a_signal_on(tmp_path, reached):
+@pytest.mark.parametrize(
+    "name", [pytest.param("SIGTERM", marks=pytest.mark.slow), pytest.param("SIGUSR1", marks=pytest.mark.nightly)]
+)
+def test_torchrun_passes_a_signal_on(name, tmp_path, reached):
     torchrun = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
         "--signals-to-handle", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1", "-m", "ssl_toolkit", "pretrain",
     ]  # fmt: skip
     environment = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    longest = 0.0
-    for name, moment in CASES:
-        folder = tmp_path / f"{name}-{moment}"
+    longest, moments = 0.0, [moment for each, moment in CASES if each == name]
+    for moment in moments:
+        folder = tmp_path / moment
         folder.mkdir()
         run = folder / "run"
         arguments = [*start(folder, 2), "--out", str(run), *signalled(name, "launcher", moment, folder)]
@@ -132,4 +141,5 @@ def test_torchrun_passes_a_signal_on(tmp_path, reached):
         # torchrun itself needs some to see that they have ended
         assert seconds < 2 * SECONDS * max(1.0, (sent - begin) / TORCHRUN_START)
         longest = max(longest, seconds)
-    reached(f"to torchrun: {REACHED}, all gone after at most {math.ceil(longest)} s")
+    told = f"{len(moments)} of {len(moments)} ({', '.join(moments)})"
+    reached(f"{name} to torchrun: {told}, all gone after at most {math.ceil(longest)} s")

@@ -10,6 +10,7 @@ METHODS = {
             # by chance: no agreement, and a loss of 265
             lambda metrics: metrics["train/agreement"] > 0.4 and metrics["train/loss"] < 0.6 * 265,
             better=0.12,
+            steps=120,
             batch_size=64,
             lr=4e-3,
         ),

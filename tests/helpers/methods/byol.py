@@ -24,14 +24,14 @@ METHODS = {
         Lesson(
             {
                 # without colour, which is the easiest thing to agree on
-                "view": {**TEXTURE_VIEW, "grayscale": 1.0, "contrast": 0.4},
+                "view": {**TEXTURE_VIEW, "size": 24, "grayscale": 1.0, "contrast": 0.4},
                 "projector_widths": [256, 128],
                 "predictor_width": 256,
                 "momentum": {"value": 0.9, "end": 1.0},
             },
             tells_images_apart,
             better=0.06,
-            steps=340,
+            steps=220,
             batch_size=64,
             lr=4e-3,
             weight_decay=0.0,

@@ -30,7 +30,7 @@ METHODS = {
             # the loss of chance is ln 256 = 5.55
             lambda metrics: metrics["train/loss"] < 3.5,
             better=0.1,
-            steps=280,
+            steps=180,
             batch_size=64,
             lr=4e-3,
         ),

@@ -18,7 +18,7 @@ METHODS = {
             },
             lambda metrics: metrics["train/agreement"] > 0.6 and metrics["train/coding_rate"] > 0.6,
             better=0.2,
-            steps=150,
+            steps=90,
             batch_size=64,
             lr=4e-3,
         ),

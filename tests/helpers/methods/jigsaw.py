@@ -28,9 +28,9 @@ METHODS = {
             better=0.04,
             images="procedural",
             num=900,
-            steps=150,
+            steps=120,
             batch_size=50,
-            stem_width=32,
+            stem_width=16,
         ),
     )
 }

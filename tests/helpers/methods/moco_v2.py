@@ -16,7 +16,7 @@ METHODS = {
             # one of 257: chance is 0.4 percent, and the loss of chance 5.55
             lambda metrics: metrics["train/key_top1"] > 0.01 and metrics["train/loss"] < 5.2,
             better=0.2,
-            steps=230,
+            steps=140,
             batch_size=64,
             lr=6e-3,
         ),

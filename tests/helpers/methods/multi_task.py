@@ -31,7 +31,7 @@ METHODS = {
             # one of 127 others, and ln 4 = 1.386
             lambda metrics: metrics["train/simclr_pair_top1"] > 0.03 and metrics["train/rotation_loss"] < 1.34,
             better=0.2,
-            steps=150,
+            steps=110,
             batch_size=64,
             lr=6e-3,
         ),

@@ -16,7 +16,7 @@ METHODS = {
             # one of 64: chance is 1.6 percent, and the loss of chance ln 64 = 4.16
             lambda metrics: metrics["train/neighbour_top1"] > 0.05 and metrics["train/loss"] < 3.7,
             better=0.12,
-            steps=300,
+            steps=180,
             batch_size=64,
             lr=4e-3,
         ),

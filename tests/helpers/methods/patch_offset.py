@@ -25,7 +25,7 @@ METHODS = {
             num=900,
             steps=150,
             batch_size=50,
-            stem_width=32,
+            stem_width=16,
         ),
     )
 }

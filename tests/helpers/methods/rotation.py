@@ -12,10 +12,10 @@ METHODS = {
             better=0.15,
             images="procedural",
             num=900,
-            steps=150,
+            steps=120,
             batch_size=32,
             lr=4e-3,
-            stem_width=32,
+            stem_width=16,
         ),
     )
 }

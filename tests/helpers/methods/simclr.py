@@ -10,7 +10,7 @@ METHODS = {
             # the right one of 255 others: chance is 0.4 percent
             lambda metrics: metrics["train/pair_top1"] > 0.03,
             better=0.2,
-            steps=150,
+            steps=90,
             lr=6e-3,
         ),
     )

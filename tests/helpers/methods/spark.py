@@ -14,7 +14,7 @@ METHODS = {
             # chance is 0, and noise leaves less than 1 to be had
             lambda metrics: metrics["train/variance_explained"] > 0.35,
             better=0.2,
-            steps=120,
+            steps=80,
             batch_size=32,
             lr=4e-3,
             stem="small",

@@ -10,7 +10,7 @@ METHODS = {
             # of ten classes
             lambda metrics: metrics["train/partner_top1"] > 0.4,
             better=0.2,
-            steps=150,
+            steps=90,
             batch_size=64,
             lr=4e-3,
         ),

@@ -30,7 +30,7 @@ METHODS = {
             # one of 64: chance is 1.6 percent, and the loss of chance ln 64 = 4.16
             lambda metrics: metrics["train/prototype_top1"] > 0.1 and metrics["train/loss"] < 3.6,
             better=0.15,
-            steps=300,
+            steps=180,
             batch_size=64,
             lr=4e-3,
         ),

@@ -15,7 +15,7 @@ METHODS = {
             # by chance whitened views do not agree
             lambda metrics: metrics["train/cosine"] > 0.5,
             better=0.12,
-            steps=420,
+            steps=240,
             batch_size=64,
             lr=4e-3,
         ),

@@ -411,7 +411,7 @@ def test_splits_and_limits(shards, tmp_path):
         assert batch.labels.tolist() == [number % 3 for number in numbers]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(900)
 @pytest.mark.guarantee("X1")
 def test_an_index_of_ten_million_images_opens_soon_and_in_little_memory(reached):
