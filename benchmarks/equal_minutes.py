@@ -10,6 +10,9 @@ in its quickest turn, is the row's rate, and turns the minutes into steps. Then 
 does not matter what else the machine does in that time, and a row that is killed goes on where it was when the command
 is given again. Finished rows are kept in the JSON file and not repeated.
 
+Where the file says `choose: {option: --model.optimizer.lr, values: [0.005, 0.01], minutes: 2}`, each row is first
+trained so long with each value, and then takes the one with the higher kNN of the validation images.
+
 All backbones are judged in the same way: pooled features of the centre view, the labelled training images as the bank,
 k = 20 and 200, cosine; a linear probe whose penalty the validation images choose; the test images are seen once.
 Without labels: RankMe of the test images, and LiDAR, alignment and uniformity of ten of SimCLR's views of 1,000
@@ -40,7 +43,7 @@ RANDOM = "random weights"
 
 
 def read_rows(file: Path) -> dict[str, dict[str, Any]]:
-    """The rows by name; each has a recipe, options and minutes."""
+    """The rows by name; each has a recipe, options and minutes, and may have a choice."""
     written = yaml.safe_load(file.read_text(encoding="utf-8"))
     common = {"command": "pretrain", "seed": 0, **{key: written.get(key) for key in ("recipe", "minutes")}}
     rows = {}
@@ -49,6 +52,9 @@ def read_rows(file: Path) -> dict[str, dict[str, Any]]:
         if not row["recipe"] or not row["minutes"]:
             raise SystemExit(f"{file}: the row {name!r} needs a recipe and minutes, by itself or for all")
         row["options"] = [*written.get("options", []), *(given or {}).get("options", [])]
+        choice = (given or {}).get("choose", written.get("choose"))
+        if choice and row["command"] == "pretrain":
+            row["choose"] = choice
         rows[name] = row
     return rows
 
@@ -124,12 +130,60 @@ def train(name: str, row: dict[str, Any], steps: int, args: argparse.Namespace) 
     return run
 
 
+def chosen(
+    name: str, row: dict[str, Any], rate: float, args: argparse.Namespace, results: dict[str, Any]
+) -> dict[str, Any]:
+    """The row with the best value of its choice, each of which is tried if it was not before."""
+    if "choose" not in row:
+        return row
+    choice, trials = row["choose"], results.setdefault("trials", {}).setdefault(name, {})
+    for value in choice["values"]:
+        if str(value) not in trials:
+            tried = {**row, "options": [*row["options"], f"{choice['option']}={value}"]}
+            run = train(f"{name} {value}", tried, max(1, round(60 * choice["minutes"] * rate)), args)
+            trials[str(value)] = knn_of_validation(run, args)
+            print(f"{name}, {choice['option']} {value}: {100 * trials[str(value)]:.1f} % (validation)", file=sys.stderr)
+            shutil.rmtree(run, ignore_errors=True)
+            write_json(args.json, results)
+    best = max(choice["values"], key=lambda value: trials[str(value)])
+    return {**row, "options": [*row["options"], f"{choice['option']}={best}"]}
+
+
+def images_of(run: Path, args: argparse.Namespace) -> Any:
+    """The labelled images, with the validation images of a run."""
+    from ssl_toolkit.data import ImageData
+
+    data = ImageData(
+        args.images,
+        test_path=args.test,
+        labels="folder",
+        image_size=args.image_size,
+        splits=str(run),
+        batch_size=256,
+        cache="disk",
+    )
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def knn_of_validation(run: Path, args: argparse.Namespace) -> float:
+    """kNN (k = 20) of a run's backbone on the validation images, 0 to 1."""
+    from ssl_toolkit.augment import CenterView
+    from ssl_toolkit.evaluation import extract_features, knn_accuracy
+    from ssl_toolkit.weights import load_backbone
+
+    data, backbone = images_of(run, args), load_backbone(run / "backbone.safetensors")
+    parts = [extract_features(backbone, data.loader(split), CenterView(args.image_size)) for split in ("train", "val")]
+    (bank, labels), (queries, wanted) = [(part.features["pooled"], part.labels) for part in parts]
+    return knn_accuracy(bank, labels, queries, wanted, k=(20,))[20]
+
+
 def judge(run: Path, is_random: bool, args: argparse.Namespace) -> dict[str, Any]:
     """The figures of a run's backbone, or of its network with random weights."""
     import torch
 
     from ssl_toolkit.augment import CenterView, RandomView
-    from ssl_toolkit.data import ImageData
     from ssl_toolkit.evaluation import (
         alignment,
         calibrate_batch_norm,
@@ -146,17 +200,7 @@ def judge(run: Path, is_random: bool, args: argparse.Namespace) -> dict[str, Any
     from ssl_toolkit.weights import load_backbone
 
     view, size = CenterView(args.image_size), args.image_size
-    data = ImageData(
-        args.images,
-        test_path=args.test,
-        labels="folder",
-        image_size=size,
-        splits=str(run),  # the validation images of the row
-        batch_size=256,
-        cache="disk",
-    )
-    data.prepare_data()
-    data.setup()
+    data = images_of(run, args)
     backbone = load_backbone(run / "backbone.safetensors")
     if is_random:
         backbone = random_backbone(backbone, 0)
@@ -246,13 +290,16 @@ def main() -> None:
             continue
         rate = results["rates"][name]
         steps = max(1, round(60 * rows[name]["minutes"] * rate["steps_per_second"]))
-        run = train(name, rows[name], steps, args)
+        row = chosen(name, rows[name], rate["steps_per_second"], args, results)
+        run = train(name, row, steps, args)
         batch = yaml.safe_load((run / "config.yaml").read_text())["data"]["batch_size"]
         results["rows"][name] = {
             "minutes": rows[name]["minutes"], "steps": steps, "batch": batch, "seed": rows[name]["seed"],
             "images_per_second": batch * rate["steps_per_second"], "peak_memory": rate["peak_memory"],
             "settings": rows[name], **judge(run, False, args), **pretext_figures(run),
         }  # fmt: skip
+        if "choose" in rows[name]:
+            results["rows"][name]["chosen"] = row["options"][-1]
         if RANDOM not in results["rows"]:
             random = {"minutes": 0, "steps": 0, "batch": batch, "seed": 0, "images_per_second": 0, "peak_memory": 0}
             results["rows"][RANDOM] = {**random, **judge(run, True, args)}
