@@ -93,7 +93,11 @@ def write_modules(page, folder):
 
 # what libraries warn of does not stop a user either
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("page", pages_with("python"))
+@pytest.mark.parametrize(
+    "page",
+    # thousands of images are predicted there
+    [pytest.param(page, marks=pytest.mark.slow if page == "predicting.md" else ()) for page in pages_with("python")],
+)
 def test_python_runs(page, folder, monkeypatch):
     def refuse(*_):
         raise OSError("a page works without a network")

@@ -41,6 +41,7 @@ def test_the_python_example_runs(tmp_path):
     assert (tmp_path / "runs/birds/backbone.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_the_task_of_one_s_own_runs_by_its_command(tmp_path):
     code = next(block for block in blocks("python") if "class Rotation" in block)
     (tmp_path / "rotation.py").write_text(code, encoding="utf-8")

@@ -114,6 +114,7 @@ def test_wrong_numbers_are_refused(arguments, expected):
         make_task(**arguments)
 
 
+@pytest.mark.slow
 def test_patches_that_are_too_small_are_refused_before_the_run():
     torch.manual_seed(0)
     backbone = Backbone("vgg11")

@@ -213,6 +213,7 @@ def write(folder, tasks, **arguments):
     return ["-c", str(file), "--out", str(folder / "run")]
 
 
+@pytest.mark.slow
 def test_the_teacher_of_a_task_is_exported(tmp_path):
     byol = {"class_path": "pretext.byol.BYOL", "init_args": {**BYOL, "export": "teacher", "momentum": 0.5}}
     tasks = {"byol": byol, "simclr": {"class_path": "pretext.simclr.SimCLR", "init_args": SIMCLR}}

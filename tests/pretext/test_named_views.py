@@ -276,6 +276,7 @@ def test_wrong_options_are_one_line(recipe, option, expected):
     assert expected in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_run_with_several_sizes_writes_out_its_presets(recipe, tmp_path):
     run = train("pretrain", ["-c", recipe, "--out", str(tmp_path / "run")], quietly=True)
     views = read_config(run)["model"]["init_args"]["views"]

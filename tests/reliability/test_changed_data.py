@@ -42,6 +42,7 @@ def resume(folder):
 
 
 @pytest.mark.guarantee("R16")
+@pytest.mark.slow
 def test_an_image_more_moves_no_test_image(folder, capsys):
     shutil.copy(folder / "images/a/00.png", folder / "images/a/00-new.png")
     before = (folder / "run" / FILE).read_bytes()

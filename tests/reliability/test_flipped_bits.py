@@ -106,6 +106,7 @@ def test_a_flipped_bit_in_a_checkpoint(tmp_path, reached, capsys):
     )
 
 
+@pytest.mark.slow
 def test_the_command_line_refuses_a_flipped_bit(recipe_file, tmp_path, capsys):
     run = tmp_path / "run"
     assert main(["pretrain", "-c", str(recipe_file), "--out", str(run)]) == 0

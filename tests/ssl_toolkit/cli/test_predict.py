@@ -336,6 +336,7 @@ def test_what_cannot_be_predicted_is_one_line(run, folder, tmp_path, recipe, cap
     assert f"ssl-toolkit embed --weights {pretrained / 'backbone.safetensors'}" in said
 
 
+@pytest.mark.slow
 def test_files_that_do_not_fit_together_are_one_line(run, folder, tmp_path, capsys):
     run = Path(shutil.copytree(run, tmp_path / "run"))
     given = [run, "--data.path", folder, "--out", tmp_path / "table.csv"]

@@ -43,6 +43,7 @@ def pretrained(recipe, tmp_path, capsys) -> Path:
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_one_range_from_the_training_images_to_evaluation(pretrained, tmp_path, capsys, monkeypatch):
     expected = {"uint16": [0.0, 4095.0]}
     assert read_config(pretrained)["data"]["range"] == expected

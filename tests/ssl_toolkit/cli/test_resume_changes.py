@@ -66,6 +66,7 @@ def test_settings_of_the_optimizer_take_effect_and_are_said(run, option, value, 
 
 
 @pytest.mark.guarantee("R16")
+@pytest.mark.slow
 def test_the_learning_rate_is_that_of_the_new_settings_from_the_next_step_on(run):
     resumed(run, "--model.optimizer.lr", "0.5")
     rates = read_metrics(run)
@@ -89,6 +90,7 @@ def test_a_plain_resume_changes_nothing(run, capsys):
     assert "changes" not in read_header(run / "backbone.safetensors")
 
 
+@pytest.mark.slow
 def test_the_temperature_is_said(run, capsys):
     resumed(run, "--model.temperature", "0.3")
     assert "changed from step 4 on: model.temperature 0.3, before 0.5\n" in capsys.readouterr().out

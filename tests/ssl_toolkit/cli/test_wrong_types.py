@@ -56,6 +56,7 @@ def check(found):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.slow
 def test_every_option_of_a_command(command, monkeypatch):
     parser = parser_of(command, monkeypatch)
     options = {
@@ -86,6 +87,7 @@ def model_of(recipe):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.slow
 def test_every_setting_of_a_task(recipe):
     others = list(RECIPES)[: list(RECIPES).index(recipe)]
     known = {key for other in others for key in keys_of(model_of(other)[1], "model")}
