@@ -139,6 +139,16 @@ class DividedData(LightningDataModule):
         """The name of an image, such as its path in the folder, from its number in a `Batch` of this split."""
         return self._divided().split(split).images.source.name(index)
 
+    def groups_of(self, split: Split, indices: Tensor) -> Tensor | None:
+        """Groups that must be in one split: int64 tensor of shape ``[images]``; None without groups.
+
+        Args:
+            split: The split of the images.
+            indices: Their numbers in its source.
+        """
+        groups = self._divided().split(split).images.source.split_groups()
+        return None if groups is None else torch.from_numpy(groups)[indices.cpu()]
+
     @property
     def class_names(self) -> list[str]:
         """The names of the classes in the order of their numbers; empty without labels."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
 from ssl_toolkit.evaluation.ensembles import bagging, boosting, cross_validate
 from ssl_toolkit.evaluation.intervals import confidence_interval, paired_difference
@@ -50,6 +51,7 @@ def extra_rows(
     weights: Literal["given", "random"],
     probe: ProbeResult,
     say: Callable[[str], None],
+    groups: Tensor | None = None,
 ) -> tuple[list[EnsembleRow], list[FoldsRow]]:
     """The ensembles and the folds of one set of weights, none or one of each.
 
@@ -61,6 +63,8 @@ def extra_rows(
         weights: Whose features they are.
         probe: Their linear probe.
         say: Called with a line about each.
+        groups: int64 tensor: of each training image, then of each validation image, the group that must be in one fold;
+            None without groups.
     """
     ensembles, folds = [], []
     if extras.ensemble is not None:
@@ -69,7 +73,7 @@ def extra_rows(
     if extras.folds is not None:
         say(f"{extras.folds} folds with {weights} weights")
         both = torch.cat([train[0], val[0]]), torch.cat([train[1], val[1]])
-        result = cross_validate(both, extras.folds, seed=extras.seed)
+        result = cross_validate(both, extras.folds, seed=extras.seed, groups=groups)
         folds.append(FoldsRow(weights, result.values, result.top1.mean, result.top1.std))
     return ensembles, folds
 

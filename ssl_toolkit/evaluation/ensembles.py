@@ -161,31 +161,62 @@ class FoldsResult(NamedTuple):
     correct: Tensor
 
 
-def stratified_folds(labels: Int64[Tensor, " samples"], num_folds: int, seed: int = 0) -> Int64[Tensor, " samples"]:
+def stratified_folds(
+    labels: Int64[Tensor, " samples"],
+    num_folds: int,
+    seed: int = 0,
+    groups: Int64[Tensor, " samples"] | None = None,
+) -> Int64[Tensor, " samples"]:
     """Stratified folds: the same fraction of each class in each, as nearly as their numbers allow.
 
     Args:
         labels: int64 tensor of shape ``[num_images]``: classes from 0.
-        num_folds: How many folds, at least 2 and at most as many as images.
+        num_folds: How many folds, at least 2 and at most as many as images (or groups).
         seed: Of the division.
+        groups: int64 tensor of shape ``[num_images]``: images of one group (a patient's) are in one fold. The largest
+            groups are placed first, each where its classes are rarest.
 
     Returns:
         int64 tensor of shape ``[num_images]``: the fold of each image.
 
     Raises:
-        ValueError: If there are fewer than 2 folds, more folds than images, or images without a label.
+        ValueError: If there are fewer than 2 folds, more folds than images or groups, or images without a label.
     """
     if not 2 <= num_folds <= len(labels):
         raise ValueError(f"{len(labels)} images can be divided into 2 to {len(labels)} folds, got {num_folds}")
     if int(labels.min()) < 0:
         raise ValueError(f"folds need labels, but {int((labels < 0).sum())} of {len(labels)} images have none")
     key = sample_keys(number("folds", seed), 0, torch.zeros(1, dtype=torch.int64))[0]
+    if groups is not None:
+        return _grouped_folds(labels, num_folds, key, groups)
     shuffled = permutations(key, len(labels)).to(labels.device)
     # class after class, so that each class goes round the folds from where the one before ended
     order = shuffled[labels[shuffled].argsort(stable=True)]
     folds = torch.empty_like(labels)
     folds[order] = torch.arange(len(labels), device=labels.device) % num_folds
     return folds
+
+
+def _grouped_folds(labels: Tensor, num_folds: int, key: Tensor, groups: Tensor) -> Tensor:
+    _, group = groups.cpu().unique(return_inverse=True)
+    counts = torch.zeros(int(group.max()) + 1, int(labels.max()) + 1)
+    counts.index_put_((group, labels.cpu()), torch.ones(len(group)), accumulate=True)
+    if num_folds > len(counts):
+        raise ValueError(f"{len(counts)} groups can be divided into 2 to {len(counts)} folds, got {num_folds}")
+    # the largest first, those of one size by chance
+    shuffled = permutations(key, len(counts))
+    order = shuffled[counts.sum(dim=1)[shuffled].argsort(descending=True, stable=True)]
+    share = counts.sum(dim=0) / num_folds
+    filled, fold_of = torch.zeros(num_folds, counts.shape[1]), torch.empty(len(counts), dtype=torch.int64)
+    for place, one in enumerate(order.tolist()):
+        # as far from an even division as each choice would be; an empty fold has to get one while there are enough
+        distance = ((filled + counts[one] - share).square() - (filled - share).square()).sum(dim=1)
+        empty = filled.sum(dim=1) == 0
+        if len(order) - place <= int(empty.sum()):
+            distance[~empty] = torch.inf
+        fold_of[one] = int(distance.argmin())
+        filled[fold_of[one]] += counts[one]
+    return fold_of[group].to(labels.device)
 
 
 def cross_validate(
@@ -195,6 +226,7 @@ def cross_validate(
     classify: Callable[[Labelled, Tensor], Tensor] | None = None,
     strength: float | None = None,
     seed: int = 0,
+    groups: Int64[Tensor, " samples"] | None = None,
 ) -> FoldsResult:
     """Cross-validation: accuracy on each fold of a classifier fitted to the others (Stone 1974, JRSS B 36).
 
@@ -208,6 +240,7 @@ def cross_validate(
             tensor. By default a linear probe, whose penalty is chosen on a fifth of what it is fitted to.
         strength: A penalty that is not chosen.
         seed: Of the folds.
+        groups: As for `stratified_folds`.
 
     Returns:
         Mean, spread, and whether each image was classified rightly.
@@ -216,22 +249,26 @@ def cross_validate(
         ValueError: As `stratified_folds`, or as `linear_probe`.
     """
     features, labels = data
-    folds = stratified_folds(labels, num_folds, seed)
+    folds = stratified_folds(labels, num_folds, seed, groups)
     correct = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
     for fold in range(num_folds):
         held = folds == fold
         rest = (features[~held], labels[~held])
-        predicted = classify(rest, features[held]) if classify else _probe(rest, features[held], strength)
+        of_rest = None if groups is None else groups[~held]
+        predicted = classify(rest, features[held]) if classify else _probe(rest, features[held], strength, of_rest)
         correct[held] = predicted == labels[held]
     values = [float(correct[folds == fold].double().mean()) for fold in range(num_folds)]
     return FoldsResult(mean_and_spread(values), values, correct)
 
 
-def _probe(train: Labelled, features: Tensor, strength: float | None) -> Tensor:
+def _probe(train: Labelled, features: Tensor, strength: float | None, groups: Tensor | None) -> Tensor:
     num_classes = _num_classes(train)
     if strength is None:
-        choosing = stratified_folds(train[1], min(5, len(train[1]))) == 0
-        fitted, chosen = (train[0][~choosing], train[1][~choosing]), (train[0][choosing], train[1][choosing])
+        most = len(train[1]) if groups is None else len(groups.unique())
+        # of a single group nothing can be left out to choose by
+        choosing = stratified_folds(train[1], min(5, most), groups=groups) == 0 if most > 1 else train[1] >= 0
+        kept = ~choosing if most > 1 else choosing
+        fitted, chosen = (train[0][kept], train[1][kept]), (train[0][choosing], train[1][choosing])
         strength = linear_probe(fitted, chosen, chosen).strength
     return fit_linear(train, strength, num_classes)(features).argmax(dim=1)
 

@@ -211,7 +211,15 @@ def _measure(
         more = ([], [])
         if name == "pooled":
             parts = (train, train_labels), (val, val_labels), (test, test_labels)
-            more = extra_rows(extras, *parts, weights, probe, steps)
+            of_each = [
+                data.groups_of(split, each.indices) for split, each in zip(("train", "val"), splits, strict=False)
+            ]
+            groups = (
+                None
+                if any(each is None for each in of_each)
+                else torch.cat([each for each in of_each if each is not None])
+            )
+            more = extra_rows(extras, *parts, weights, probe, steps, groups)
         results[name] = _Measured(row, knn_correct, probe.correct, *more)
     return results
 

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from ssl_toolkit.data import ImageData, Split
@@ -322,3 +323,19 @@ def test_too_few_groups_are_refused() -> None:
         split_by_group(labels, np.arange(10) % 2, 0.1, 0.2, 0)
     parts = split_by_group(labels, np.arange(10) % 3, 0.1, 0.2, 0)
     assert all(len(places) for places in parts.values())
+
+
+def test_the_group_of_each_image_is_told(folder: Path, tmp_path: Path) -> None:
+    group = {name: f"p{number // 4}" for number, name in enumerate(NAMES)}
+    rows = [("path", "group"), *((name, group[name]) for name in reversed(NAMES))]
+    data = data_of(written(tmp_path / "table.csv", rows), folder, val_fraction=0.3)
+    found: dict[int, set[str]] = {}
+    for split in ("train", "val"):
+        indices = torch.from_numpy(data.indices(split))
+        numbers = data.groups_of(split, indices)
+        assert numbers is not None
+        for index, number in zip(indices.tolist(), numbers.tolist(), strict=True):
+            found.setdefault(number, set()).add(group[data.name(split, index)])
+    assert sorted(found.values(), key=min) == [{f"p{number}"} for number in range(6)]
+    plain = data_of(written(tmp_path / "plain.csv", [row[:1] for row in rows]), folder)
+    assert plain.groups_of("train", torch.from_numpy(plain.indices("train"))) is None

@@ -155,6 +155,43 @@ def test_folds_are_disjoint_cover_all_and_keep_the_shares(num_folds):
     assert not torch.equal(folds, stratified_folds(labels, num_folds, seed=2))
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_group_is_in_one_fold_and_classes_are_as_even_as_groups_allow(seed):
+    generator = torch.Generator().manual_seed(seed)
+    num_groups, num_folds = int(torch.randint(5, 60, (), generator=generator)), 5
+    groups = torch.randint(num_groups, (400,), generator=generator)
+    labels = (torch.rand(400, generator=generator) < groups / num_groups).long()  # groups differ in their classes
+    folds = stratified_folds(labels, num_folds, seed, groups)
+    assert folds.unique().tolist() == list(range(num_folds))
+    for group in groups.unique():
+        assert len(folds[groups == group].unique()) == 1
+    largest = int(torch.bincount(groups).max())
+    for label in (0, 1):
+        counts = torch.bincount(folds[labels == label], minlength=num_folds)
+        assert counts.max() - counts.min() <= 2 * largest
+
+
+def test_groups_of_one_image_are_as_even_as_images():
+    labels = torch.arange(60) % 3
+    folds = stratified_folds(labels, 4, 0, torch.arange(60))
+    assert torch.bincount(folds * 3 + labels).tolist() == [5] * 12
+    with pytest.raises(ValueError, match="3 groups can be divided into 2 to 3 folds, got 4"):
+        stratified_folds(labels, 4, 0, labels)
+
+
+def test_cross_validation_keeps_groups_together():
+    """Each group has a class and a feature by chance: to know a group's class from others is impossible."""
+    generator = torch.Generator().manual_seed(0)
+    groups = torch.arange(400) // 10
+    features = torch.randn(40, 30, generator=generator)[groups] + 0.01 * torch.randn(400, 30, generator=generator)
+    labels = torch.randint(2, (40,), generator=generator)[groups]
+    leaked = cross_validate((features, labels), 5, strength=1e-3)
+    honest = cross_validate((features, labels), 5, strength=1e-3, groups=groups)
+    assert leaked.top1.mean > 0.95
+    assert honest.top1.mean < 0.7
+    assert cross_validate((features, labels), 5, groups=groups).top1.mean < 0.7
+
+
 def test_folds_of_images_without_labels_are_refused():
     with pytest.raises(ValueError, match="folds need labels, but 2 of 5 images have none"):
         stratified_folds(torch.tensor([0, -1, 1, -1, 0]), 2)
