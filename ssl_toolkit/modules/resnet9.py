@@ -13,24 +13,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models._features import feature_take_indices
+from timm.models import build_model_with_cfg, register_model
 from torch import Tensor, nn
 
-default_cfgs = generate_default_cfgs(
-    {
-        "resnet9.untrained": {
-            "url": "",
-            "num_classes": 10,
-            "input_size": (3, 32, 32),
-            "pool_size": (4, 4),
-            "mean": (0.485, 0.456, 0.406),
-            "std": (0.229, 0.224, 0.225),
-            "first_conv": "stem.0",
-            "classifier": "fc",
-        }
-    }
-)
+from ssl_toolkit.modules.staged_network import StagedNetwork, default_config
+
+default_cfgs = default_config("resnet9", "stem.0", 32, 4)
 
 
 def _convolution(in_channels: int, out_channels: int) -> list[nn.Module]:
@@ -50,7 +38,7 @@ class Residual(nn.Sequential):
         return input + super().forward(input)
 
 
-class ResNet9(nn.Module):
+class ResNet9(StagedNetwork):
     """Eight 3x3 convolutions of stride 1, seven of them in three stages that halve the map, and a classifier.
 
     Args:
@@ -60,10 +48,6 @@ class ResNet9(nn.Module):
             last stage have a residual block.
         drop_rate: Dropout before the classifier.
         global_pool: The last map is averaged; nothing else is known.
-
-    Shape:
-        Images ``[batch, in_chans, height, width]`` of 8 pixels a side or more; logits ``[batch, num_classes]``, or
-        features ``[batch, channels[-1]]`` without a classifier.
     """
 
     def __init__(
@@ -74,67 +58,16 @@ class ResNet9(nn.Module):
         drop_rate: float = 0.0,
         global_pool: Literal["avg"] = "avg",
     ):
-        super().__init__()
-        if len(channels) != 4 or global_pool != "avg":
-            raise ValueError(f"resnet9 takes four channels and global_pool 'avg', got {channels} and {global_pool!r}")
+        if len(channels) != 4:
+            raise ValueError(f"resnet9 takes four channels, got {list(channels)}")
         first, second, third, last = channels
-        self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
-        self.num_features = self.head_hidden_size = last
-        self.stem = nn.Sequential(*_convolution(in_chans, first))
-        self.layer1 = nn.Sequential(*_convolution(first, second), nn.MaxPool2d(2), Residual(second))
-        self.layer2 = nn.Sequential(*_convolution(second, third), nn.MaxPool2d(2))
-        self.layer3 = nn.Sequential(*_convolution(third, last), nn.MaxPool2d(2), Residual(last))
-        self.fc = nn.Linear(last, num_classes) if num_classes else nn.Identity()
-        self.feature_info = [
-            {"num_chs": width, "reduction": 2**number, "module": module}
-            for number, (width, module) in enumerate(zip(channels, self._stages(), strict=True))
-        ]
-
-    @staticmethod
-    def _stages() -> tuple[str, ...]:
-        return ("stem", "layer1", "layer2", "layer3")
-
-    # what timm's networks share
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
-        return {"stem": "^stem", "blocks": r"^layer(\d+)"}
-
-    def get_classifier(self) -> nn.Module:
-        return self.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        self.num_classes = num_classes
-        self.fc = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> Any:
-        if output_fmt != "NCHW":
-            raise ValueError(f"resnet9 gives maps as NCHW, not {output_fmt!r}")
-        taken, last = feature_take_indices(len(self._stages()), indices)
-        maps = []
-        stages = self._stages()[: last + 1] if stop_early else self._stages()
-        for number, stage in enumerate(stages):
-            x = getattr(self, stage)(x)
-            if number in taken:
-                maps.append(x)
-        return maps if intermediates_only else (x, maps)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        return self.forward_intermediates(x, indices=1)[0]
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        x = nn.functional.dropout(x.mean(dim=(2, 3)), self.drop_rate, self.training)
-        return x if pre_logits else self.fc(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
+        stages = {
+            "stem": nn.Sequential(*_convolution(in_chans, first)),
+            "layer1": nn.Sequential(*_convolution(first, second), nn.MaxPool2d(2), Residual(second)),
+            "layer2": nn.Sequential(*_convolution(second, third), nn.MaxPool2d(2)),
+            "layer3": nn.Sequential(*_convolution(third, last), nn.MaxPool2d(2), Residual(last)),
+        }
+        super().__init__(stages, channels, (1, 2, 4, 8), num_classes, in_chans, drop_rate, global_pool)
 
 
 @register_model

@@ -15,10 +15,10 @@ from timm.models import is_model_in_modules, is_model_pretrained
 from torch import nn
 
 from ssl_toolkit.errors import nearest
-from ssl_toolkit.modules import resnet9
+from ssl_toolkit.modules import resnet9, textbook
 
 # The families that this project adds to timm's registry; plain timm does not know them.
-OWN_FAMILIES = (resnet9.__name__.rpartition(".")[2],)
+OWN_FAMILIES = tuple(module.__name__.rpartition(".")[2] for module in (resnet9, textbook))
 
 # The families (modules of timm.models) of convolutional networks; a few of their members add a block of attention.
 # The others are built on attention or token mixing, or take images of one size only.

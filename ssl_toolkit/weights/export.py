@@ -52,7 +52,7 @@ def export(weights: str, format: Literal["timm", "torchvision", "onnx"], out: st
     and any size; normalisation is part of the graph) to ``features`` (float32 of shape [batch, num_features]).
 
     A backbone with a chosen `norm` or with `weight_standardization` exports as ``onnx`` only.
-    A network that this project adds to timm's registry (``resnet9``) exports as ``onnx`` only, too.
+    A network that this project adds to timm's registry (``resnet9``, ``lenet5``, ...) exports as ``onnx`` only, too.
 
     With a small or middle stem, timm's and torchvision's network needs its first convolution and pooling replaced
     before loading, as the documentation of `ssl_toolkit.modules.backbone` shows.

@@ -35,6 +35,7 @@ FAMILIES = [
     "repvgg_a0",
     "starnet_s1",
     "resnet9",
+    "conv_stack",
 ]
 LARGE_FAMILIES = [
     "resnet50",
