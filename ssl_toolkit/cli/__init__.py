@@ -34,6 +34,7 @@ COMMANDS = {
     "embed": ("ssl_toolkit.cli.features", "write the features of every image to a table"),
     "export": ("ssl_toolkit.cli.features", "convert a weights file for timm, torchvision or ONNX"),
     "diagnose": ("ssl_toolkit.cli.diagnose", "check a recipe before its run: diagnose pretrain|transfer -c RECIPE"),
+    "describe": ("ssl_toolkit.cli.describe", "the layers of a network: sizes, receptive fields, parameters, cost"),
     "report": ("ssl_toolkit.cli.features", "write the local page of a run"),
 }
 
