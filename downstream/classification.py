@@ -7,12 +7,11 @@ Classification(backbone=Backbone("resnet18"), ...)                              
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from downstream.base import Classifier
-from ssl_toolkit.modules.mlp import mlp
+from downstream.base import Classifier, HeadKind, check_pooled_head, pooled_head
 
 
 class Classification(Classifier):
@@ -25,25 +24,17 @@ class Classification(Classifier):
         **kwargs: Arguments of `Classifier`.
     """
 
-    def __init__(
-        self, *, head: Literal["linear", "mlp"] = "linear", hidden: int = 512, dropout: float = 0.0, **kwargs: Any
-    ) -> None:
-        if hidden < 1:
-            raise ValueError(f"hidden is {hidden}, expected a width of at least 1")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout is {dropout}, expected a probability of at least 0 and less than 1")
+    def __init__(self, *, head: HeadKind = "linear", hidden: int = 512, dropout: float = 0.0, **kwargs: Any) -> None:
+        check_pooled_head(hidden, dropout)
         super().__init__(**kwargs)
-        self.head_kind = head
+        self.head_kind: HeadKind = head
         self.hidden = hidden
         self.dropout = dropout
 
     def build_head(self, num_features: int) -> None:
         """Makes the head."""
         assert self.num_classes is not None
-        if self.head_kind == "mlp":
-            self.head = mlp([num_features, self.hidden, self.num_classes], dropout=self.dropout)
-        else:
-            self.head = nn.Sequential(nn.Dropout(self.dropout), nn.Linear(num_features, self.num_classes))
+        self.head = pooled_head(self.head_kind, num_features, self.num_classes, self.hidden, self.dropout)
 
     def logits(self, features: Tensor) -> Tensor:
         """The head's scores."""

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 _EXPECTED = (
-    "expected images, (images, labels) or (images, labels, indices), or the batches of ssl_toolkit.data.ImageData"
+    "expected images, (images, labels) or (images, labels, indices), with floats of shape [batch, targets] for labels "
+    "where numbers are to be predicted, or the batches of ssl_toolkit.data.ImageData"
 )
 # what rounding in a resize may leave outside of [0, 1]
 _MARGIN = 1e-3
@@ -39,12 +40,15 @@ class Batch(NamedTuple):
         labels: int64 tensor of shape ``[batch]``: class numbers, -1 where there is no label. A pretext task
             reads it only if it has the trait ``labels``.
         epoch: The epoch the batch belongs to, counted from 0.
+        targets: float32 tensor of shape ``[batch, targets]``: numbers to predict, NaN where one is not known; None
+            without any.
     """
 
     images: Images
     indices: Tensor
     labels: Tensor
     epoch: int
+    targets: Tensor | None = None
 
 
 def as_batch(given: Any, epoch: int, place: int) -> Batch:
@@ -53,7 +57,7 @@ def as_batch(given: Any, epoch: int, place: int) -> Batch:
     Args:
         given: Images, or a tuple or list of images and labels, or of images, labels and indices: images of shape
             ``[batch, channels, height, width]``, uint8 or floats in [0, 1]; integer labels and indices of shape
-            ``[batch]``.
+            ``[batch]``. Labels that are floats of shape ``[batch, targets]`` are the numbers to predict.
         epoch: The epoch it belongs to.
         place: The place of its first image in the epoch, which no image of another batch of the epoch may have: it
             stands in for the indices where none are given.
@@ -67,6 +71,10 @@ def as_batch(given: Any, epoch: int, place: int) -> Batch:
         raise ValueError(f"the batch is a {type(given).__name__}{f' of {kinds}' if kinds else ''}; {_EXPECTED}")
     pixels, *others = parts
     _check_pixels(pixels)
+    targets = None
+    if others and others[0].is_floating_point() and others[0].ndim == 2 and len(others[0]) == len(pixels):
+        targets = others[0].float()
+        others[0] = torch.full((len(pixels),), -1)
     for name, each in zip(("labels", "indices"), others, strict=False):
         if each.shape != pixels.shape[:1] or each.is_floating_point() or each.dtype == torch.bool:
             raise ValueError(
@@ -77,7 +85,8 @@ def as_batch(given: Any, epoch: int, place: int) -> Batch:
     indices = others[1].long() if len(others) > 1 else torch.arange(place, place + len(pixels))
     sizes = torch.tensor(pixels.shape[2:]).expand(len(pixels), 2)
     device = pixels.device
-    return Batch(Images(pixels, sizes.to(device)), indices.to(device), labels.to(device), epoch)
+    given_targets = None if targets is None else targets.to(device)
+    return Batch(Images(pixels, sizes.to(device)), indices.to(device), labels.to(device), epoch, given_targets)
 
 
 def _check_pixels(pixels: Tensor) -> None:

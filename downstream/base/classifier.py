@@ -12,6 +12,7 @@ from torch import Tensor
 from downstream.base.task import DownstreamTask
 from ssl_toolkit.distributed.ranks import world_size
 from ssl_toolkit.losses.full_precision import full_precision
+from ssl_toolkit.losses.imbalance import class_weights, focal_cross_entropy, log_prior
 from ssl_toolkit.losses.soft_targets import soft_cross_entropy
 from ssl_toolkit.random import sample_keys
 from ssl_toolkit.step import StepContext, StepOutput
@@ -24,20 +25,51 @@ class Classifier(DownstreamTask):
     class, ``test/top1_of/CLASS``, and their mean, ``test/mean_class_top1``. Where images are mixed in training, they
     count as what they are most of.
 
+    Three remedies for classes of very different sizes change the loss of training; ``val/loss`` and ``test/loss`` are
+    the plain cross entropy with any of them.
+
     Args:
         num_classes: How many classes; by default as many as the data have.
+        class_weights: How much more an image of a small class counts, from 0 (all alike) to 1 (the inverse of its
+            class's size); between, the effective number of Cui et al. 2019 (arXiv 1901.05555), such as 0.999.
+        focal_gamma: Well recognised images count less, by ``(1 - p)`` to this power, at least 0 (Lin et al. 2017, arXiv
+            1708.02002, which uses 2).
+        logit_adjustment: In training the logarithm of each class's frequency, times this factor of at least 0, is added
+            to its score, so that the scores without it favour no class (Menon et al. 2021, arXiv 2007.07314, which
+            uses 1).
         **kwargs: Arguments of `DownstreamTask`.
     """
 
     takes_soft_targets = True
-    names_classes = True
+    predicts = True
     traits = frozenset({"labels"})
+    _weights: Tensor | None
+    _log_prior: Tensor | None
 
-    def __init__(self, *, num_classes: int | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        num_classes: int | None = None,
+        class_weights: float = 0.0,
+        focal_gamma: float = 0.0,
+        logit_adjustment: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         if num_classes is not None and num_classes < 2:
             raise ValueError(f"num_classes is {num_classes}, expected at least 2")
+        if not 0 <= class_weights <= 1:
+            raise ValueError(f"class_weights is {class_weights}, expected 0 (all alike) to 1 (inverse of the size)")
+        for name, value in (("focal_gamma", focal_gamma), ("logit_adjustment", logit_adjustment)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} is {value}, expected a number of at least 0")
         super().__init__(**kwargs)
         self.num_classes = num_classes
+        self.class_weights = class_weights
+        self.focal_gamma = focal_gamma
+        self.logit_adjustment = logit_adjustment
+        # of the training samples: nothing that a checkpoint has to hold
+        self.register_buffer("_weights", None, persistent=False)
+        self.register_buffer("_log_prior", None, persistent=False)
         # [num_classes, 2]: test samples of each class that were recognised, and all of them
         self._class_counts = torch.zeros(0, 2, dtype=torch.int64)
 
@@ -63,17 +95,25 @@ class Classifier(DownstreamTask):
             raise ValueError(f"num_classes is {self.num_classes}, but the data have {found} classes")
         if found is not None and stage == "fit" and (num_without := int((self.data.labels("train") < 0).sum())):
             raise ValueError(f"{num_without} of the training samples have no label; a classifier needs one for each")
+        if stage == "fit" and (self.class_weights or self.logit_adjustment):
+            self._count_training_samples()
         super().setup(stage)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes the number of classes from the last tensor of the head, where it is not known."""
-        head = [each for name, each in checkpoint["state_dict"].items() if name.startswith("head.") and each.ndim]
+        """Takes the number of classes from the tensors of the head, where it is not known."""
+        head = {name: each for name, each in checkpoint["state_dict"].items() if name.startswith("head.") and each.ndim}
         if self.num_classes is None and head:
-            self.num_classes = len(head[-1])
+            self.num_classes = self.num_classes_of(head)
         super().on_load_checkpoint(checkpoint)
 
-    def initial_loss(self, batch_size: int) -> float:
+    def num_classes_of(self, head: dict[str, Tensor]) -> int:
+        """The number of classes of a head, from its tensors by name."""
+        return len(list(head.values())[-1])
+
+    def initial_loss(self, batch_size: int) -> float | None:
         """Each class of the data is as likely: ln C."""
+        if self.focal_gamma or self.logit_adjustment:
+            return None
         classes = getattr(self.data, "num_classes", None) or self.num_classes
         assert classes is not None
         return math.log(classes)
@@ -82,8 +122,25 @@ class Classifier(DownstreamTask):
         """Cross entropy of the head's scores; the targets are soft where images are mixed or targets smoothed."""
         logits = self.logits(features)
         soft = context.soften(targets)
-        loss = soft_cross_entropy(full_precision(logits), soft)
+        if context.training and (self.focal_gamma or self._weights is not None or self._log_prior is not None):
+            scores = full_precision(logits)
+            if self._log_prior is not None:
+                scores = scores + self.logit_adjustment * self._log_prior.to(scores)
+            loss = focal_cross_entropy(scores, soft, self.focal_gamma, self._weights)
+        else:
+            loss = soft_cross_entropy(full_precision(logits), soft)
         return StepOutput(loss, features, accuracies(logits.detach(), soft.heaviest))
+
+    def _count_training_samples(self) -> None:
+        """Weights and frequencies of the classes, from the training samples."""
+        labels: Any = getattr(self.data, "labels", None)
+        if labels is None:
+            raise ValueError("class_weights and logit_adjustment need a data module that tells the training labels")
+        found: Tensor = labels("train")
+        assert self.num_classes is not None
+        counts = found[found >= 0].bincount(minlength=self.num_classes)
+        self._weights = class_weights(counts, self.class_weights) if self.class_weights else None
+        self._log_prior = log_prior(counts) if self.logit_adjustment else None
 
     @torch.no_grad()
     def predict(self, batch: Any) -> Tensor:
@@ -126,8 +183,11 @@ class Classifier(DownstreamTask):
         features = self.encode(batch, sample_keys(self.seed, 0, batch.indices))
         context = StepContext(False, self.progress, batch)
         self.measure("test", self.loss(features, batch.labels, context), len(batch.indices))
-        right = self.logits(features).argmax(dim=1) == batch.labels
-        self._class_counts += count_by_class(right, batch.labels, len(self._class_counts))
+        self.count_tested(self.logits(features).argmax(dim=1), batch.labels)
+
+    def count_tested(self, predicted: Tensor, labels: Tensor) -> None:
+        """Counts test samples: int64 tensors of shape ``[batch]`` of their most probable classes and their own."""
+        self._class_counts += count_by_class(predicted == labels, labels, len(self._class_counts))
 
     def on_test_epoch_end(self) -> None:
         """Logs what was measured, the accuracy of each class of which there were samples, and that of the largest."""

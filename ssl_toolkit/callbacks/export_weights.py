@@ -54,10 +54,10 @@ class ExportWeights(Callback):
     def _write_current(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # any task of this project has these; Lightning's type does not know of them
         task = cast(Any, pl_module)
-        names_classes: bool = getattr(task, "names_classes", False)
+        predicts: bool = getattr(task, "predicts", False)
         backbone = _backbone(task)
         # where the weights are sharded, each is gathered once
-        of_all = full_state_dict(task) if names_classes else {}
+        of_all = full_state_dict(task) if predicts else {}
         prefix = "backbone.model."
         of_backbone = {name.removeprefix(prefix): each for name, each in of_all.items() if name.startswith(prefix)}
         tensors = of_backbone or full_state_dict(backbone.model)
@@ -66,7 +66,7 @@ class ExportWeights(Callback):
         run, step = Path(trainer.default_root_dir), _restored_step(trainer)
         restored = {} if step is None else {"step": step}
         weights.save_backbone(run / WEIGHTS, backbone, {**task.weights_header(), **restored}, tensors)
-        if names_classes:
+        if predicts:
             save_model(run / MODEL, backbone, of_all, {**task.model_header(), **restored})
 
 

@@ -186,6 +186,8 @@ def training_status(metrics: Mapping[str, Any], num_bad_files: int, seconds: flo
         "train/loss": lambda value: f"loss {value:.3f}",
         "val/knn_top1": lambda value: f"kNN {100 * value:.1f} %",
         "val/top1": lambda value: f"top-1 {100 * value:.1f} %",
+        "val/map": lambda value: f"mAP {100 * value:.1f} %",
+        "val/r2": lambda value: f"R2 {value:.3f}",
         "train/images_per_second": lambda value: f"{rate_text(value)} images/s",
         "train/data_wait": lambda value: f"data wait {100 * value:.0f} %",
     }

@@ -18,7 +18,8 @@ from ssl_toolkit.cli.prepare import build_task
 from ssl_toolkit.cli.training_parser import training_parser
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.errors import nearest
-from ssl_toolkit.evaluation.predict import predict as write_predictions
+from ssl_toolkit.evaluation.predict import predict as predict_classes
+from ssl_toolkit.evaluation.predict import predict_targets
 from ssl_toolkit.io.atomic import sha256
 from ssl_toolkit.io.schema import shown
 from ssl_toolkit.run_folder import CONFIG, MODEL, WEIGHTS, open_run, read_status
@@ -36,7 +37,7 @@ OF_THESE_IMAGES = (
 _OF_TRAINING: dict[str, Any] = {
     "labels": "none", "download": False, "val_path": None, "test_path": None, "val_fraction": 0.0,
     "test_fraction": 0.0, "label_fraction": 1.0, "labels_per_class": None, "max_images": None, "splits": None,
-    "table": None, "columns": None,
+    "table": None, "columns": None, "targets": None,
 }  # fmt: skip
 # a data set of torchvision has splits of its own, and not one path
 _SOURCES = ("folder", "shards", "procedural")
@@ -89,7 +90,8 @@ def predict(arguments: Sequence[str]) -> Path:
     data = _data(run, config.data)
     options = {name: each for name, each in vars(config).items() if name not in ("config", "run", "data")}
     about = _about(run, header)
-    out = write_predictions(task, header["class_names"], data, **options, about=about, say=say_line)
+    write, names = (predict_targets, "target_names") if "target_names" in header else (predict_classes, "class_names")
+    out = write(task, header[names], data, **options, about=about, say=say_line)
     tell_what_was_read(data, out, of_path=True)
     print(f"predictions: {out}")
     return out
@@ -103,9 +105,9 @@ def open_trained(folder: str) -> TrainedRun:
     """
     run = open_run(folder, option="")
     line = CommandLine("transfer", ["--config", str(run / CONFIG)])
-    if line.task_class is not None and not getattr(line.task_class, "names_classes", False):
+    if line.task_class is not None and not getattr(line.task_class, "predicts", False):
         raise ValueError(
-            f"{run} is a run of {line.task_class.__name__}, which has no classes to predict: ssl-toolkit embed "
+            f"{run} is a run of {line.task_class.__name__}, which predicts nothing of an image: ssl-toolkit embed "
             f"--weights {run / WEIGHTS} writes features, ssl-toolkit transfer trains a classifier on them"
         )
     parser = training_parser(line)
@@ -136,11 +138,12 @@ def trained_task(run: TrainedRun) -> tuple[Task, dict[str, Any]]:
             settings.backbone = Namespace(**header["backbone"])
         settings.backbone.pretrained = False
         task: Any = build_task(run.parser, config)
-        task.num_classes = task.num_classes or header["num_classes"]
+        outputs = "num_targets" if "num_targets" in header else "num_classes"
+        setattr(task, outputs, getattr(task, outputs, None) or header[outputs])
         task.image_size = task.image_size or config.data.image_size
         task.setup("predict")
         task.backbone.set_normalization(tuple(header["mean"]), tuple(header["std"]))
-    for name in ("num_classes", "image_size"):
+    for name in (outputs, "image_size"):
         _check_same(file, name, header[name], getattr(task, name))
     load_model(file, task)
     if task.memory_format == "channels_last":
@@ -174,7 +177,7 @@ def _about(run: TrainedRun, header: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parser(data_class: type) -> ArgumentParser:
-    parser = function_parser("predict", write_predictions, skip={"task", "class_names", "data", "about", "say"})
+    parser = function_parser("predict", predict_classes, skip={"task", "class_names", "data", "about", "say"})
     parser.add_argument("run", type=str, help=_RUN)
     of_all = ArgumentParser(exit_on_error=False)
     of_all.add_class_arguments(data_class, "data")

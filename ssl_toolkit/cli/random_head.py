@@ -31,8 +31,8 @@ HELP = (
 )
 # as they are logged, and what the test of any run calls them
 FIGURES = {
-    "test/random_weights_top1": "test/top1",
-    "test/random_weights_mean_class_top1": "test/mean_class_top1",
+    f"test/random_weights_{name}": f"test/{name}"
+    for name in ("top1", "mean_class_top1", "quadratic_kappa", "map", "r2", "mae")
 }
 
 

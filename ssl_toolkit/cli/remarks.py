@@ -66,7 +66,7 @@ def accuracy_lines(metrics: Mapping[str, Any], num: int) -> list[str]:
         num: How many samples were tested.
     """
     if "test/top1" not in metrics or not num:
-        return []
+        return target_lines(metrics) if num else []
     top1 = wilson_interval(round(float(metrics["test/top1"]) * num), num)
     interval = f"95 % interval {_percent(top1.low)} to {_percent(top1.high)}"
     lines = [f"test/top1: {_percent(top1.value)} ({interval}, {num:,} tested)"]
@@ -76,6 +76,11 @@ def accuracy_lines(metrics: Mapping[str, Any], num: int) -> list[str]:
         largest = float(metrics["test/largest_class_top1"])
         verdict = "" if top1.low > largest else ", and the network is not shown to be better"
         lines.append(f"always naming the largest class: {_percent(largest)}{verdict}")
+    if "test/class_error" in metrics:
+        lines.append(
+            f"{float(metrics['test/class_error']):.2f} classes off in the mean, quadratic kappa "
+            f"{float(metrics['test/quadratic_kappa']):.3f}"
+        )
     if "test/random_weights_top1" in metrics:
         random = wilson_interval(round(float(metrics["test/random_weights_top1"]) * num), num)
         gain = newcombe_difference(top1, random)
@@ -84,6 +89,25 @@ def accuracy_lines(metrics: Mapping[str, Any], num: int) -> list[str]:
             f"the same head on random weights: {_percent(random.value)}, difference {_points(gain.value)} "
             f"percentage points (95 % interval {_points(gain.low)} to {_points(gain.high)}){verdict}"
         )
+    return lines
+
+
+def target_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """What a test of predicted numbers or labels measured, beside guessing and the same head on random weights."""
+    lines = []
+    if "test/map" in metrics:
+        lines.append(
+            f"test/map: mean average precision {_percent(metrics['test/map'])}; guessing reaches "
+            f"{_percent(metrics['test/prevalence'])}"
+        )
+    if "test/r2" in metrics:
+        errors = [
+            f", {name} {float(metrics[f'test/{name}']):.4g}" for name in ("mae", "rmse") if f"test/{name}" in metrics
+        ]
+        lines.append(f"test/r2: {float(metrics['test/r2']):.3f}{''.join(errors)}; always saying the mean reaches 0")
+    for name, text in (("map", _percent), ("r2", lambda value: f"{float(value):.3f}")):
+        if f"test/random_weights_{name}" in metrics:
+            lines.append(f"the same head on random weights: {name} {text(metrics[f'test/random_weights_{name}'])}")
     return lines
 
 

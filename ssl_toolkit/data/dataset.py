@@ -43,11 +43,15 @@ class ImageSet:
 
     Attributes:
         labels: int64 tensor of shape ``[num]``: class numbers, -1 for none.
+        targets: float32 tensor of shape ``[num, targets]``: numbers to predict, NaN where one is not known; None
+            without any.
     """
 
     def __init__(self, source: Source, options: ReadOptions, is_rank_zero: bool = True) -> None:
         self.source = source
         self.labels = torch.from_numpy(source.labels())
+        targets = source.targets()
+        self.targets = None if targets is None else torch.from_numpy(targets)
         self._options = options
         self._is_rank_zero = is_rank_zero
 

@@ -102,7 +102,9 @@ class DividedData(LightningDataModule):
         return self._loader(images, members, self.batch_size, replace_bad=False, what=self.title)
 
     def _loader(self, images: ImageSet, members: NDArray[np.int64], batch_size: int, **options: Any) -> BatchLoader:
-        shared = {"seed": self.seed, "rank": rank(), "world_size": world_size(), "device": self._gpu()}
+        shared: dict[str, Any] = {"seed": self.seed, "rank": rank(), "world_size": world_size(), "device": self._gpu()}
+        if images.targets is not None:
+            shared["targets"] = images.targets
         return self.loader_class(images.store, images.labels, members, batch_size, **{**shared, **options})
 
     def choose(self, split: Split, most: int, seed: int) -> NDArray[np.int64]:
@@ -128,6 +130,17 @@ class DividedData(LightningDataModule):
         """int64 tensor: the labels of the images of a split, in the order of `indices`; -1 for none."""
         images, members = self._divided().split(split)
         return images.labels[members]
+
+    def targets(self, split: Split) -> Tensor:
+        """float32 tensor of shape ``[images, targets]``: the numbers to predict of the images of a split, in the order
+        of `indices`; NaN where one is not known."""
+        images, members = self._divided().split(split)
+        return images.targets[members] if images.targets is not None else torch.zeros(len(members), 0)
+
+    @property
+    def target_names(self) -> list[str]:
+        """The names of the numbers to predict; empty without any."""
+        return list(self._divided().split("train").images.source.target_names)
 
     def files(self, split: Split) -> list[tuple[str, int]]:
         """Name and bytes (-1 for none) of each image of a split, bad ones too: nothing is decoded for it."""

@@ -62,6 +62,7 @@ class BatchLoader:
         groups: Which images of the store lie together; the order then respects it (see `epoch_order`).
         replace_bad: Whether another image stands in for a bad one where the above says so. Else it is left out, and
             with it a batch of which none is left.
+        targets: float32 tensor of shape ``[images of the store, targets]``: numbers to predict; None without any.
 
     Attributes:
         num_images: How many images all processes together are to get in a pass without ``drop_last``.
@@ -88,6 +89,7 @@ class BatchLoader:
         what: str = "the loader's split",
         groups: Groups | None = None,
         replace_bad: bool = True,
+        targets: Tensor | None = None,
     ) -> None:
         global_batch = batch_size * world_size
         num = len(indices)
@@ -105,6 +107,7 @@ class BatchLoader:
         self.wait_seconds = 0.0
         self._store = store
         self._labels = labels
+        self._targets = targets
         self._indices = indices
         self.batch_size = batch_size
         self._seed = seed
@@ -243,7 +246,8 @@ class BatchLoader:
             images, missing = self._store.gather(indices)
             if not missing:
                 chosen = torch.from_numpy(indices)
-                return Batch(images, chosen, self._labels[chosen], epoch)
+                targets = None if self._targets is None else self._targets[chosen]
+                return Batch(images, chosen, self._labels[chosen], epoch, targets)
             places = self._instead(places, missing)
         return None
 

@@ -80,6 +80,9 @@ class ImageData(DividedData):
             is val, or test, these are drawn from the training rows) and "group": images of one patient, video or
             writer, which are never in two splits.
         columns: The names of these columns, where they are others, as {label: diagnosis, group: patient}.
+        targets: Columns of the table that hold numbers to predict: yes and no, or 1 and 0, for multi-label
+            classification, any numbers for regression; a cell may be empty. The built-in images have
+            `ssl_toolkit.data.procedural.TARGETS`.
 
     Attributes:
         whole_batches: Leave images that do not fill a batch out of an epoch of training; None for what the task needs.
@@ -119,6 +122,7 @@ class ImageData(DividedData):
         splits: str | None = None,
         table: str | None = None,
         columns: dict[str, str] | None = None,
+        targets: list[str] | None = None,
     ) -> None:
         super().__init__()
         check_below_one("val_fraction", val_fraction)
@@ -157,6 +161,7 @@ class ImageData(DividedData):
             shards,
             table,
             tuple((columns or {}).items()),
+            tuple(targets or ()),
         )
         self.title = self._origin.title
         self.of_photographs = source != "procedural"

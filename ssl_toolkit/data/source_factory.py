@@ -38,6 +38,7 @@ class Origin(NamedTuple):
     shards: ShardOptions = ShardOptions()
     table: str | None = None
     columns: tuple[tuple[str, str], ...] = ()
+    targets: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -85,6 +86,8 @@ def open_sources(origin: Origin, options: ReadOptions) -> dict[str, Source]:
         raise ValueError(
             f"data.index and data.shard_window are for data.source: shards, but the source is {origin.source}"
         )
+    if origin.targets and origin.table is None and kind != "procedural":
+        raise ValueError("data.targets are columns of data.table, but there is none; give the table")
     if origin.table is not None:
         return {"train": _open_table(origin, options)}
     if origin.columns:
@@ -100,7 +103,7 @@ def _open_procedural(origin: Origin, options: ReadOptions) -> Source:
     from ssl_toolkit.data.procedural import ProceduralSource
 
     number = {} if origin.max_images is None else {"num_images": origin.max_images}
-    return ProceduralSource(**number, image_size=options.image_size, seed=origin.split_seed)
+    return ProceduralSource(**number, image_size=options.image_size, seed=origin.split_seed, targets=origin.targets)
 
 
 def _open_table(origin: Origin, options: ReadOptions) -> Source:
@@ -110,8 +113,9 @@ def _open_table(origin: Origin, options: ReadOptions) -> Source:
         if path is not None:
             raise ValueError(f"data.{name} does not go with data.table: say in a column `split` which images they are")
     source = TableSource(
-        f"{origin.table}", origin.path, origin.labels, options.image_size, options.channels, dict(origin.columns)
-    )
+        f"{origin.table}", origin.path, origin.labels, options.image_size, options.channels, dict(origin.columns),
+        origin.targets,
+    )  # fmt: skip
     if is_rank_zero():
         say(source.summary())
     return _limit(source, origin)

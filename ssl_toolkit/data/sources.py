@@ -33,12 +33,14 @@ class Source(ABC):
         left_out: How many files beside the images are not read, by what their names end in.
         ranges: As `decode_file` takes them.
         labels_may_change: Whether the class of an image may change while its name and file stay.
+        target_names: The names of the numbers that `targets` gives; empty without any.
     """
 
     class_names: Sequence[str] = ()
     left_out: Counter[str] = Counter()  # noqa: RUF012 (never changed)
     ranges: Mapping[str, Range] | None = None
     labels_may_change: bool = False
+    target_names: Sequence[str] = ()
 
     @abstractmethod
     def __len__(self) -> int:
@@ -89,6 +91,14 @@ class Source(ABC):
     def labels(self) -> NDArray[np.int64]:
         """The class numbers of all images: int64 array of shape ``[num]``."""
         return np.fromiter((self.label(index) for index in range(len(self))), dtype=np.int64, count=len(self))
+
+    def targets(self) -> NDArray[np.float32] | None:
+        """Numbers for each image, beside its class or instead of it: what is to be predicted.
+
+        Returns:
+            float32 array of shape ``[num, targets]``, NaN where one is not known; None without any.
+        """
+        return None
 
     def given_splits(self) -> NDArray[np.str_] | None:
         """The split that each image comes with: array of ``train``, ``val`` and ``test``; None where none is given."""
@@ -232,6 +242,7 @@ class SubsetSource(Source):
         self.class_names = source.class_names
         self.left_out = source.left_out
         self.labels_may_change = source.labels_may_change
+        self.target_names = source.target_names
         self.places = indices
 
     def __len__(self) -> int:
@@ -262,6 +273,10 @@ class SubsetSource(Source):
 
     def labels(self) -> NDArray[np.int64]:
         return self.source.labels()[self.places]
+
+    def targets(self) -> NDArray[np.float32] | None:
+        targets = self.source.targets()
+        return None if targets is None else targets[self.places]
 
     def given_splits(self) -> NDArray[np.str_] | None:
         splits = self.source.given_splits()

@@ -48,6 +48,7 @@ class Assignment(NamedTuple):
         digest: Of sizes and names, where the names are too many to keep; empty otherwise.
         labels: int64 array: the class number of each image, -1 for none. None where it is not known: the images are too
             many, or the file is of an earlier version.
+        targets: Of the numbers to predict a digest; empty without any.
     """
 
     names: list[str]
@@ -59,6 +60,7 @@ class Assignment(NamedTuple):
     num: int
     digest: str = ""
     labels: NDArray[np.int64] | None = None
+    targets: str = ""
 
 
 def assignment_of(images: ImageSet, parts: Mapping[str, NDArray[np.int64]]) -> Assignment:
@@ -73,7 +75,10 @@ def assignment_of(images: ImageSet, parts: Mapping[str, NDArray[np.int64]]) -> A
     if num > MOST_NAMED:
         none = np.zeros(0, dtype=np.int64)
         names, digest = list(source.class_names), _digest(source)
-        return Assignment([], none, none.astype(np.uint64), none.astype(str), names, settings, num, digest)
+        return Assignment(
+            [], none, none.astype(np.uint64), none.astype(str), names, settings, num, digest,
+            targets=_digest_of_targets(source),
+        )  # fmt: skip
     splits = np.full(num, "", dtype="<U5")
     for name, places in parts.items():
         splits[places] = name
@@ -82,7 +87,7 @@ def assignment_of(images: ImageSet, parts: Mapping[str, NDArray[np.int64]]) -> A
     return Assignment(
         [source.name(place) for place in range(num)], source.sizes(),
         np.zeros(num, dtype=np.uint64) if pixels is None else pixels, splits, list(source.class_names), settings, num,
-        labels=source.labels(),
+        labels=source.labels(), targets=_digest_of_targets(source),
     )  # fmt: skip
 
 
@@ -92,7 +97,7 @@ def write_split_file(file: Path, assignments: Mapping[str, Assignment]) -> None:
     Columns: ``source``, ``name``, ``size`` (bytes), ``pixels`` (a hash), ``split``, ``label`` (a class number).
     """
     about = {
-        name: {key: getattr(each, key) for key in ("class_names", "settings", "num", "digest")}
+        name: {key: getattr(each, key) for key in ("class_names", "settings", "num", "digest", "targets")}
         for name, each in assignments.items()
     }
     each = assignments.values()
@@ -140,6 +145,7 @@ def read_split_file(path: str | Path) -> dict[str, Assignment]:
                 [names[place] for place in np.flatnonzero(chosen)], sizes[chosen], pixels[chosen], splits[chosen],
                 [str(each) for each in facts["class_names"]], str(facts["settings"]), int(facts["num"]),
                 str(facts.get("digest", "")), labels[chosen] if has_labels and chosen.any() else None,
+                str(facts.get("targets", "")),
             )  # fmt: skip
     except (pa.ArrowException, KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"'{file}' is no split file of a run ({type(error).__name__})") from None
@@ -164,6 +170,7 @@ def kept_places(source: Source, before: Assignment, what: str) -> NDArray[np.int
             raise ValueError(
                 f"names, sizes or classes of the {before.num:,} {what} have changed since the run was begun; {_WAYS}"
             )
+        _check_targets(source, before, what)
         return np.arange(len(source))
     place = {source.name(number): number for number in range(len(source))}
     gone = [name for name in before.names if name not in place]
@@ -182,7 +189,25 @@ def kept_places(source: Source, before: Assignment, what: str) -> NDArray[np.int
         raise ValueError(f"the run was begun with {counted(then, 'classes')}, {other}; {_WAYS}")
     if before.labels is not None:
         _check_unchanged(source.labels()[places] != before.labels, before, what, "class changed since")
+    _check_targets(source, before, what, places)
     return places
+
+
+def _check_targets(
+    source: Source, before: Assignment, what: str, places: NDArray[np.int64] | slice = slice(None)
+) -> None:
+    if before.targets and before.targets != _digest_of_targets(source, places):
+        raise ValueError(f"targets of the {before.num:,} {what} have changed since the run was begun; {_WAYS}")
+
+
+def _digest_of_targets(source: Source, places: NDArray[np.int64] | slice = slice(None)) -> str:
+    """Of the numbers to predict of some images; empty without any."""
+    targets = source.targets()
+    if targets is None:
+        return ""
+    digest = hashlib.blake2b("\0".join(source.target_names).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(targets[places], dtype="<f4").tobytes())
+    return digest.hexdigest()
 
 
 def _digest(source: Source) -> str:

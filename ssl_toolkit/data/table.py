@@ -20,7 +20,10 @@ from ssl_toolkit.io.atomic import open_plain
 ROLES = ("path", "label", "split", "group")
 _SEPARATORS = {".csv": ",;\t", ".tsv": "\t", ".txt": "\t,;"}
 _PARQUET = (".parquet", ".pq")
+_YES_OR_NO = {"yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
+_UNKNOWN = ("", "nan", "na", "n/a", "null", "none")
 _SHOWN = 3
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class Table(NamedTuple):
@@ -32,33 +35,39 @@ class Table(NamedTuple):
         values: The texts of each column, by what it is for: ``path``, and ``label``, ``split`` and ``group`` where
             there are such; none is empty.
         names: The name of each of these columns in the file.
+        targets: float32 array of shape ``[rows, targets]``: numbers, NaN where a cell is empty.
     """
 
     file: Path
     rows: NDArray[np.int64]
     values: dict[str, list[str]]
     names: dict[str, str]
+    targets: NDArray[np.float32]
 
 
-def read_table(file: str | Path, columns: Mapping[str, str] | None = None) -> Table:
+def read_table(file: str | Path, columns: Mapping[str, str] | None = None, targets: Sequence[str] = ()) -> Table:
     """Reads an annotation table.
 
     Args:
         file: Comma, semicolon or tab separated text in UTF-8 (.csv, .tsv, .txt), or Parquet (.parquet, .pq).
         columns: The name of the column for each of "path", "label", "split" and "group"; by default these names
             themselves. Only the path must be there, and what is named.
+        targets: Columns of numbers, or of yes and no (or true and false), which become 1 and 0.
 
     Raises:
-        ValueError: In one line that names the row, if the file cannot be read, a column is missing, a cell is empty, or
-            an image has two rows.
+        ValueError: In one line that names the row, if the file cannot be read, a column is missing, a cell is empty or
+            no number where there must be one, or an image has two rows.
     """
     file = Path(file).expanduser()
     wanted = _wanted(columns)
+    twice = next((name for name in targets if list(targets).count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"data.targets has the column {twice!r} twice")
     if not file.is_file():
         advice = "is a folder; give a file in it" if file.is_dir() else f"does not exist{_similar(file)}"
         raise ValueError(f"the table '{file}' {advice}")
     if file.suffix.lower() in _PARQUET:
-        header, cells, rows = _read_parquet(file, wanted)
+        header, cells, rows = _read_parquet(file, [*wanted.values(), *targets])
     elif file.suffix.lower() in _SEPARATORS:
         header, cells, rows = _read_text(file)
     else:
@@ -72,6 +81,12 @@ def read_table(file: str | Path, columns: Mapping[str, str] | None = None) -> Ta
                 f"the table '{file}' has no column {name!r}; its columns are {', '.join(map(repr, header))}"
                 f"{nearest(name, header)}{option}"
             )
+    for name in targets:
+        if name not in header:
+            raise ValueError(
+                f"the table '{file}' has no column {name!r} of data.targets; its columns are "
+                f"{', '.join(map(repr, header))}{nearest(name, header)}"
+            )
     values = {role: cells[header.index(name)] for role, name in names.items()}
     if not len(rows):
         raise ValueError(f"the table '{file}' has no rows")
@@ -80,7 +95,9 @@ def read_table(file: str | Path, columns: Mapping[str, str] | None = None) -> Ta
             raise ValueError(f"the table '{file}' has no {role} in {rows_of(empty)}")
     values["path"] = [posixpath.normpath(text) for text in values["path"]]
     _check_once(file, values["path"], rows)
-    return Table(file, rows, values, names)
+    numbers = [_numbers(file, name, cells[header.index(name)], rows) for name in targets]
+    shaped = np.stack(numbers, axis=1) if numbers else np.zeros((len(rows), 0), dtype=np.float32)
+    return Table(file, rows, values, names, shaped)
 
 
 def rows_of(rows: Sequence[int]) -> str:
@@ -140,19 +157,41 @@ def _read_text(file: Path) -> tuple[list[str], list[list[str]], NDArray[np.int64
     return header, [list(column) for column in zip(*lines, strict=True)] or [[] for _ in header], np.array(rows, int)
 
 
-def _read_parquet(file: Path, wanted: Mapping[str, str]) -> tuple[list[str], list[list[str]], NDArray[np.int64]]:
+def _read_parquet(file: Path, wanted: Sequence[str]) -> tuple[list[str], list[list[str]], NDArray[np.int64]]:
     try:
         with open_plain(file) as opened:
             parquet = pq.ParquetFile(opened)
             header = parquet.schema_arrow.names
             _check_header(file, header)
-            read = parquet.read([name for name in wanted.values() if name in header])
+            read = parquet.read([name for name in dict.fromkeys(wanted) if name in header])
     except pa.ArrowException as error:
         raise ValueError(f"the table '{file}' is no Parquet file ({type(error).__name__})") from None
     cells = [
         [] if name not in read.column_names else [_text(cell) for cell in read[name].to_pylist()] for name in header
     ]
     return header, cells, np.arange(2, read.num_rows + 2)
+
+
+def _numbers(file: Path, name: str, texts: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """A column of targets."""
+    numbers = np.full(len(texts), np.nan, dtype=np.float32)
+    for place, text in enumerate(texts):
+        word = text.lower()
+        if word in _UNKNOWN:
+            continue
+        try:
+            number = _YES_OR_NO[word] if word in _YES_OR_NO else float(text)
+        except ValueError:
+            number = np.inf
+        if not abs(number) <= _LARGEST:
+            raise ValueError(
+                f"the table '{file}' has {text!r} in the column {name!r} of data.targets in {rows_of([rows[place]])}, "
+                "expected a number, yes or no, or nothing"
+            )
+        numbers[place] = number
+    if np.isnan(numbers).all():
+        raise ValueError(f"the table '{file}' has no number in the column {name!r} of data.targets")
+    return numbers
 
 
 def _text(cell: object) -> str:

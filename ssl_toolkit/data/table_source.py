@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ class TableSource(FolderSource):
         image_size: As for `FolderSource`.
         channels: As for `FolderSource`.
         columns: As for `read_table`.
+        targets: As for `read_table`.
 
     Raises:
         ValueError: In one line with the row, if the table cannot be used: an image that is not there, a split of
@@ -43,8 +44,9 @@ class TableSource(FolderSource):
         image_size: int | None = None,
         channels: int = 3,
         columns: Mapping[str, str] | None = None,
+        targets: Sequence[str] = (),
     ) -> None:
-        read = read_table(table, columns)
+        read = read_table(table, columns, targets)
         folder = read.file.parent if path is None else Path(path).expanduser()
         check_folder(folder)
         files = _find(read, folder)
@@ -56,6 +58,7 @@ class TableSource(FolderSource):
         self._groups = np.unique(values["group"], return_inverse=True)[1] if "group" in values else None
         if self._splits is not None and "group" in values:
             _check_groups(read, values["group"], self._splits)
+        self.target_names, self._targets = tuple(targets), read.targets[order] if targets else None
         self.labels_may_change = "label" in values
         if "label" in values:
             self.class_names = _in_order(set(values["label"]))
@@ -67,7 +70,11 @@ class TableSource(FolderSource):
     def summary(self) -> str:
         """What was taken from the table, for people."""
         columns = ", ".join(f"{role} from {name!r}" for role, name in self.table.names.items())
+        columns += f", targets {', '.join(map(repr, self.target_names))}" if self.target_names else ""
         return f"{self.table.file}: {counted(len(self), 'images')}; {columns}"
+
+    def targets(self) -> NDArray[np.float32] | None:
+        return self._targets
 
     def given_splits(self) -> NDArray[np.str_] | None:
         return self._splits

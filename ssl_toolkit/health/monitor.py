@@ -208,10 +208,12 @@ class HealthMonitor(Callback):
                 "Lower optimizer.lr or lengthen the warm-up; begin anew, as dead units rarely come back.",
                 trainer,
             )
+        self._judge_extents(trainer, pl_module)
+
+    def _judge_extents(self, trainer: Trainer, pl_module: LightningModule) -> None:
         extents = self._outputs.extents() if self._outputs is not None else {}
         self._outputs = None
-        # labels ask for no more dimensions than there are classes
-        unlabelled = hasattr(pl_module, "make_views")
+        unlabelled = not getattr(pl_module, "is_supervised", True)
         for name, found in extents.items():
             self._values |= {f"{name}_spread": found.spread, f"{name}_rank": found.rank}
             if finding := judge(name, found, trainer.global_step, by_rank=unlabelled):

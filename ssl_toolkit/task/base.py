@@ -72,7 +72,7 @@ class Task(StandaloneModule, ABC):
         stops_gradients: Whether the loss holds something constant that depends on the weights that are trained
             (SimSiam's stop-gradient), so that what is followed is not the gradient of the loss; ``diagnose`` then does
             not check it. An `EMATeacher` needs no such mark.
-        names_classes: Whether it gives the probabilities of classes: it then has ``predict`` and ``model_header``, and
+        predicts: Whether it predicts classes or targets of an image: it then has ``predict`` and ``model_header``, and
             its runs a ``model.safetensors``.
         photograph_accuracy: The accuracy that photographs are known to allow, if a source says so: a run far above it
             is likely solved by a shortcut, which is said.
@@ -83,7 +83,7 @@ class Task(StandaloneModule, ABC):
     whole_batches: ClassVar[bool] = True
     takes_soft_targets: bool = False
     stops_gradients: bool = False
-    names_classes: ClassVar[bool] = False
+    predicts: ClassVar[bool] = False
     photograph_accuracy: ClassVar[PhotographAccuracy | None] = None
     # scores of variance 1, more than any usual head begins with, add half a nat to a cross entropy (its second order)
     initial_loss_margin: tuple[float, float] = (0.5, 0.5)
@@ -177,6 +177,11 @@ class Task(StandaloneModule, ABC):
     def exported_backbone(self) -> Backbone:
         """The backbone that is exported and evaluated: the student's, unless a task says the teacher's."""
         return self.backbone
+
+    @property
+    def is_supervised(self) -> bool:
+        """Whether it learns from labels or targets, which ask for no more dimensions than there are of them."""
+        return "labels" in self.traits
 
     # ---- before the first step
 
@@ -306,7 +311,7 @@ class Task(StandaloneModule, ABC):
             "step": self.global_step,
             "epoch": self.current_epoch,
             "seed": self.seed,
-            "labels": "labels" in self.traits,
+            "labels": self.is_supervised,
             "config": self.resolved_config,
             **({"changes": self.setting_changes} if self.setting_changes else {}),
         }

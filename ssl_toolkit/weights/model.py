@@ -1,8 +1,8 @@
 """Model files (``model.safetensors``): the whole network of a downstream run, for predicting.
 
 The format is that of a backbone's file (see `ssl_toolkit.weights`). The keys are those of the task's state dict, and
-the header tells what to do with images and what the classes are called. The network itself is that of the run's
-``config.yaml``; where this names a weights file instead of a backbone, the backbone is the header's.
+the header tells what to do with images and what the classes, or the targets, are called. The network itself is that of
+the run's ``config.yaml``; where this names a weights file instead of a backbone, the backbone is the header's.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from ssl_toolkit.weights.reading import MODEL, WeightsError, read_any, read_layo
 from ssl_toolkit.weights.writing import write
 
 _HEADER = {
-    "task": TEXT, "step": COUNT, "class_names": [TEXT], "num_classes": AT_LEAST_ONE, "image_size": AT_LEAST_ONE,
-    "ranges": Each([NUMBER]),
+    "task": TEXT, "step": COUNT, "image_size": AT_LEAST_ONE, "ranges": Each([NUMBER]),
 }  # fmt: skip
+_OF_CLASSES = {"class_names": [TEXT], "num_classes": AT_LEAST_ONE}
+_OF_TARGETS = {"target_names": [TEXT], "num_targets": AT_LEAST_ONE}
 
 
 def save_model(path: str | Path, backbone: Backbone, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
@@ -31,8 +32,9 @@ def save_model(path: str | Path, backbone: Backbone, tensors: dict[str, Tensor],
         path: The file; an older one is replaced.
         backbone: Of the network.
         tensors: The state dict of the whole network, parameters and buffers.
-        header: ``task`` (class path), ``step``, ``class_names``, ``num_classes``, ``image_size`` (side in pixels of
-            what the backbone sees) and ``ranges`` (of numbers of more than 8 bits).
+        header: ``task`` (class path), ``step``, ``class_names`` and ``num_classes``, or ``target_names`` and
+            ``num_targets``, ``image_size`` (side in pixels of what the backbone sees) and ``ranges`` (of numbers of
+            more than 8 bits).
 
     Raises:
         WeightsError: If a weight is not finite (a file that exists is then kept), or if the header is not plain data.
@@ -50,10 +52,12 @@ def read_model_header(path: str | Path) -> dict[str, Any]:
     header = read_any(path)
     if header.get("holds") != MODEL:
         raise WeightsError(f"{path} is of a backbone without a head; give the model.safetensors of a downstream run")
-    problem = next(problems(header, _HEADER), None)
-    num = len(header["class_names"]) if problem is None else 0
-    if problem is None and not num == header["num_classes"] == len(set(header["class_names"])):
-        problem = f"class_names has {num} names for {header['num_classes']} classes, expected a different one for each"
+    outputs, names = (_OF_TARGETS, "target_names") if "target_names" in header else (_OF_CLASSES, "class_names")
+    problem = next(problems(header, {**_HEADER, **outputs}), None)
+    what = "targets" if "target_names" in header else "classes"
+    num = len(header[names]) if problem is None else 0
+    if problem is None and not num == header[f"num_{what}"] == len(set(header[names])):
+        problem = f"{names} has {num} names for {header[f'num_{what}']} {what}, expected a different one for each"
     if problem is not None:
         raise WeightsError(f"the header of {path} is damaged ({problem})")
     return header

@@ -58,6 +58,7 @@ class FrameData(ImageData):
             shard_cache=1.0,
             table=None,
             columns=None,
+            targets=None,
             **kwargs,
         )
         self._max_frames = max_frames

@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 from ssl_toolkit.data.decode import BadImage
 from ssl_toolkit.data.procedural.objects import OBJECTS
 from ssl_toolkit.data.procedural.scene import draw_scene
+from ssl_toolkit.data.procedural.targets import TARGETS, check_targets, targets_of
 from ssl_toolkit.data.sources import Source
 from ssl_toolkit.random import fold_in, sample_keys
+
+__all__ = ["TARGETS", "ProceduralSource", "targets_of"]
 
 _CHUNK = 32  # images drawn at once: their float32 planes stay in the processor's second-level cache
 
@@ -32,12 +35,15 @@ class ProceduralSource(Source):
         num_images: How many images there are.
         image_size: Height and width of each image in pixels, at least 16.
         seed: Another seed gives other images of the same classes.
+        targets: Names of `TARGETS`: what of the images is to be predicted (see `targets_of`).
 
     Raises:
-        ValueError: If ``num_images`` or ``image_size`` is too small.
+        ValueError: If ``num_images`` or ``image_size`` is too small, or there is no such target.
     """
 
-    def __init__(self, num_images: int = 4000, image_size: int = 64, seed: int = 0) -> None:
+    def __init__(
+        self, num_images: int = 4000, image_size: int = 64, seed: int = 0, targets: Sequence[str] = ()
+    ) -> None:
         if num_images < 1:
             raise ValueError(f"ProceduralSource needs num_images >= 1, got {num_images}; ask for at least one image")
         if image_size < 16:
@@ -46,6 +52,8 @@ class ProceduralSource(Source):
         self.image_size = image_size
         self.seed = seed
         self.class_names = list(OBJECTS)
+        check_targets(targets)
+        self.target_names = tuple(targets)
 
     def __len__(self) -> int:
         return self.num_images
@@ -61,7 +69,7 @@ class ProceduralSource(Source):
         """
         numbers = torch.as_tensor(np.asarray(indices, dtype=np.int64))
         assert numbers.numel() == 0 or (int(numbers.min()) >= 0 and int(numbers.max()) < self.num_images)
-        keys = fold_in(sample_keys(self.seed, 0, numbers), "procedural")
+        keys = self._keys(numbers)
         images = np.empty((len(numbers), self.image_size, self.image_size, 3), np.uint8)
         objects = list(OBJECTS.values())
         for label in (numbers % len(objects)).unique().tolist():
@@ -69,6 +77,15 @@ class ProceduralSource(Source):
             for chunk in members.split(_CHUNK):
                 images[chunk.numpy()] = draw_scene(objects[label], keys[chunk], self.image_size)
         return images
+
+    def targets(self) -> NDArray[np.float32] | None:
+        if not self.target_names:
+            return None
+        names = [self.class_names[self.label(index)] for index in range(len(self))]
+        return targets_of(self._keys(torch.arange(len(self))), names, self.target_names)
+
+    def _keys(self, numbers: torch.Tensor) -> torch.Tensor:
+        return fold_in(sample_keys(self.seed, 0, numbers), "procedural")
 
     def read(self, index: int) -> NDArray[np.uint8]:
         return self.render([index])[0]

@@ -12,6 +12,15 @@ from ssl_toolkit.random import fold_in
 Number = float | np.ndarray
 
 
+# the object's corners, mostly empty, may leave the image a little
+MARGIN = 0.9
+
+
+def half_side(scale: np.ndarray) -> np.ndarray:
+    """Half of the object's side as a fraction of the image's, from a number in [0, 1)."""
+    return 0.31 + 0.14 * scale
+
+
 class Pen:
     """Draws parts of objects of one class onto a stack of canvases.
 
@@ -32,8 +41,8 @@ class Pen:
         self._numbers = iter(columns(fold_in(keys, "proportions"), 24))
         size = canvas[0].shape[-1]
         scale, x, y, angle, stretch, width = columns(fold_in(keys, "pose"), 6)
-        self._pixels = size * (0.31 + 0.14 * scale)  # in a unit: half of the object's side
-        room = 0.5 * size / self._pixels - 0.9  # the object's corners, mostly empty, may leave the image a little
+        self._pixels = size * half_side(scale)  # in a unit: half of the object's side
+        room = 0.5 * size / self._pixels - MARGIN
         angle = np.float32(0.4) * (angle - 0.5)
         across = (np.arange(size, dtype=np.float32) - 0.5 * (size - 1)) / self._pixels - (2 * x - 1) * room
         down = (np.arange(size, dtype=np.float32)[:, None] - 0.5 * (size - 1)) / self._pixels - (2 * y - 1) * room

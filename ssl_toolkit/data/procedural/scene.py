@@ -13,7 +13,7 @@ from ssl_toolkit.random import fold_in, random_bits, uniform
 
 # The fraction of images whose light and dark are exchanged. It keeps dark outlines in usual places from giving the
 # class away to a linear classifier of the pixels: 0.38 top-1 without, 0.27 with it.
-_NEGATIVES = 0.2
+NEGATIVES = 0.2
 
 
 def background(keys: torch.Tensor, size: int) -> tuple[Colour, np.ndarray]:
@@ -46,6 +46,11 @@ def background(keys: torch.Tensor, size: int) -> tuple[Colour, np.ndarray]:
     return planes, level
 
 
+def surface(keys: torch.Tensor) -> list[np.ndarray]:
+    """Random numbers of the surface: stripes, turn, phase and depth of a texture, light, its direction, negative."""
+    return columns(fold_in(keys, "surface"), 7)
+
+
 def draw_scene(draw_object: Callable[[Pen], None], keys: torch.Tensor, size: int) -> np.ndarray:
     """Images of one class: uint8 array of shape ``[keys, size, size, 3]``."""
     planes, ground = background(keys, size)
@@ -53,7 +58,7 @@ def draw_scene(draw_object: Callable[[Pen], None], keys: torch.Tensor, size: int
     draw_object(pen)
 
     # one texture over the object, one light over everything, grain
-    stripes, turn, phase, depth, light, aim, negative = columns(fold_in(keys, "surface"), 7)
+    stripes, turn, phase, depth, light, aim, negative = surface(keys)
     angle, frequency = np.pi * turn, 5 + 13 * stripes
     wave = np.sin(frequency * (np.cos(angle) * pen.u + np.sin(angle) * pen.v) + 2 * np.pi * phase)
     texture = pen.mask * wave * (0.1 * depth)
@@ -67,7 +72,7 @@ def draw_scene(draw_object: Callable[[Pen], None], keys: torch.Tensor, size: int
     image = np.empty((len(keys), size, size, 3), np.uint8)
     for channel, plane in enumerate(planes):
         value = plane + texture
-        value = np.where(negative < _NEGATIVES, 1 - value, value) * shade
+        value = np.where(negative < NEGATIVES, 1 - value, value) * shade
         value += noise * (grain[:, channel] - np.float32(127.5))
         image[..., channel] = np.clip(value, 0, 1) * 255 + 0.5
     return image

@@ -134,7 +134,7 @@ def recipe(name: str, folder: Path, **trainer: Any) -> dict[str, Any]:
         **trainer: Arguments of the trainer.
     """
     cls = tasks()[name]
-    data: dict[str, Any] = dict(IMAGES)
+    data: dict[str, Any] = {**IMAGES, **(table()[name].data or {})}
     if needs_sequences(name):
         data = {"path": str(write_sequences(folder)), "labels": "folder", "image_size": 16, "batch_size": 8}
     written: dict[str, Any] = {

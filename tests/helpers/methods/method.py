@@ -56,6 +56,7 @@ class Method(NamedTuple):
             bias in attention), so a gradient may be rounding and nothing else, of which Adam makes steps like others.
         learns_with: Arguments that replace others where it has to learn from 200 small batches of the built-in
             drawings (`tests/reliability/test_collapse.py`): ``arguments`` are made for equal figures in float32.
+        data: Settings of the built-in images that it needs.
     """
 
     arguments: dict[str, Any]
@@ -63,3 +64,4 @@ class Method(NamedTuple):
     task: str | None = None
     rounding_grows: bool = False
     learns_with: dict[str, Any] | None = None
+    data: dict[str, Any] | None = None

@@ -1,15 +1,23 @@
 """The health monitor of a run: silent when all is well, heard when it is not, and without effect on the run."""
 
+import importlib
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 
+from ssl_toolkit.augment import RandomView
 from ssl_toolkit.cli.train import train
+from ssl_toolkit.health.collapse import Extent
 from ssl_toolkit.health.curves import read_curves
+from ssl_toolkit.health.monitor import HealthMonitor
+from ssl_toolkit.modules import Backbone
+from ssl_toolkit.optim import AdamW
 from ssl_toolkit.run_folder import newest_checkpoint
+from ssl_toolkit.schedule import Constant
 from ssl_toolkit.task import Task
 from ssl_toolkit.tracking.metrics_csv import read_metrics
 
@@ -174,3 +182,26 @@ def test_curves_by_hand():
     assert read_curves(bent, rising) is None
     assert read_curves(FALLING[:10], rising) is None
     assert read_curves([math.nan] * 50, [math.nan] * 10) is None
+
+
+@pytest.mark.parametrize(
+    ("task", "by_rank"),
+    [
+        ("downstream.classification.Classification", False),
+        ("downstream.regression.Regression", False),
+        ("pretext.rotation.Rotation", True),
+        ("pretext.supcon.SupCon", False),
+    ],
+)
+def test_few_dimensions_are_a_fault_only_where_there_are_no_labels(task, by_rank):
+    """Two classes, or one number, need one dimension."""
+    module, _, name = task.rpartition(".")
+    cls = getattr(importlib.import_module(module), name)
+    view = {"view": RandomView(24)} if module.startswith("pretext") else {}
+    one = cls(backbone=Backbone("resnet10t"), optimizer=AdamW(), schedule=Constant(), **view)
+    assert one.is_supervised != by_rank
+    monitor = HealthMonitor(every_n_steps=1)
+    monitor._outputs = SimpleNamespace(extents=lambda: {"feature": Extent(spread=0.9, rank=1.5, most=256)})
+    trainer = SimpleNamespace(global_step=9, is_global_zero=False, default_root_dir=".")
+    monitor._judge_extents(trainer, one)
+    assert ("dimensional collapse of features" in monitor.findings) == by_rank

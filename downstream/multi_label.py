@@ -1,0 +1,116 @@
+"""Multi-label classification: several yes-or-no questions about an image.
+
+MultiLabel(weights="runs/birds/backbone.safetensors", freeze_backbone=True, ...)   # data.targets: [male, adult]
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import (
+    binary_average_precision,
+    binary_f1_score,
+    binary_precision_recall_curve,
+)
+
+from downstream.base import TargetTask
+from ssl_toolkit.losses.multi_label import asymmetric_loss, binary_cross_entropy
+
+MultiLabelLoss = Literal["bce", "asymmetric"]
+
+
+class MultiLabel(TargetTask):
+    """Multi-label classification by the pooled features of the backbone.
+
+    Each target is a label that an image has (1) or not (0). It logs ``map`` (mean average precision over the labels)
+    and ``f1`` (mean F1 score), each label's at the threshold that was best on the validation images (0.5 without any);
+    the test also logs them of each label, as ``test/ap_of/LABEL``, and ``test/prevalence``: the mean average precision
+    of guessing. A label that all images have, or none, counts in neither.
+
+    Args:
+        loss_kind: "bce" (binary cross entropy) or "asymmetric" (Ridnik et al. 2021, arXiv 2009.14119), for many labels
+            that most images do not have.
+        **kwargs: Arguments of `TargetTask`.
+    """
+
+    thresholds: Tensor
+
+    def __init__(self, *, loss_kind: MultiLabelLoss = "bce", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.loss_kind: MultiLabelLoss = loss_kind
+
+    def check_targets(self, names: list[str], targets: Tensor) -> None:
+        """As in `TargetTask`; and they are 0 or 1."""
+        super().check_targets(names, targets)
+        for name, column in zip(names, targets.T, strict=True):
+            others = column[column.isfinite() & (column != 0) & (column != 1)]
+            if len(others):
+                raise ValueError(
+                    f"{name!r} of data.targets is {float(others[0]):g} for a training image; a label is 1 (yes) or 0 "
+                    "(no), and downstream.regression.Regression predicts other numbers"
+                )
+
+    def build_head(self, num_features: int) -> None:
+        """Makes the head."""
+        super().build_head(num_features)
+        assert self.num_targets is not None
+        self.register_buffer("thresholds", torch.full((self.num_targets,), 0.5))
+
+    def initial_loss(self, batch_size: int) -> float | None:
+        """Each label is as likely as not, of those that are known."""
+        if self.loss_kind != "bce" or not getattr(self.data, "target_names", ()):
+            return None
+        return math.log(2) * float(self.data.targets("train").isfinite().float().mean())
+
+    def target_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Binary cross entropy, or the asymmetric loss; what is unknown adds nothing."""
+        return (binary_cross_entropy if self.loss_kind == "bce" else asymmetric_loss)(outputs, targets)
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """The probability of each label."""
+        return outputs.sigmoid()
+
+    def figures(self, stage: str, predicted: Tensor, targets: Tensor) -> dict[str, float]:
+        """Average precision and F1 score of the labels; on validation images each label's best threshold is found."""
+        precisions, scores, prevalences = {}, {}, {}
+        for number, name in enumerate(self.target_names):
+            known = targets[:, number].isfinite()
+            probabilities, present = predicted[known, number], targets[known, number].long()
+            if not 0 < int(present.sum()) < len(present):
+                continue
+            if stage == "val":
+                self.thresholds[number] = best_threshold(probabilities, present)
+            threshold = float(self.thresholds[number])
+            precisions[name] = float(binary_average_precision(probabilities, present))
+            scores[name] = float(binary_f1_score((probabilities >= threshold).long(), present))
+            prevalences[name] = float(present.double().mean())
+        if not precisions:
+            return {}
+        found = {"map": _mean(precisions), "f1": _mean(scores)}
+        if stage == "test":
+            found["prevalence"] = _mean(prevalences)
+            found |= {f"ap_of/{name}": value for name, value in precisions.items()}
+            found |= {f"f1_of/{name}": value for name, value in scores.items()}
+        return found
+
+
+def best_threshold(probabilities: Tensor, present: Tensor) -> float:
+    """The probability from which on a label is to be said, for the highest F1 score on these samples.
+
+    It is half-way between two of their probabilities, so that rounding plays no role.
+
+    Args:
+        probabilities: Float tensor of shape ``[samples]``.
+        present: int64 tensor of the same shape: 1 or 0.
+    """
+    precision, recall, thresholds = binary_precision_recall_curve(probabilities, present)
+    scores = 2 * precision * recall / (precision + recall).clamp(min=1e-12)
+    best = int(scores[:-1].argmax())
+    return float(thresholds[max(0, best - 1) : best + 1].mean()) if best else 0.0
+
+
+def _mean(values: dict[str, float]) -> float:
+    return sum(values.values()) / len(values)
