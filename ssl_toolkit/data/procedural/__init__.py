@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ssl_toolkit.data.decode import BadImage
 from ssl_toolkit.data.procedural.objects import OBJECTS
-from ssl_toolkit.data.procedural.scene import draw_scene
+from ssl_toolkit.data.procedural.scene import draw_scenes
 from ssl_toolkit.data.procedural.targets import TARGETS, check_targets, targets_of
 from ssl_toolkit.data.sources import Source
 from ssl_toolkit.random import fold_in, sample_keys
@@ -72,10 +72,9 @@ class ProceduralSource(Source):
         keys = self._keys(numbers)
         images = np.empty((len(numbers), self.image_size, self.image_size, 3), np.uint8)
         objects = list(OBJECTS.values())
-        for label in (numbers % len(objects)).unique().tolist():
-            members = torch.nonzero(numbers % len(objects) == label).squeeze(1)
-            for chunk in members.split(_CHUNK):
-                images[chunk.numpy()] = draw_scene(objects[label], keys[chunk], self.image_size)
+        for chunk in torch.argsort(numbers % len(objects), stable=True).split(_CHUNK):
+            draw_objects = [objects[self.label(index)] for index in numbers[chunk].tolist()]
+            images[chunk.numpy()] = draw_scenes(draw_objects, keys[chunk], self.image_size)
         return images
 
     def targets(self) -> NDArray[np.float32] | None:

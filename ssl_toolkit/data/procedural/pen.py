@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 import torch
 
@@ -22,7 +24,7 @@ def half_side(scale: np.ndarray) -> np.ndarray:
 
 
 class Pen:
-    """Draws parts of objects of one class onto a stack of canvases.
+    """Draws parts of objects onto a stack of canvases.
 
     Its coordinates are the object's own, each image's with a position, size, rotation and stretch by chance: ``u`` to
     the right and ``v`` downwards, the object between -1 and 1. Distances are in the same unit, negative inside; a
@@ -38,7 +40,7 @@ class Pen:
         self._canvas = canvas
         self.mask = np.zeros_like(canvas[0])  # what the object covers so far
         self.main, self.second, self.accent, self.outline = colours
-        self._numbers = iter(columns(fold_in(keys, "proportions"), 24))
+        self._proportions = columns(fold_in(keys, "proportions"), 24)
         size = canvas[0].shape[-1]
         scale, x, y, angle, stretch, width = columns(fold_in(keys, "pose"), 6)
         self._pixels = size * half_side(scale)  # in a unit: half of the object's side
@@ -51,9 +53,20 @@ class Pen:
         self.v = (np.cos(angle) * down - np.sin(angle) * across) / stretch
         self._line_width = (0.7 + 0.5 * width) / self._pixels
 
+    def part(self, images: slice) -> Pen:
+        """A pen for some of the images, which it shares with this one."""
+        part = copy(self)
+        part.mask, part.u, part.v = self.mask[images], self.u[images], self.v[images]
+        part._pixels, part._line_width = self._pixels[images], self._line_width[images]
+        part._canvas = [plane[images] for plane in self._canvas]
+        part._proportions = [each[images] for each in self._proportions]
+        colours = (self.main, self.second, self.accent, self.outline)
+        part.main, part.second, part.accent, part.outline = ([plane[images] for plane in each] for each in colours)
+        return part
+
     def vary(self, low: float, high: float) -> np.ndarray:
         """The next proportion of each image, of shape ``[num, 1, 1]``."""
-        return low + (high - low) * next(self._numbers)
+        return low + (high - low) * self._proportions.pop(0)
 
     def fill(self, distance: np.ndarray, colour: Colour, outlined: bool = True) -> None:
         """Paints the part inside over what is there, with a line around it."""
