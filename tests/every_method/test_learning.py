@@ -29,8 +29,8 @@ from ssl_toolkit.weights import load_backbone
 from texture_images import write_texture_images
 
 NUM_OTHERS = 500  # validation images
-# A second one where the first has no luck in so short a run, which rounding decides, and so the processor. With seed 0
-# most tasks learn the textures half as fast.
+# A second one where the first has no luck in so short a run, which rounding decides, and so the processor. Not 0, with
+# which five of seven tasks that were tried with fewer steps did not learn the textures.
 SEEDS = (1, 2)
 
 
@@ -83,10 +83,17 @@ def backbone_of(lesson: Lesson) -> dict[str, Any]:
     return {"name": "resnet10t", "stem": lesson.stem, "kwargs": kwargs}
 
 
+@functools.lru_cache(1)
+def images_of(data: str) -> ImageData:
+    """The images of a recipe, whose ``data`` are given as JSON."""
+    images = ImageData(**json.loads(data))
+    images.setup("fit")
+    return images
+
+
 def knn_top1(backbone: Backbone, recipe: dict[str, Any]) -> float:
     """Top-1 accuracy of the nearest neighbours of the validation images, 0 to 1."""
-    data = ImageData(**recipe["data"])
-    data.setup("fit")
+    data = images_of(json.dumps(recipe["data"]))
     train, val = (extract_features(backbone, data.loader(split), CenterView(48)) for split in ("train", "val"))
     features = train.features["pooled"], train.labels, val.features["pooled"], val.labels
     return knn_accuracy(*features, k=(5,))[5]
@@ -115,6 +122,8 @@ def last_metrics(run: Path) -> dict[str, float]:
 @pytest.mark.parametrize("name", methods.each(methods.pretext_tasks(), quick=("BarlowTwins",)))
 def test_each_task_learns(name, tmp_path, monkeypatch, reached):
     monkeypatch.setattr("ssl_toolkit.cli.train.finish", lambda *_: None)
+    # a hundred steps with the same shapes, which `test_run` has checked
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)
     lesson = methods.table()[name].lesson
     for seed in SEEDS:
         recipe, file = recipe_of(name, lesson, seed), tmp_path / f"recipe-{seed}.yaml"

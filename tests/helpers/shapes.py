@@ -18,18 +18,25 @@ ANNOTATED = (
 NAMES = ("Bool", "Float", "Int64", "Num", "UInt8")
 
 # an int is a float, as everywhere in Python's typing
-_check = beartype(conf=BeartypeConf(is_pep484_tower=True))
+check = beartype(conf=BeartypeConf(is_pep484_tower=True))
+_original = jaxtyping.jaxtyped
 
 
-def check(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Checks a function if any of its annotations names a shape."""
+def _names_a_shape(function: Any) -> bool:
+    function = getattr(function, "__func__", getattr(function, "fget", function))
     texts = [each for each in getattr(function, "__annotations__", {}).values() if isinstance(each, str)]
-    annotated = any(f"{name}[" in text for text in texts for name in NAMES)
-    return _check(function) if annotated else function
+    return any(f"{name}[" in text for text in texts for name in NAMES)
+
+
+def _jaxtyped(typechecker: Any) -> Callable[[Any], Any]:
+    """`jaxtyping.jaxtyped` for what names a shape; it binds the arguments of each call, which a training feels."""
+    checked = _original(typechecker=typechecker)
+    return lambda function: checked(function) if _names_a_shape(function) else function
 
 
 def install() -> None:
     """From now on whatever is imported is checked."""
     for name in NAMES:
         setattr(builtins, name, getattr(jaxtyping, name))
+    jaxtyping.jaxtyped = _jaxtyped  # the name that the hook writes before each function
     jaxtyping.install_import_hook(ANNOTATED, "shapes.check")

@@ -31,7 +31,7 @@ METHODS = {
             },
             tells_images_apart,
             better=0.06,
-            steps=220,
+            steps=200,
             batch_size=64,
             lr=4e-3,
             weight_decay=0.0,

@@ -21,7 +21,7 @@ METHODS = {
             # one of 64: chance is 1.6 percent, and the loss of chance 4.16
             lambda metrics: metrics["train/key_top1"] > 0.05 and metrics["train/loss"] < 3.7,
             better=0.2,
-            steps=160,
+            steps=110,
             batch_size=64,
             lr=6e-3,
         ),

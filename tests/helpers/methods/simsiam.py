@@ -9,7 +9,7 @@ METHODS = {
         Lesson(
             {
                 # without colour, which is the easiest thing to agree on
-                "view": {**TEXTURE_VIEW, "grayscale": 1.0, "contrast": 0.4},
+                "view": {**TEXTURE_VIEW, "size": 24, "grayscale": 1.0, "contrast": 0.4},
                 "projector_widths": [256, 256],
                 "predictor_width": 256,
             },
