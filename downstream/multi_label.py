@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 from torchmetrics.functional.classification import (
     binary_average_precision,
@@ -36,11 +35,10 @@ class MultiLabel(TargetTask):
         **kwargs: Arguments of `TargetTask`.
     """
 
-    thresholds: Tensor
-
     def __init__(self, *, loss_kind: MultiLabelLoss = "bce", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.loss_kind: MultiLabelLoss = loss_kind
+        self.thresholds: dict[int, float] = {}
 
     def check_targets(self, names: list[str], targets: Tensor) -> None:
         """As in `TargetTask`; and they are 0 or 1."""
@@ -52,12 +50,6 @@ class MultiLabel(TargetTask):
                     f"{name!r} of data.targets is {float(others[0]):g} for a training image; a label is 1 (yes) or 0 "
                     "(no), and downstream.regression.Regression predicts other numbers"
                 )
-
-    def build_head(self, num_features: int) -> None:
-        """Makes the head."""
-        super().build_head(num_features)
-        assert self.num_targets is not None
-        self.register_buffer("thresholds", torch.full((self.num_targets,), 0.5))
 
     def initial_loss(self, batch_size: int) -> float | None:
         """Each label is as likely as not, of those that are known."""
@@ -73,6 +65,19 @@ class MultiLabel(TargetTask):
         """The probability of each label."""
         return outputs.sigmoid()
 
+    def on_test_epoch_start(self) -> None:
+        """Finds each label's threshold, on the validation images and with the weights that are tested."""
+        super().on_test_epoch_start()
+        self.thresholds = {}
+        if self.data is None or not self.data.num_images("val"):
+            return
+        strategy: Any = self.trainer.strategy
+        for batch in self.data.val_dataloader():
+            with strategy.precision_plugin.test_step_context():
+                self.test_step(strategy.batch_to_device(batch), 0)
+        self.figures("val", *self.collected())
+        super().on_test_epoch_start()  # nothing measured yet
+
     def figures(self, stage: str, predicted: Tensor, targets: Tensor) -> dict[str, float]:
         """Average precision and F1 score of the labels; on validation images each label's best threshold is found."""
         precisions, scores, prevalences = {}, {}, {}
@@ -83,7 +88,7 @@ class MultiLabel(TargetTask):
                 continue
             if stage == "val":
                 self.thresholds[number] = best_threshold(probabilities, present)
-            threshold = float(self.thresholds[number])
+            threshold = self.thresholds.get(number, 0.5)
             precisions[name] = float(binary_average_precision(probabilities, present))
             scores[name] = float(binary_f1_score((probabilities >= threshold).long(), present))
             prevalences[name] = float(present.double().mean())

@@ -97,7 +97,7 @@ class TargetTask(DownstreamTask):
             if not names:
                 raise ValueError("num_targets is not known: give it to the task, or use a data module that has targets")
             self.num_targets = len(names)
-        if names and stage == "fit":
+        if names and data is not None and stage == "fit":
             self.check_targets(names, data.targets("train"))
         super().setup(stage)
 
@@ -208,12 +208,15 @@ class TargetTask(DownstreamTask):
         self.measure(stage, StepOutput(loss, features, {}), len(batch.indices))
         self._seen.append((self.predictions(outputs).detach().double(), batch.targets))
 
+    def collected(self) -> tuple[Tensor, Tensor]:
+        """What was collected, of all processes: predictions and targets ``[images, num_targets]``, on the CPU."""
+        predicted, targets = (torch.cat([each[place] for each in self._seen]) for place in range(2))
+        self._seen = []
+        return gather_uneven(predicted)[0].cpu(), gather_uneven(targets)[0].cpu()
+
     def _log_figures(self, stage: str) -> None:
         if not self._seen:
             return
-        predicted, targets = (torch.cat([each[place] for each in self._seen]) for place in range(2))
-        predicted, targets = gather_uneven(predicted)[0], gather_uneven(targets)[0]
-        self._seen = []
-        for name, value in self.figures(stage, predicted.cpu(), targets.cpu()).items():
+        for name, value in self.figures(stage, *self.collected()).items():
             # Lightning refuses a name that holds its own word for loaders, unless it is told to add none
             self.log(f"{stage}/{name}", value, batch_size=1, sync_dist=world_size() > 1, add_dataloader_idx=False)

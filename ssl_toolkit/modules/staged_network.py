@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from timm.models import generate_default_cfgs
@@ -51,7 +51,7 @@ class StagedNetwork(nn.Module):
 
     def __init__(
         self,
-        stages: dict[str, nn.Module],
+        stages: Mapping[str, nn.Module],
         channels: Sequence[int],
         reductions: Sequence[int],
         num_classes: int,

@@ -109,6 +109,28 @@ def test_multi_label_measures_what_scikit_learn_does():
     assert found["map"] == pytest.approx((found["ap_of/male"] + found["ap_of/adult"]) / 2)
 
 
+def test_a_test_finds_the_thresholds_on_the_validation_images():
+    data = make_data("left", "negative", test_fraction=0.3)
+    task = make_task(MultiLabel)
+    trainer = fitted(task, data, steps=3)
+    # as a run that is resumed after its last step and before its test
+    task.thresholds = {}
+    (found,) = trainer.test(task, datamodule=data, verbose=False)
+    task.eval()
+    with torch.no_grad():
+        val, test = (
+            [torch.cat(each) for each in zip(*((task.predict(b), b.targets) for b in data.loader(split)), strict=True)]
+            for split in ("val", "test")
+        )
+    for number, name in enumerate(("left", "negative")):
+        best = best_threshold(val[0][:, number].double(), val[1][:, number].long())
+        expected = sk.f1_score(test[1][:, number], test[0][:, number].double() >= best)
+        assert found[f"test/f1_of/{name}"] == pytest.approx(expected)
+        assert best != 0.5
+    assert "val/loss" not in found
+    assert not any("threshold" in name for name in task.state_dict())
+
+
 def test_a_label_that_all_or_none_have_counts_in_neither():
     task = with_names(make_task(MultiLabel), "some", "all", "none")
     targets = torch.tensor([[1.0, 1, 0], [0, 1, 0], [1, 1, math.nan]])
