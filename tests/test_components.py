@@ -79,7 +79,13 @@ def assert_resumes_exactly(folder, command):
         torch.testing.assert_close(first["state"], second["state"], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("number", range(max(len(OPTIMIZERS), len(SCHEDULES))))
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(each, marks=pytest.mark.slow if each else ())
+        for each in range(max(len(OPTIMIZERS), len(SCHEDULES)))
+    ],
+)
 def test_each_optimizer_and_each_schedule_resume_exactly(number, tmp_path):
     command = list(SIDES)[number % 2]
     optimizer, scheduled = OPTIMIZERS[number % len(OPTIMIZERS)], SCHEDULES[number % len(SCHEDULES)]

@@ -27,6 +27,7 @@ def test_no_view_asks_or_brings(form, tmp_path, monkeypatch):
     assert fake_step(recipe, "pretrain", tmp_path, monkeypatch) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("colour", ["dropping", "projection", "grey"])
 def test_nothing_done_to_a_patch_asks_or_brings(colour, tmp_path, monkeypatch):
     recipe = methods.recipe("PatchPosition", tmp_path)
@@ -35,7 +36,7 @@ def test_nothing_done_to_a_patch_asks_or_brings(colour, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("regularizer", components.each_regularizer(without=DRAW_FROM_A_GPU))
-@pytest.mark.parametrize("name", ["SimCLR", "Classification"])
+@pytest.mark.parametrize("name", [pytest.param("SimCLR", marks=pytest.mark.slow), "Classification"])
 def test_no_regularizer_asks_or_brings(name, regularizer, tmp_path, monkeypatch):
     recipe = methods.recipe(name, tmp_path)
     arguments = components.ARGUMENTS.get(regularizer, {})

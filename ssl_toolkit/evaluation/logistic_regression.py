@@ -23,7 +23,7 @@ from torch import Tensor
 from ssl_toolkit.perf.matmul import onednn_matmul
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Num
 
 # memory that is used again stays in the cache
 _IMAGES_AT_ONCE = 8192
@@ -53,7 +53,7 @@ def fit_linear(
     strength: float,
     num_classes: int,
     *,
-    weights: Float[Tensor, " samples"] | None = None,
+    weights: Num[Tensor, " samples"] | None = None,
     max_iterations: int = 200,
     tolerance: float = 1e-5,
 ) -> LinearClassifier:

@@ -1,5 +1,6 @@
 """`Standardize`: the statistics of all samples so far, in one process or several."""
 
+import pytest
 import torch
 
 from downstream.base.standardize import Standardize
@@ -47,6 +48,7 @@ def count_part(rank_batches):
     return layer.state_dict()
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(run_processes):
     batches = make_batches()
     single = Standardize(4)

@@ -22,7 +22,8 @@ check = beartype(conf=BeartypeConf(is_pep484_tower=True))
 _original = jaxtyping.jaxtyped
 
 
-def _names_a_shape(function: Any) -> bool:
+def names_a_shape(function: Any) -> bool:
+    """Whether one of its annotations, which are texts, is that of a tensor with a shape."""
     function = getattr(function, "__func__", getattr(function, "fget", function))
     texts = [each for each in getattr(function, "__annotations__", {}).values() if isinstance(each, str)]
     return any(f"{name}[" in text for text in texts for name in NAMES)
@@ -31,7 +32,7 @@ def _names_a_shape(function: Any) -> bool:
 def _jaxtyped(typechecker: Any) -> Callable[[Any], Any]:
     """`jaxtyping.jaxtyped` for what names a shape; it binds the arguments of each call, which a training feels."""
     checked = _original(typechecker=typechecker)
-    return lambda function: checked(function) if _names_a_shape(function) else function
+    return lambda function: checked(function) if names_a_shape(function) else function
 
 
 def install() -> None:

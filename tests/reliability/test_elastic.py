@@ -78,6 +78,7 @@ def global_batches(loaders, count):
 
 
 @pytest.mark.guarantee("R7")
+@pytest.mark.slow
 def test_the_order_of_the_samples_does_not_depend_on_the_processes(reached):
     generator = random.Random(0)
     for trial in range(TRIALS):

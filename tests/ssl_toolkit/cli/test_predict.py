@@ -332,7 +332,7 @@ def test_what_cannot_be_predicted_is_one_line(run, folder, tmp_path, recipe, cap
     assert not (pretrained / "model.safetensors").exists()
     capsys.readouterr()
     said = error(capsys, pretrained, *given)
-    assert f"{pretrained} is a run of SimCLR, which has no classes to predict" in said
+    assert f"{pretrained} is a run of SimCLR, which predicts nothing of an image" in said
     assert f"ssl-toolkit embed --weights {pretrained / 'backbone.safetensors'}" in said
 
 
@@ -374,7 +374,7 @@ def test_probabilities_that_are_no_numbers_are_refused(run, folder, tmp_path, ca
     logits = Classification.logits
     monkeypatch.setattr(Classification, "logits", lambda self, features: logits(self, features) * float("nan"))
     said = error(capsys, run, "--data.path", folder / "name", "--out", tmp_path / "table.csv", "--device", "cpu")
-    assert "the probabilities of 16 images are no numbers, the first is 00.png" in said
+    assert "the predictions of 16 images are no numbers, the first is 00.png" in said
     assert not (tmp_path / "table.csv").exists()
 
 

@@ -19,7 +19,11 @@ from ssl_toolkit.tuning.time_budget import Costs
 
 @pytest.mark.parametrize(
     ("options", "steps"),
-    [([], [4, 9, 14]), (["--trainer.max_steps", "2"], [1]), (["--trainer.log_every_n_steps", "3"], [2, 5, 8, 11, 14])],
+    [
+        pytest.param([], [4, 9, 14], marks=pytest.mark.slow),
+        (["--trainer.max_steps", "2"], [1]),
+        pytest.param(["--trainer.log_every_n_steps", "3"], [2, 5, 8, 11, 14], marks=pytest.mark.slow),
+    ],
 )
 def test_a_short_run_has_curves_too(options, steps, recipe, tmp_path):
     train.train("pretrain", ["-c", recipe, "--out", str(tmp_path / "run"), *options], quietly=True)

@@ -123,6 +123,7 @@ def gradients_of_a_part(embeddings):
     return coding_rate(F.normalize(leaf, dim=2)).tolist(), leaf.grad
 
 
+@pytest.mark.slow
 def test_three_processes_with_unequal_parts_have_the_coding_rate_of_one(run_processes):
     embeddings = crops(2, sum(SIZES), 6).requires_grad_()
     rates = coding_rate(F.normalize(embeddings, dim=2))

@@ -38,6 +38,7 @@ def test_a_network_that_takes_everything():
     Backbone("resnet10t").check_size(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["forward", "feature_maps", "stage_features"])
 def test_where_it_is_computed(call):
     backbone = Backbone("vgg11").eval()

@@ -260,6 +260,7 @@ def test_offline_run_reads_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_key")
+@pytest.mark.slow
 def test_resumed_run_continues_the_same_wandb_run(tmp_path: Path) -> None:
     fit(tmp_path, make_loggers(tmp_path), max_steps=12)
     fit(tmp_path, make_loggers(tmp_path), max_steps=14, ckpt_path=tmp_path / "11.ckpt")
