@@ -349,7 +349,8 @@ def test_a_frozen_backbone_sees_mixed_images_too():
 
 
 @pytest.mark.slow
-def test_a_compiled_backbone_sees_the_same():
+def test_a_compiled_backbone_sees_the_same(monkeypatch):
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)  # the compiler does not know its wrappers
     plain, compiled = (
         make_task("images", [MixUp(1.0, probability=0.7), CutMix(probability=0.3)], compile=compile)
         for compile in (False, True)

@@ -148,7 +148,8 @@ def test_two_forward_passes_are_one_where_nothing_looks_at_the_whole_batch():
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler on a CPU")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
-def test_a_compiled_backbone_computes_the_same_and_keeps_its_names():
+def test_a_compiled_backbone_computes_the_same_and_keeps_its_names(monkeypatch):
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)  # the compiler does not know its wrappers
     views = (torch.rand(8, 3, 16, 16), torch.rand(8, 3, 16, 16))
     losses, names = [], []
     for compile in (False, True):
