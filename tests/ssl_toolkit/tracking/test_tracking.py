@@ -116,6 +116,8 @@ def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    # W&B remembers the key that another test has set
+    wandb.teardown()
 
 
 def records(run_dir: Path, parts: str = "*") -> list[Any]:
