@@ -24,6 +24,8 @@ class Classification(Classifier):
         **kwargs: Arguments of `Classifier`.
     """
 
+    head_begins_linear = True
+
     def __init__(self, *, head: HeadKind = "linear", hidden: int = 512, dropout: float = 0.0, **kwargs: Any) -> None:
         check_pooled_head(hidden, dropout)
         super().__init__(**kwargs)

@@ -52,6 +52,7 @@ class OrdinalClassification(Classifier):
     """
 
     takes_soft_targets = False
+    head_begins_linear = True
 
     def __init__(self, *, head: HeadKind = "linear", hidden: int = 512, dropout: float = 0.0, **kwargs: Any) -> None:
         check_pooled_head(hidden, dropout)

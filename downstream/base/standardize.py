@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from ssl_toolkit.distributed.collectives import all_reduce_mean
 from ssl_toolkit.distributed.ranks import world_size
 
+EPS = 1e-6  # added to the variance
+
 
 class Standardize(nn.Module):
     """Standardization of each feature by its mean and variance over all training samples so far, of all processes.
@@ -26,7 +28,7 @@ class Standardize(nn.Module):
     mean: Tensor
     variance: Tensor
 
-    def __init__(self, num_features: int, eps: float = 1e-6) -> None:
+    def __init__(self, num_features: int, eps: float = EPS) -> None:
         super().__init__()
         self.eps = eps
         self.register_buffer("count", torch.zeros(()))

@@ -30,6 +30,7 @@ class TargetTask(DownstreamTask):
     """
 
     predicts = True
+    head_begins_linear = True
 
     def __init__(
         self,

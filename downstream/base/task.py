@@ -5,13 +5,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from timm.models import group_parameters
 from torch import Tensor, nn
 
 from downstream.base.standardize import Standardize
+from downstream.base.trained_head import read_trained_head
+from downstream.base.tuning import Tuned, train_only
 from ssl_toolkit.augment import CenterView, View
 from ssl_toolkit.batch import Images
 from ssl_toolkit.distributed.ranks import is_rank_zero
@@ -36,6 +38,12 @@ class DownstreamTask(Task):
         image_size: Side in pixels of what the backbone sees in evaluation, and in training without `augmentation`.
             By default that of `augmentation`, or else that of the data.
         augmentation: What the backbone sees in training; by default the centred square, as in evaluation.
+        tuned: What of the backbone is trained: "all"; "norms", scale and shift of its normalisations (Frankle, Schwab
+            and Morcos 2021, arXiv 2003.00152); or "biases" (Ben Zaken et al. 2022, arXiv 2106.10199). The head always
+            is.
+        head_weights: The ``model.safetensors`` of a run with the same `weights` and a frozen backbone: the head begins
+            as the one that was trained there, and not with random weights that would distort the features (linear
+            probing, then fine-tuning, Kumar et al. 2022, arXiv 2202.10054).
         layer_decay: The learning rate of each stage of the backbone is that of the stage above it times this factor,
             in (0, 1]; the head is above the last stage (Howard and Ruder 2018, arXiv 1801.06146, section 3.2).
         head_lr_factor: Factor on the head's learning rate, above 0: a head that starts from random weights can take
@@ -52,6 +60,8 @@ class DownstreamTask(Task):
     """
 
     whole_batches = False
+    # whether the first layer of ``head`` is linear, and gets the features
+    head_begins_linear: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -61,6 +71,8 @@ class DownstreamTask(Task):
         freeze_backbone: bool = False,
         image_size: int | None = None,
         augmentation: View | None = None,
+        tuned: Tuned = "all",
+        head_weights: str | None = None,
         layer_decay: float = 1.0,
         head_lr_factor: float = 1.0,
         **kwargs: Any,
@@ -79,15 +91,24 @@ class DownstreamTask(Task):
             raise ValueError(
                 "gradient_checkpointing saves nothing with freeze_backbone, which needs no gradient; leave it out"
             )
+        if freeze_backbone and tuned != "all":
+            raise ValueError(f"tuned is {tuned}, but freeze_backbone leaves nothing of the backbone to train")
+        if head_weights is not None:
+            self._check_head_weights(weights, freeze_backbone)
         super().__init__(backbone=_start(backbone, weights), **kwargs)
         self.pretraining = None if weights is None else _provenance(weights)
+        self._trained_head = None if head_weights is None else read_trained_head(head_weights)
+        if self._trained_head is not None:
+            self._trained_head.check_backbone(self.backbone.model.state_dict())
         self.freeze_backbone = freeze_backbone
         self.image_size: int | None = image_size if image_size is not None else getattr(augmentation, "size", None)
         self.augmentation = augmentation
         self.layer_decay = layer_decay
         self.head_lr_factor = head_lr_factor
+        self.tuned: Tuned = tuned
         self._head_is_built = False
         self.standardize: nn.Module = nn.Identity()
+        train_only(self.backbone, tuned)
         if freeze_backbone:
             self.backbone.requires_grad_(False)
             self.standardize = Standardize(self.backbone.num_features)
@@ -182,7 +203,21 @@ class DownstreamTask(Task):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(number("head", self.seed))
                 self.build_head(self.backbone.num_features)
+            if self._trained_head is not None:
+                self._trained_head.load_into(self)
+                self._trained_head = None
             self._head_is_built = True
+
+    def _check_head_weights(self, weights: str | None, freeze_backbone: bool) -> None:
+        """Refuses `head_weights` where they are of no use."""
+        if not self.head_begins_linear:
+            raise ValueError(f"head_weights is not for {type(self).__name__}, whose head does not begin linearly")
+        if weights is None:
+            raise ValueError("head_weights needs model.weights: the backbone on whose features the head was trained")
+        if freeze_backbone:
+            raise ValueError(
+                "head_weights is for fine-tuning after a probe; freeze_backbone is a probe, --resume goes on with it"
+            )
 
     @property
     def data(self) -> Any:

@@ -133,7 +133,7 @@ def trained_task(run: TrainedRun) -> tuple[Task, dict[str, Any]]:
     settings = config.model.init_args
     with building(file, "network"), no_larger_than(len(layout), file.stat().st_size):
         # the weights file of the pretraining may be gone; of it only the network's arguments are needed
-        settings.weights = None
+        settings.weights = settings.head_weights = None
         if settings.backbone is None:
             settings.backbone = Namespace(**header["backbone"])
         settings.backbone.pretrained = False

@@ -58,6 +58,11 @@ def check_layout(path: Path, layout: dict[str, str], network: nn.Module) -> None
         )
 
 
+def difference(file: dict[str, str], network: dict[str, str]) -> str:
+    """One line for each tensor that only one side has, or of which the shapes differ; ten lines at most."""
+    return "\n".join(_shortened(_diff(file, network)))
+
+
 def _shortened(lines: list[str]) -> list[str]:
     num_more = len(lines) - _MAX_DIFF_LINES
     return lines if num_more <= 0 else [*lines[:_MAX_DIFF_LINES], f"  and {num_more} more"]
