@@ -75,19 +75,32 @@ class MultiLabel(TargetTask):
         for batch in self.data.val_dataloader():
             with strategy.precision_plugin.test_step_context():
                 self.test_step(strategy.batch_to_device(batch), 0)
-        self.figures("val", *self.collected())
+        self.find_thresholds(*self.collected())
         super().on_test_epoch_start()  # nothing measured yet
 
+    def find_thresholds(self, predicted: Tensor, targets: Tensor) -> None:
+        """Sets each label's threshold to the best one of some samples.
+
+        Args:
+            predicted: Float tensor of shape ``[samples, num_targets]``: probabilities.
+            targets: Likewise: 1 or 0, NaN where it is not known.
+        """
+        for number in range(targets.shape[1]):
+            known = targets[:, number].isfinite()
+            present = targets[known, number].long()
+            if 0 < int(present.sum()) < len(present):
+                self.thresholds[number] = best_threshold(predicted[known, number], present)
+
     def figures(self, stage: str, predicted: Tensor, targets: Tensor) -> dict[str, float]:
-        """Average precision and F1 score of the labels; on validation images each label's best threshold is found."""
+        """Average precision and F1 score of the labels; on validation images at the thresholds that are best there."""
+        if stage == "val":
+            self.find_thresholds(predicted, targets)
         precisions, scores, prevalences = {}, {}, {}
         for number, name in enumerate(self.target_names):
             known = targets[:, number].isfinite()
             probabilities, present = predicted[known, number], targets[known, number].long()
             if not 0 < int(present.sum()) < len(present):
                 continue
-            if stage == "val":
-                self.thresholds[number] = best_threshold(probabilities, present)
             threshold = self.thresholds.get(number, 0.5)
             precisions[name] = float(binary_average_precision(probabilities, present))
             scores[name] = float(binary_f1_score((probabilities >= threshold).long(), present))

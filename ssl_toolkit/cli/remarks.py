@@ -66,7 +66,7 @@ def accuracy_lines(metrics: Mapping[str, Any], num: int) -> list[str]:
         num: How many samples were tested.
     """
     if "test/top1" not in metrics or not num:
-        return target_lines(metrics) if num else []
+        return target_lines(metrics, num) if num else []
     top1 = wilson_interval(round(float(metrics["test/top1"]) * num), num)
     interval = f"95 % interval {_percent(top1.low)} to {_percent(top1.high)}"
     lines = [f"test/top1: {_percent(top1.value)} ({interval}, {num:,} tested)"]
@@ -92,19 +92,25 @@ def accuracy_lines(metrics: Mapping[str, Any], num: int) -> list[str]:
     return lines
 
 
-def target_lines(metrics: Mapping[str, Any]) -> list[str]:
-    """What a test of predicted numbers or labels measured, beside guessing and the same head on random weights."""
-    lines = []
+def target_lines(metrics: Mapping[str, Any], num: int) -> list[str]:
+    """What a test of predicted numbers or labels measured, beside guessing and the same head on random weights.
+
+    Args:
+        metrics: What the test logged.
+        num: How many samples were tested.
+    """
+    lines, tested = [], f"({num:,} tested, no interval)"
     if "test/map" in metrics:
         lines.append(
-            f"test/map: mean average precision {_percent(metrics['test/map'])}; guessing reaches "
+            f"test/map: mean average precision {_percent(metrics['test/map'])} {tested}; guessing reaches "
             f"{_percent(metrics['test/prevalence'])}"
         )
     if "test/r2" in metrics:
         errors = [
             f", {name} {float(metrics[f'test/{name}']):.4g}" for name in ("mae", "rmse") if f"test/{name}" in metrics
         ]
-        lines.append(f"test/r2: {float(metrics['test/r2']):.3f}{''.join(errors)}; always saying the mean reaches 0")
+        r2 = f"test/r2: {float(metrics['test/r2']):.3f}{''.join(errors)}"
+        lines.append(f"{r2} {tested}; always saying the mean reaches 0")
     for name, text in (("map", _percent), ("r2", lambda value: f"{float(value):.3f}")):
         if f"test/random_weights_{name}" in metrics:
             lines.append(f"the same head on random weights: {name} {text(metrics[f'test/random_weights_{name}'])}")
