@@ -13,7 +13,9 @@ from ssl_toolkit.health.diagnose import diagnose
 
 
 @pytest.mark.guarantee("R12")
-@pytest.mark.parametrize("name", methods.each(methods.pretext_tasks(), quick=("BarlowTwins",)))
+@pytest.mark.parametrize(
+    "name", methods.each(methods.pretext_tasks(), quick=("BarlowTwins",), others=pytest.mark.nightly)
+)
 def test_a_recipe_that_teaches_has_no_finding(name, tmp_path, reached):
     recipe, file = recipe_of(name, methods.table()[name].lesson), tmp_path / "recipe.yaml"
     file.write_text(yaml.safe_dump(recipe))

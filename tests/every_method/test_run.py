@@ -62,7 +62,7 @@ def test_resume_at_three_places(name, reference_run, tmp_path, reached):
 
 
 @pytest.mark.guarantee("R3")
-@pytest.mark.parametrize("name", methods.each(quick=["SimCLR", "SequenceClassification"]))
+@pytest.mark.parametrize("name", methods.each(quick=["SimCLR", "SequenceClassification"], others=pytest.mark.nightly))
 def test_nothing_depends_on_threads_or_on_the_cache(name, reference_run, tmp_path, reached):
     reference = reference_run(name)
     end = checkpoint(reference.folder)

@@ -82,17 +82,18 @@ def representatives() -> list[str]:
     return list(dict.fromkeys(REPRESENTATIVES.values()))
 
 
-def each(names: Any = None, quick: Any = None) -> list[Any]:
+def each(names: Any = None, quick: Any = None, others: Any = pytest.mark.slow) -> list[Any]:
     """Arguments of ``pytest.mark.parametrize`` for what proves a method: it costs seconds.
 
-    A representative's belong to every run of the tests, another's to those in which its source has changed.
+    A representative's belong to every run of the tests, by default another's to those in which its source has changed.
 
     Args:
         names: Some of the methods.
         quick: The methods for which it belongs to every run; by default the representatives.
+        others: The mark of the other methods: ``slow``, or ``nightly`` for what few of its own lines can break.
     """
     quick = representatives() if quick is None else quick
-    return [_parameter(name, () if name in quick else (pytest.mark.slow,)) for name in names or tasks()]
+    return [_parameter(name, () if name in quick else (others,)) for name in names or tasks()]
 
 
 def on_representatives(names: Any = None, quick: bool = False) -> list[Any]:

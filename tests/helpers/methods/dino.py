@@ -30,9 +30,9 @@ METHODS = {
             # the loss of chance is ln 256 = 5.55
             lambda metrics: metrics["train/loss"] < 3.5,
             better=0.1,
-            steps=180,
+            steps=130,
             batch_size=64,
-            lr=4e-3,
+            lr=6e-3,
         ),
         rounding_grows=True,
         learns_with={

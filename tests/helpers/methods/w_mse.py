@@ -15,9 +15,9 @@ METHODS = {
             # by chance whitened views do not agree
             lambda metrics: metrics["train/cosine"] > 0.5,
             better=0.12,
-            steps=240,
+            steps=180,
             batch_size=64,
-            lr=4e-3,
+            lr=6e-3,
         ),
         rounding_grows=True,
         learns_with={"view": {**GREY_VIEW, "size": 24}},
