@@ -142,9 +142,10 @@ def label_by_folder(
     loose = [name for name in names if "/" not in name]
     if loose:
         raise ValueError(
-            f"data.labels: folder takes the class of an image from its first-level sub-folder, but {len(loose)} of the "
-            f"{counted(len(names), 'images')} lie directly in '{path}' (such as {loose[0]}); put each class into a "
-            "folder of its own (a task that needs no labels also takes --data.labels none)"
+            f"data.labels: folder takes the class of an image from its first-level sub-folder, but of "
+            f"{counted(len(names), 'images')} {len(loose):,} lie directly in '{path}' (such as {loose[0]}); put each "
+            "class into a folder of its own, or give a table of labels (--data.table); a task that needs no labels "
+            "also takes --data.labels none"
         )
     folders = [name.split("/", 1)[0] for name in names]
     found = sorted(set(folders))
