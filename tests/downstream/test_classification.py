@@ -10,6 +10,7 @@ from lightning.pytorch import Trainer
 from PIL import Image
 from timm.optim import param_groups_layer_decay
 
+from downstream.base import CosineHead
 from downstream.base.classifier import accuracies, count_by_class
 from downstream.classification import Classification
 from ssl_toolkit.augment import RandomView
@@ -130,7 +131,29 @@ def test_a_frozen_backbone_computes_as_in_evaluation():
     assert torch.allclose(standardized.std(dim=0, correction=0)[alive], torch.ones(int(alive.sum())), atol=0.02)
 
 
-@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_a_cosine_head_sees_directions_alone():
+    torch.manual_seed(0)
+    head, features = CosineHead(5, 3).double(), torch.randn(4, 5, dtype=torch.float64)
+    scores, classes = head(features), head.classes.weight
+    for image in range(4):
+        for number in range(3):
+            lengths = features[image].norm() * classes[number].norm()
+            assert torch.isclose(scores[image, number], 10 * features[image] @ classes[number] / lengths)
+    with torch.no_grad():
+        head.classes.weight *= torch.tensor([[2.0], [0.1], [30.0]])
+    assert torch.allclose(head(7 * features), scores, rtol=1e-12)
+    # the gradient turns a class's vector, and its scale learns
+    head(features).square().sum().backward()
+    assert torch.allclose((head.classes.weight.grad * head.classes.weight).sum(dim=1), torch.zeros(3).double())
+    assert head.scale.grad.abs() > 0
+
+
+def test_a_cosine_head_has_no_use_for_the_head_of_a_probe(weights):
+    with pytest.raises(ValueError, match="head_weights is not for a cosine head"):
+        make_task(weights=weights, head="cosine", head_weights="model.safetensors")
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp", "cosine"])
 def test_fine_tuning_learns(folder, head):
     task = make_task(
         head=head, hidden=32, layer_decay=0.7, head_lr_factor=2.0, dropout=0.1, regularizers=[LabelSmoothing(0.1)]
