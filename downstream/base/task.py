@@ -44,6 +44,10 @@ class DownstreamTask(Task):
         head_weights: The ``model.safetensors`` of a run with the same `weights` and a frozen backbone: the head begins
             as the one that was trained there, and not with random weights that would distort the features (linear
             probing, then fine-tuning, Kumar et al. 2022, arXiv 2202.10054).
+        unfreeze_percent: Gradual unfreezing (Howard and Ruder 2018, arXiv 1801.06146, section 3.3): over so many
+            per cent of the run, in [0, 100), one stage of the backbone after the other takes part, the last one first;
+            before, its learning rate is 0. The head learns from the first step, and running statistics of
+            normalisations move.
         layer_decay: The learning rate of each stage of the backbone is that of the stage above it times this factor,
             in (0, 1]; the head is above the last stage (Howard and Ruder 2018, arXiv 1801.06146, section 3.2).
         head_lr_factor: Factor on the head's learning rate, above 0: a head that starts from random weights can take
@@ -73,6 +77,7 @@ class DownstreamTask(Task):
         augmentation: View | None = None,
         tuned: Tuned = "all",
         head_weights: str | None = None,
+        unfreeze_percent: float = 0.0,
         layer_decay: float = 1.0,
         head_lr_factor: float = 1.0,
         **kwargs: Any,
@@ -81,6 +86,8 @@ class DownstreamTask(Task):
             raise ValueError(f"layer_decay is {layer_decay}, expected a factor above 0 and at most 1")
         if head_lr_factor <= 0:
             raise ValueError(f"head_lr_factor is {head_lr_factor}, expected a factor above 0")
+        if not 0 <= unfreeze_percent < 100:
+            raise ValueError(f"unfreeze_percent is {unfreeze_percent}, expected at least 0 and less than 100")
         if image_size is not None and image_size < 1:
             raise ValueError(f"image_size is {image_size}, expected at least 1 pixel")
         if freeze_backbone and layer_decay != 1:
@@ -93,6 +100,8 @@ class DownstreamTask(Task):
             )
         if freeze_backbone and tuned != "all":
             raise ValueError(f"tuned is {tuned}, but freeze_backbone leaves nothing of the backbone to train")
+        if freeze_backbone and unfreeze_percent:
+            raise ValueError(f"unfreeze_percent is {unfreeze_percent}, but freeze_backbone keeps all stages frozen")
         if head_weights is not None:
             self._check_head_weights(weights, freeze_backbone)
         super().__init__(backbone=_start(backbone, weights), **kwargs)
@@ -103,6 +112,7 @@ class DownstreamTask(Task):
         self.freeze_backbone = freeze_backbone
         self.image_size: int | None = image_size if image_size is not None else getattr(augmentation, "size", None)
         self.augmentation = augmentation
+        self.unfreeze_percent = unfreeze_percent
         self.layer_decay = layer_decay
         self.head_lr_factor = head_lr_factor
         self.tuned: Tuned = tuned
@@ -229,6 +239,13 @@ class DownstreamTask(Task):
         if name.startswith("backbone."):
             return self.layer_decay ** self._stages_below_head[name.removeprefix("backbone.model.")]
         return self.head_lr_factor
+
+    def lr_begin(self, name: str) -> float:
+        """0 for the head; for the stages of the backbone equal parts of `unfreeze_percent`, the last stage first."""
+        if not name.startswith("backbone."):
+            return 0.0
+        below = self._stages_below_head
+        return self.unfreeze_percent / 100 * below[name.removeprefix("backbone.model.")] / max(below.values())
 
     def weights_header(self) -> dict[str, Any]:
         """As in `Task`, with the pretraining."""

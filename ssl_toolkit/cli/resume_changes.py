@@ -11,8 +11,9 @@ from typing import Any
 _KEPT = {
     r"seed$": "every random choice is drawn from it",
     r"model\.class_path": "the checkpoint is of its task",
-    r"model\.init_args\.(backbone|init|weights|rules|freeze_backbone|layer_decay|head_lr_factor)": "the checkpoint is "
-    "of its network, and of the parameters that it trains",
+    r"model\.init_args\.(backbone|init|weights|rules|freeze_backbone|tuned|layer_decay|head_lr_factor|head_weights)":
+    "the checkpoint is of its network, and of the parameters that it trains",
+    r"model\.init_args\.unfreeze_percent": "it settles which parameters have been trained so far",
     r"model\.init_args\.\w*widths?$": "the checkpoint is of its network",
     r"model\.init_args\.optimizer\.class_path": "the checkpoint has its state",
     r"average\.kind": "the checkpoint has its average",

@@ -73,6 +73,7 @@ def parameter_groups(
     weight_decay: float,
     lr_factor: Callable[[str], float] = lambda name: 1.0,
     rules: Sequence[ParameterRule] = (),
+    lr_begin: Callable[[str], float] = lambda name: 0.0,
 ) -> list[dict[str, Any]]:
     """Parameter groups: sorts every trainable parameter of a module into exactly one.
 
@@ -85,11 +86,12 @@ def parameter_groups(
         weight_decay: Decay of the parameters that are decayed.
         lr_factor: The factor on the learning rate of a parameter, by its name; 0 or more.
         rules: What holds beside that, by name.
+        lr_begin: The fraction of the run before which a parameter's learning rate is 0, by its name; 0 to 1.
 
     Returns:
         Groups with the keys ``params``, ``lr``, ``weight_decay``, ``weight_decay_factor``, ``constant_lr``, ``decayed``
         (whether they are matrices, which are decayed unless a rule says otherwise) and ``name``, in the order of the
-        module's parameters.
+        module's parameters; and ``begin``, the fraction of the run from which they learn, where it is not 0.
     """
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for name, parameter in module.named_parameters():
@@ -97,16 +99,19 @@ def parameter_groups(
             continue
         matrix = parameter.ndim > 1
         factor = lr_factor(name) * (1.0 if (said := _said(rules, name, "lr_factor")) is None else said)
+        begin = lr_begin(name)
         decay = float(matrix) if (said := _said(rules, name, "weight_decay_factor")) is None else said
         constant = bool(_said(rules, name, "constant_lr"))
         label = f"{'decay' if matrix else 'no_decay'}_x{factor:.3g}"
         label += f"_decay_x{decay:.3g}" if decay != matrix else ""
         label += "_constant" if constant else ""
+        label += f"_from_{begin:.3g}" if begin else ""
         group = {
             "params": [], "lr": lr * factor, "weight_decay": weight_decay * decay, "weight_decay_factor": decay,
             "constant_lr": constant, "decayed": matrix, "name": label,
         }  # fmt: skip
-        groups.setdefault((factor, matrix, decay, constant), group)["params"].append(parameter)
+        group |= {"begin": begin} if begin else {}
+        groups.setdefault((factor, matrix, decay, constant, begin), group)["params"].append(parameter)
 
     grouped = [id(parameter) for group in groups.values() for parameter in group["params"]]
     trainable = [id(parameter) for parameter in module.parameters() if parameter.requires_grad]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -75,6 +75,10 @@ class OptimizedModule(MeasuredModule):
         """The factor on the learning rate of a parameter, by its name; 1 unless a task says otherwise."""
         return 1.0
 
+    def lr_begin(self, name: str) -> float:
+        """The fraction of the run before which a parameter's learning rate is 0, by its name; usually 0."""
+        return 0.0
+
     def after_optimizer_step(self, progress: Progress, kept: dict[str, Tensor]) -> None:
         """Moves what follows the weights and is not trained: a teacher, a queue, a centre, prototypes.
 
@@ -108,24 +112,30 @@ class OptimizedModule(MeasuredModule):
             raise ValueError("the schedule needs the run's length: set --trainer.max_epochs or --trainer.max_steps")
         steps_per_epoch = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
         spec = self.optimizer_spec
-        groups = parameter_groups(self, self.base_lr(), spec.weight_decay, self.lr_factor, self.rules)
+        groups = parameter_groups(self, self.base_lr(), spec.weight_decay, self.lr_factor, self.rules, self.lr_begin)
         # kept here, because an optimizer that is resumed has the groups of the checkpoint
         self._decay_factors = [group["weight_decay_factor"] for group in groups]
-        constant = [group["constant_lr"] for group in groups]
+        courses = [self._course(group, int(total_steps), steps_per_epoch) for group in groups]
         optimizer = spec.build(groups, fused=self._may_fuse())
         optimizer.register_load_state_dict_pre_hook(self._check_state)
         optimizer.register_load_state_dict_post_hook(match_layout)
         optimizer.register_step_post_hook(self._note_step)
-
-        def factor(step: int) -> float:
-            return self.schedule.factor(step, int(total_steps), steps_per_epoch)
-
-        factors = [(lambda step: 1.0) if each else factor for each in constant]
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, courses)
         self._settings = [
             {name: each[name] for name in each.keys() - {"params", "lr"}} for each in optimizer.param_groups
         ]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _course(self, group: Mapping[str, Any], total_steps: int, steps_per_epoch: float) -> Callable[[int], float]:
+        """The factor on a group's learning rate by the steps done."""
+        begin = total_steps * group.get("begin", 0.0)
+
+        def factor(step: int) -> float:
+            if step < begin:
+                return 0.0
+            return 1.0 if group["constant_lr"] else self.schedule.factor(step, total_steps, steps_per_epoch)
+
+        return factor
 
     def _check_state(self, optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
         """Called before an optimizer takes over a saved state."""

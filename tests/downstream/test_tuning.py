@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 from downstream.base.tuning import train_only
 from downstream.classification import Classification
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.modules import Backbone
-from ssl_toolkit.optim import AdamW
-from ssl_toolkit.schedule import Cosine
+from ssl_toolkit.optim import SGD, AdamW
+from ssl_toolkit.schedule import Constant, Cosine
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning"),
@@ -57,11 +57,48 @@ def test_the_biases_of_convolutions_are_biases():
     assert all(each.requires_grad for each in network.parameters())
 
 
+class FirstMoves(Callback):
+    """Notes after how many steps each matrix is no longer what it was at first."""
+
+    def on_train_start(self, trainer, pl_module):
+        self.before = {name: each.clone() for name, each in pl_module.named_parameters() if each.ndim > 1}
+        self.steps = {}
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        for name, parameter in pl_module.named_parameters():
+            if parameter.ndim > 1 and not torch.equal(parameter, self.before[name]):
+                self.steps.setdefault(name, trainer.global_step)
+
+
+@pytest.mark.parametrize("optimizer", [AdamW(lr=0.01, weight_decay=0.1), SGD(lr=0.01, weight_decay=0.1)])
+def test_stages_are_unfrozen_one_after_the_other(optimizer):
+    task = Classification(backbone=small(), optimizer=optimizer, schedule=Constant(), unfreeze_percent=50)
+    moves = FirstMoves()
+    trainer = Trainer(
+        max_steps=20, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, limit_val_batches=0, callbacks=[moves],
+    )  # fmt: skip
+    data = ImageData(source="procedural", max_images=20, image_size=32, batch_size=4, val_fraction=0)
+    trainer.fit(task, datamodule=data)
+    by_stage = {}
+    for name, step in moves.steps.items():
+        by_stage.setdefault(name.split(".")[2] if name.startswith("backbone") else "head", set()).add(step)
+    # half of twenty steps in five parts; the first step that moves a stage is the one after its begin
+    assert by_stage == {"head": {1}, "layer4": {3}, "layer3": {5}, "layer2": {7}, "layer1": {9}, "conv1": {11}}
+
+
+def test_no_parameter_begins_late_by_default():
+    task = Classification(backbone=small(), optimizer=AdamW(), schedule=Cosine(), num_classes=3)
+    assert {task.lr_begin(name) for name, _ in task.named_parameters()} == {0.0}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"tuned": "norms", "norm": "none"}, "tuned is norms, but the backbone has none"),
         ({"tuned": "biases", "freeze_backbone": True}, "tuned is biases, but freeze_backbone leaves nothing"),
+        ({"unfreeze_percent": 100}, "unfreeze_percent is 100, expected at least 0 and less than 100"),
+        ({"unfreeze_percent": 50, "freeze_backbone": True}, "unfreeze_percent is 50, but freeze_backbone"),
     ],
 )
 def test_what_leaves_nothing_is_refused(arguments, message):
