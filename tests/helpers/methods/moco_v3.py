@@ -15,7 +15,7 @@ METHODS = {
             # one of 64: chance is 1.6 percent, and the loss of chance 0.4 * ln 64 = 1.66
             lambda metrics: metrics["train/key_top1"] > 0.05 and metrics["train/loss"] < 1.5,
             better=0.15,
-            steps=180,
+            steps=140,
             batch_size=64,
             lr=4e-3,
         ),

@@ -29,7 +29,7 @@ METHODS = {
             # the loss of chance is ln 512 = 6.24
             lambda metrics: metrics["train/loss"] < 5.0,
             better=0.12,
-            steps=250,
+            steps=200,
             batch_size=64,
             lr=6e-3,
         ),

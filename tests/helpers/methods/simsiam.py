@@ -15,7 +15,7 @@ METHODS = {
             },
             tells_images_apart,
             better=0.1,
-            steps=150,
+            steps=125,
             lr=3e-3,
             weight_decay=0.0,
         ),
