@@ -24,7 +24,7 @@ METHODS = {
             better=0.08,
             images="procedural",
             num=900,
-            steps=120,
+            steps=105,
             batch_size=50,
             stem_width=16,
         ),
