@@ -25,6 +25,7 @@ import yaml
 from measuring import HERE, add_outputs, save_small, write_json
 
 ALL = "all"
+CALIBRATED = 5_000  # images
 PROBES = {"linear probe": False, "linear probe, random weights": True}
 
 
@@ -87,8 +88,9 @@ def probe(is_random: bool, labels: str, draw: int, args: argparse.Namespace) -> 
     for data in (few, whole):
         data.prepare_data()
         data.setup()
-    if is_random:  # BatchNorm's statistics need no labels
-        calibrate_batch_norm(backbone, whole.loader("train", shuffle=True), view)
+    if is_random:  # BatchNorm's statistics need no labels, and no more images than this
+        some = whole.indices("train")[:: max(1, whole.num_images("train") // CALIBRATED)]
+        calibrate_batch_norm(backbone, whole.loader("train", shuffle=True, indices=some), view)
     parts = [extract_features(backbone, few.loader(split), view) for split in ("train", "val", "test")]
     fitted, val, test = [(part.features["pooled"], part.labels) for part in parts]
     if labels != ALL:
@@ -120,7 +122,7 @@ def draw_curves(file: Path | None, results: dict[str, dict[str, list[dict[str, A
     axes.set_xticks(places, [f"{place:,}" for place in places], minor=False)
     axes.minorticks_off()
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper left")
     save_small(figure, file, dpi=110)
 
 
