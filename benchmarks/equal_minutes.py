@@ -121,7 +121,7 @@ def train(name: str, row: dict[str, Any], steps: int, args: argparse.Namespace) 
     run = args.runs / "".join(letter if letter.isalnum() else "_" for letter in name)
     if not (run / "backbone.safetensors").exists():
         made = [*command(row, args, run), "--trainer.max_steps", str(steps)]
-        if run.exists():
+        if (run / "config.yaml").exists():
             made += ["--resume", str(run)]
         with (args.runs / f"{run.name}.log").open("a") as log:
             status = subprocess.run(made, stdout=log, stderr=log, check=False, cwd=HERE.parent).returncode

@@ -50,7 +50,7 @@ def train(name: str, way: dict[str, Any], labels: str, draw: int, args: argparse
     from ssl_toolkit.tracking.metrics_csv import read_metrics
 
     run = args.runs / f"{name.replace(' ', '_')}-{labels}-{draw}"
-    made = [*command(way, labels, draw, run, args), *(["--resume", str(run)] if run.exists() else [])]
+    made = [*command(way, labels, draw, run, args), *(["--resume", str(run)] if (run / "config.yaml").exists() else [])]
     start = time.monotonic()
     with (args.runs / f"{run.name}.log").open("a") as log:
         if subprocess.run(made, stdout=log, stderr=log, check=False, cwd=HERE.parent).returncode:
