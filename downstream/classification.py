@@ -25,6 +25,7 @@ class Classification(Classifier):
     """
 
     head_begins_linear = True
+    head_output_names = ("logits", "probabilities")
 
     def __init__(
         self,

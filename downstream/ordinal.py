@@ -53,6 +53,7 @@ class OrdinalClassification(Classifier):
 
     takes_soft_targets = False
     head_begins_linear = True
+    head_output_names = ("logits", "probabilities")
 
     def __init__(self, *, head: HeadKind = "linear", hidden: int = 512, dropout: float = 0.0, **kwargs: Any) -> None:
         check_pooled_head(hidden, dropout)

@@ -142,6 +142,11 @@ class Classifier(DownstreamTask):
         self._weights = class_weights(counts, self.class_weights) if self.class_weights else None
         self._log_prior = log_prior(counts) if self.logit_adjustment else None
 
+    def head_outputs(self, features: Any) -> tuple[Tensor, Tensor]:
+        """Logits and probabilities of the classes: float tensors of shape ``[batch, num_classes]``."""
+        logits = self.logits(features)
+        return logits, logits.float().softmax(dim=1)
+
     @torch.no_grad()
     def predict(self, batch: Any) -> Tensor:
         """The probabilities of the classes, computed in evaluation mode.
@@ -154,9 +159,9 @@ class Classifier(DownstreamTask):
         """
         was_training = self.training
         self.eval()
-        logits = self.logits(self.encode(batch, sample_keys(self.seed, 0, batch.indices)))
+        _, probabilities = self.head_outputs(self.encode(batch, sample_keys(self.seed, 0, batch.indices)))
         self.train(was_training)
-        return logits.float().softmax(dim=1)
+        return probabilities
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """As `predict`."""

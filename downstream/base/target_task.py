@@ -31,6 +31,7 @@ class TargetTask(DownstreamTask):
 
     predicts = True
     head_begins_linear = True
+    head_output_names = ("outputs", "predictions")
 
     def __init__(
         self,
@@ -149,14 +150,19 @@ class TargetTask(DownstreamTask):
         """The loss of the head's outputs."""
         return StepOutput(self.target_loss(self.head(features), targets), features, {})
 
+    def head_outputs(self, features: Any) -> tuple[Tensor, Tensor]:
+        """The outputs of the head and what they predict: float tensors of shape ``[batch, num_targets]``."""
+        outputs = self.head(features)
+        return outputs, self.predictions(outputs).float()
+
     @torch.no_grad()
     def predict(self, batch: Any) -> Tensor:
         """The predictions for a batch, computed in evaluation mode: float32 tensor ``[batch, num_targets]``."""
         was_training = self.training
         self.eval()
-        outputs = self.head(self.encode(batch, sample_keys(self.seed, 0, batch.indices)))
+        _, predicted = self.head_outputs(self.encode(batch, sample_keys(self.seed, 0, batch.indices)))
         self.train(was_training)
-        return self.predictions(outputs).float()
+        return predicted
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """As `predict`."""

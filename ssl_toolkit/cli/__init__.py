@@ -32,7 +32,10 @@ COMMANDS = {
     ),
     "flatness": ("ssl_toolkit.cli.flatness", "how flat the minima are that runs have found, side by side"),
     "embed": ("ssl_toolkit.cli.features", "write the features of every image to a table"),
-    "export": ("ssl_toolkit.cli.features", "convert a weights file for timm, torchvision or ONNX"),
+    "export": (
+        "ssl_toolkit.cli.export",
+        "convert weights for timm, torchvision or ONNX, or a trained network for ONNX",
+    ),
     "diagnose": ("ssl_toolkit.cli.diagnose", "check a recipe before its run: diagnose pretrain|transfer -c RECIPE"),
     "describe": ("ssl_toolkit.cli.describe", "the layers of a network: sizes, receptive fields, parameters, cost"),
     "report": ("ssl_toolkit.cli.features", "write the local page of a run"),

@@ -1,4 +1,4 @@
-"""The commands that use a finished backbone: ``evaluate``, ``embed``, ``export`` and ``report``."""
+"""The commands that use a finished backbone: ``evaluate``, ``embed`` and ``report``."""
 
 from __future__ import annotations
 
@@ -72,17 +72,6 @@ def embed(arguments: Sequence[str]) -> Path:
     tell_what_was_read(config.data, file)
     print(f"features: {file}")
     return file
-
-
-def export(arguments: Sequence[str]) -> None:
-    """Converts a weights file."""
-    with quick_imports():
-        from ssl_toolkit.weights.export import export as convert
-
-    parser = function_parser("export", convert)
-    config = parse(parser, arguments)
-    config.pop("config")
-    print(f"exported: {convert(**vars(config))}")
 
 
 def report(arguments: Sequence[str]) -> None:

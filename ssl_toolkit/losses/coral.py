@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,6 +36,8 @@ def coral_probabilities(logits: Float[Tensor, "batch levels"]) -> Float[Tensor, 
         logits: Scores of "above class k"; one that is larger than an earlier one counts as the earlier one, since to be
             above a higher class cannot be likelier.
     """
-    above = full_precision(logits).cummin(dim=1).values.sigmoid()
+    # not cummin, for which ONNX has no operation
+    lowest = list(itertools.accumulate(full_precision(logits).unbind(dim=1), torch.minimum))
+    above = torch.stack(lowest, dim=1).sigmoid()
     ones = torch.ones_like(above[:, :1])
     return torch.cat([ones, above], dim=1) - torch.cat([above, torch.zeros_like(ones)], dim=1)

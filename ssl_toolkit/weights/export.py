@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from ssl_toolkit.io.atomic import write_atomically
 from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.modules.timm_network import OWN_FAMILIES
 from ssl_toolkit.weights import load_backbone
+from ssl_toolkit.weights.model_graph import check_onnx
 
 # Networks that torchvision builds with the same layers and the same names of weights as timm does.
 TORCHVISION_NETWORKS = (
@@ -51,6 +51,10 @@ def export(weights: str, format: Literal["timm", "torchvision", "onnx"], out: st
     ``onnx``: a graph from ``images`` (float32 of shape [batch, channels, height, width], values in [0, 1], any batch
     and any size; normalisation is part of the graph) to ``features`` (float32 of shape [batch, num_features]).
 
+    Of a run of transfer the command takes the ``model.safetensors``, too, with the format ``onnx``: backbone and head,
+    from ``images`` (uint8 of shape [batch, height, width, channels] at the trained size; resizing is not part of the
+    graph) to ``logits`` and ``probabilities``, or ``outputs`` and ``predictions`` of targets.
+
     A backbone with a chosen `norm` or with `weight_standardization` exports as ``onnx`` only.
     A network that this project adds to timm's registry (``resnet9``, ``lenet5``, ...) exports as ``onnx`` only, too.
 
@@ -58,7 +62,7 @@ def export(weights: str, format: Literal["timm", "torchvision", "onnx"], out: st
     before loading, as the documentation of `ssl_toolkit.modules.backbone` shows.
 
     Args:
-        weights: The weights file (``backbone.safetensors``).
+        weights: The weights file (``backbone.safetensors``); on the command line also a run's ``model.safetensors``.
         format: For which program.
         out: The file to write; it must not exist.
 
@@ -76,11 +80,7 @@ def export(weights: str, format: Literal["timm", "torchvision", "onnx"], out: st
     }
     if format not in formats:
         raise ValueError(f"there is no export format {format!r}, only {', '.join(formats)}{nearest(format, formats)}")
-    path = Path(out)
-    _check_suffix(path, format)
-    for file in (path, path.with_suffix(".json")) if format == "timm" else (path,):
-        if file.exists():
-            raise ValueError(f"{file} exists and is not overwritten; delete it or choose another name for --out")
+    path = check_out(out, format)
     backbone = load_backbone(weights).eval()
     if format != "onnx" and (backbone.norm != "own" or backbone.weight_standardization):
         raise ValueError(
@@ -96,10 +96,20 @@ def export(weights: str, format: Literal["timm", "torchvision", "onnx"], out: st
     return path
 
 
-def _check_suffix(path: Path, format: str) -> None:
+def check_out(out: str, format: Literal["timm", "torchvision", "onnx"]) -> Path:
+    """The file to write.
+
+    Raises:
+        ValueError: It has another suffix than those of the format, or exists.
+    """
+    path = Path(out)
     suffixes = {"timm": (".safetensors",), "torchvision": (".pth", ".safetensors"), "onnx": (".onnx",)}[format]
     if path.suffix not in suffixes:
         raise ValueError(f"the format {format} writes a file that ends with {' or '.join(suffixes)}, got {path.name}")
+    for file in (path, path.with_suffix(".json")) if format == "timm" else (path,):
+        if file.exists():
+            raise ValueError(f"{file} exists and is not overwritten; delete it or choose another name for --out")
+    return path
 
 
 def _export_timm(backbone: Backbone, path: Path) -> None:
@@ -143,9 +153,7 @@ def _export_torchvision(backbone: Backbone, path: Path) -> None:
 
 
 def _export_onnx(backbone: Backbone, path: Path) -> None:
-    missing = [package for package in ("onnx", "onnxscript") if importlib.util.find_spec(package) is None]
-    if missing:
-        raise ValueError(f"the format onnx needs {' and '.join(missing)}: pip install ssl-toolkit[onnx]")
+    check_onnx()
     example = torch.rand(2, backbone.in_channels, 64, 96)
     axes = {axis: torch.export.Dim(name) for axis, name in ((0, "batch"), (2, "height"), (3, "width"))}
     program = torch.onnx.export(

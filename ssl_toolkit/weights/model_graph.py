@@ -1,0 +1,97 @@
+"""ONNX export of a trained downstream network: from bytes to what ``predict`` writes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ssl_toolkit.io.atomic import write_atomically
+
+if TYPE_CHECKING:
+    from jaxtyping import Shaped
+
+_WHAT_IMAGES_ARE = (
+    "the centred square of each image, resized with antialiasing to image_size: bytes of RGB, or floats in [0, 1] "
+    "where the type of images is float"
+)
+
+
+class ModelGraph(nn.Module):
+    """Backbone, normalisation and head of a task as a function of the pixels.
+
+    Args:
+        task: The trained task, in evaluation mode, whose backbone sees one image at a time.
+        float_images: Whether the pixels are floats in [0, 1] instead of bytes.
+    """
+
+    def __init__(self, task: Any, float_images: bool) -> None:
+        super().__init__()
+        self.task, self.float_images = task, float_images
+
+    def forward(self, images: Shaped[Tensor, "batch height width channels"]) -> tuple[Tensor, Tensor]:
+        """The outputs of the head, and what they predict.
+
+        Args:
+            images: uint8 (or float32) tensor of shape ``[batch, image_size, image_size, channels]``.
+
+        Returns:
+            Two float32 tensors, of shape ``[batch, classes]`` or ``[batch, targets]``.
+        """
+        pixels = images.permute(0, 3, 1, 2)
+        features = self.task.backbone(pixels if self.float_images else pixels.float() / 255)
+        return self.task.head_outputs(self.task.standardize(features))
+
+
+def check_onnx() -> None:
+    """Raises a ValueError if the packages that write ONNX are not installed."""
+    missing = [package for package in ("onnx", "onnxscript") if importlib.util.find_spec(package) is None]
+    if missing:
+        raise ValueError(f"the format onnx needs {' and '.join(missing)}: pip install ssl-toolkit[onnx]")
+
+
+def export_model_graph(task: Any, header: dict[str, Any], path: Path) -> None:
+    """Writes the network of a downstream run as an ONNX graph.
+
+    Its input is ``images``, uint8 of shape [batch, image_size, image_size, channels]; of images of more than 8 bits a
+    channel float32 in [0, 1], by the run's ranges. The outputs are ``logits`` and ``probabilities`` of the classes, or
+    ``outputs`` and ``predictions`` of targets. The graph's metadata hold ``class_names`` or ``target_names`` (JSON),
+    ``image_size``, ``ranges`` and ``images`` (what they are to be).
+
+    Args:
+        task: The trained task, in evaluation mode on the CPU.
+        header: Of its model file.
+        path: The file to write, whole or not at all.
+
+    Raises:
+        ValueError: The packages are missing, or the task is not one of single images.
+    """
+    check_onnx()
+    names = getattr(task, "head_output_names", None)
+    if names is None:
+        raise ValueError(f"{type(task).__name__} does not export: only tasks of single images do")
+    size, float_images = header["image_size"], bool(header["ranges"])
+    dtype = torch.float32 if float_images else torch.uint8
+    example = torch.zeros(2, size, size, task.backbone.in_channels, dtype=dtype)
+    task.backbone.to(memory_format=torch.contiguous_format)
+    program = torch.onnx.export(
+        ModelGraph(task, float_images).eval(),
+        (example,),
+        input_names=["images"],
+        output_names=list(names),
+        dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    model = program.model_proto
+    kept = ("class_names", "target_names", "image_size", "ranges", "task", "step")
+    about = {name: json.dumps(header[name]) for name in kept if name in header}
+    for key, value in {**about, "images": _WHAT_IMAGES_ARE}.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
+    write_atomically(path, model.SerializeToString())
