@@ -141,9 +141,12 @@ def label_by_folder(
     """
     loose = [name for name in names if "/" not in name]
     if loose:
+        found = counted(len(loose), "images")
+        which = found if len(loose) == len(names) else f"{found} of {len(names):,}"
+        lie = "lies" if len(loose) == 1 else "lie"
         raise ValueError(
-            f"data.labels: folder takes the class of an image from its first-level sub-folder, but of "
-            f"{counted(len(names), 'images')} {len(loose):,} lie directly in '{path}' (such as {loose[0]}); put each "
+            f"data.labels: folder takes the class of an image from its first-level sub-folder, but "
+            f"{which} {lie} directly in '{path}' (such as {loose[0]}); put each "
             "class into a folder of its own, or give a table of labels (--data.table); a task that needs no labels "
             "also takes --data.labels none"
         )

@@ -119,7 +119,7 @@ def test_errors_are_one_helpful_line(tmp_path):
         with pytest.raises(ValueError, match=message) as caught:
             FolderSource(tmp_path / name)
         assert "\n" not in str(caught.value)
-    with pytest.raises(ValueError, match=r"of 2 images 1 lie directly in .*\(such as a.png\)") as caught:
+    with pytest.raises(ValueError, match=r"but 1 image of 2 lies directly in .*\(such as a.png\)") as caught:
         FolderSource(tmp_path / "birds", "folder")
     # SupCon refuses it
     assert "a task that needs no labels also takes --data.labels none" in str(caught.value)
