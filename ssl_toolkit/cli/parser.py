@@ -55,6 +55,6 @@ def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
 def plain(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     """The configuration as plain data, every default written out."""
     kept = config.clone()
-    for key in ("config", "out", "resume", "budget", "speed"):
+    for key in ("config", "out", "resume", "budget", "speed", "folds"):
         kept.pop(key, None)
     return load_yaml(parser.dump(kept, skip_validation=True, skip_unset=False))

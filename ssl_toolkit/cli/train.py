@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ssl_toolkit.callbacks import ExportWeights, LearningRate, ProgressBar, Resu
 from ssl_toolkit.checkpoint import AtomicCheckpointIO
 from ssl_toolkit.cli.autotune_trials import fastest_settings, steps_within
 from ssl_toolkit.cli.command_line import CommandLine
+from ssl_toolkit.cli.folds import run_folds
 from ssl_toolkit.cli.from_python import run_command, starts_processes, variables_restored
 from ssl_toolkit.cli.global_batch import batch_facts, keep_global_batch
 from ssl_toolkit.cli.leftover_args import leftover_remarks
@@ -82,6 +84,9 @@ def train(command: str, arguments: Sequence[str], quietly: bool = False, apart: 
     parser = training_parser(line)
     config = parse(parser, line.arguments)
     check_no_password(config.as_dict())
+    if config.get("folds") is not None:
+        each = partial(train, command, quietly=True, apart=True)
+        return run_folds(line, arguments, config, plain(parser, config), each)
     run, checkpoint = find_run(line, config)
     if checkpoint is not None:
         check_kept(changed_settings(read_config(run), write_out(plain(parser, config))))

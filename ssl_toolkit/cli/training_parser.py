@@ -10,6 +10,7 @@ from lightning.pytorch import Trainer
 from ssl_toolkit.callbacks import EarlyStopping, NonFinite, OnlineEvaluation, ProgressiveSize, WeightAverage
 from ssl_toolkit.callbacks.checkpoint import Checkpoint
 from ssl_toolkit.cli.command_line import CommandLine
+from ssl_toolkit.cli.folds import HELP as FOLDS
 from ssl_toolkit.cli.random_head import HELP as RANDOM_HEAD
 from ssl_toolkit.cli.recipes import shipped
 from ssl_toolkit.health.monitor import HealthMonitor
@@ -71,6 +72,7 @@ def training_parser(line: CommandLine) -> ArgumentParser:
     parser.add_class_arguments(HealthMonitor, "watch")
     if line.command == "transfer":
         parser.add_argument("--random_weights", type=bool | None, default=None, help=RANDOM_HEAD)
+        parser.add_argument("--folds", type=int | None, default=None, help=FOLDS)
     if line.command == "pretrain":
         parser.add_class_arguments(OnlineEvaluation, "evaluation")
         parser.add_class_arguments(ProgressiveSize, "progressive")

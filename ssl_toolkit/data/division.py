@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ssl_toolkit.data.console import say
 from ssl_toolkit.data.copies import copied_files, copied_pixels
 from ssl_toolkit.data.dataset import ImageSet
+from ssl_toolkit.data.folds import Fold, fold_remarks, split_by_fold
 from ssl_toolkit.data.group_splits import joined, split_by_group
 from ssl_toolkit.data.split_file import Assignment, check_pixels, kept_places
 from ssl_toolkit.data.splits import Division, Fractions, Split, split_indices
@@ -28,6 +29,7 @@ def divide(
     split_seed: int,
     known: Assignment | None = None,
     noun: str = "images",
+    fold: Fold | None = None,
 ) -> Division:
     """Divides the images of a new run.
 
@@ -40,6 +42,10 @@ def divide(
         split_seed: Another seed gives another division.
         known: Splits that images keep, by their names; only new ones are divided.
         noun: What to call the images.
+        fold: The test images are this fold, and not a fraction.
+
+    Raises:
+        ValueError: In one line, for images that cannot be divided in this way.
     """
     main = sets["train"]
     val_fraction = 0.0 if "val" in sets else fractions.val_fraction
@@ -47,13 +53,19 @@ def divide(
     given = main.source.given_splits()
     if given is not None and known is not None:
         raise ValueError(f"the {noun} come with their splits, so that data.splits has nothing to say: leave it out")
-    shared = bool(val_fraction or test_fraction) or (given is not None and bool((given != "train").any()))
+    comes_divided = given is not None and bool((given != "train").any())
+    shared = bool(val_fraction or test_fraction or comes_divided or fold)
     others = [name for name in ("val", "test") if name in sets]
+    if fold is not None and (comes_divided or others):
+        raise ValueError(
+            f"data.fold (--folds) divides all {noun}, but these come with splits of their own; leave it out, or the "
+            "splits"
+        )
     everything = [main, *(sets[name] for name in others)]
     firsts = copied_files(everything) if shared or others else None
     if firsts is None and shared and not others:
         # pixels depend on the range of their numbers, which is that of training images; here copies still count apart
-        _use_range(sets, _by_fractions(main, None, val_fraction, test_fraction, split_seed, known, "")["train"])
+        _use_range(sets, _by_fractions(main, None, val_fraction, test_fraction, split_seed, known, "", fold)["train"])
         pixels = copied_pixels(main)
         firsts = None if pixels is None else [pixels]
     first = None if firsts is None else firsts[0]
@@ -62,7 +74,10 @@ def divide(
             few = f"only {distinct} of {len(first):,} {noun} are distinct"
             say(f"{few}: copies are in different splits, and figures on them mean little")
         first, firsts = None, None
-    parts = _by_fractions(main, first, val_fraction, test_fraction, split_seed, known, noun)
+    parts = _by_fractions(main, first, val_fraction, test_fraction, split_seed, known, noun, fold)
+    if fold is not None and is_rank_zero():
+        for remark in fold_remarks(main.labels.numpy(), parts, list(main.source.class_names), fold):
+            say(remark)
     parts |= {name: np.arange(len(sets[name].source)) for name in others}
     survey = _use_range(sets, parts["train"])
     if firsts is not None:
@@ -79,12 +94,15 @@ def _by_fractions(
     seed: int,
     known: Assignment | None,
     noun: str,
+    fold: Fold | None = None,
 ) -> Parts:
     """The places of each split: identical images, and those of a group, together; known ones where they were."""
     own = np.arange(len(images.source))
     first = own if first is None else first
     groups, given = images.source.split_groups(), images.source.given_splits()
     first = first if groups is None else joined(first, groups)
+    if fold is not None:
+        return split_by_fold(images.labels.numpy(), first, groups is not None, val_fraction, fold, seed)
     if known is not None:
         splits = _known_splits(images, known, noun)
         _follow_known(splits, first)

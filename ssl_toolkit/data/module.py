@@ -14,6 +14,7 @@ from ssl_toolkit.data.dataset import ImageSet, ReadOptions
 from ssl_toolkit.data.decode_pool import READ_TIMEOUT
 from ssl_toolkit.data.divided import DividedData
 from ssl_toolkit.data.division import divide, divide_as_before
+from ssl_toolkit.data.folds import read_fold
 from ssl_toolkit.data.loader import BatchLoader
 from ssl_toolkit.data.shards import ShardOptions
 from ssl_toolkit.data.source_factory import Origin, open_sets
@@ -75,6 +76,9 @@ class ImageData(DividedData):
         split_seed: Of what runs with different seeds must share to be comparable: which images are in the test,
             validation and training splits, which are chosen by `max_images`, and the procedural images themselves.
         splits: A run, or the splits.parquet of one: its images keep their splits, and only new ones are divided.
+        fold: The test images are one of several folds, such as "2/5": the second of five, with the same fraction of
+            each class in each (groups and identical images together); `val_fraction` is then of the other folds. For
+            all of them one after the other there is ``ssl-toolkit transfer --folds 5``.
         table: A CSV, TSV or Parquet file that names the images of `path` (of its own folder, if there is none), a row
             each: a column "path", and where they are there "label" (the class), "split" (train, val or test; if none
             is val, or test, these are drawn from the training rows) and "group": images of one patient, video or
@@ -120,6 +124,7 @@ class ImageData(DividedData):
         seed: int = 0,
         split_seed: int = 0,
         splits: str | None = None,
+        fold: str | None = None,
         table: str | None = None,
         columns: dict[str, str] | None = None,
         targets: list[str] | None = None,
@@ -144,6 +149,7 @@ class ImageData(DividedData):
             raise ValueError(f"data.shard_cache must be above 0 GB, got {shard_cache}")
         if channels not in (1, 3):
             raise ValueError(f"data.channels must be 3 (RGB) or 1 (grey), got {channels}")
+        self._fold = read_fold(fold, test_fraction, splits=splits, val_path=val_path, test_path=test_path)
         self.batch_size = batch_size
         self.image_size = image_size
         self.channels = channels
@@ -295,7 +301,7 @@ class ImageData(DividedData):
         if self._before:
             return divide_as_before(self._open_sets(), self._before, self._fractions, limited, self.noun)
         known = None if self._splits is None else read_split_file(self._splits)["train"]
-        return divide(self._open_sets(), self._fractions, self._origin.split_seed, known, self.noun)
+        return divide(self._open_sets(), self._fractions, self._origin.split_seed, known, self.noun, self._fold)
 
     def _open_sets(self) -> dict[str, ImageSet]:
         origin = self._origin

@@ -1,5 +1,6 @@
 """Evaluation on frozen features: kNN, linear probe, few labels, stage by stage, spread and rank, with intervals."""
 
+from ssl_toolkit.data.folds import stratified_folds
 from ssl_toolkit.evaluation.ensembles import (
     EnsembleResult,
     FoldsResult,
@@ -8,7 +9,6 @@ from ssl_toolkit.evaluation.ensembles import (
     bootstrap,
     cross_validate,
     samme_step,
-    stratified_folds,
 )
 from ssl_toolkit.evaluation.features import Features, Precision, evaluation_mode, extract_features, has_native_bf16
 from ssl_toolkit.evaluation.few_labels import FewLabelResult, few_label_draws, few_label_probe

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from ssl_toolkit.data.folds import stratified_folds
 from ssl_toolkit.evaluation.intervals import Spread, mean_and_spread
 from ssl_toolkit.evaluation.linear_probe import linear_probe
 from ssl_toolkit.evaluation.logistic_regression import Labelled, LinearClassifier, fit_linear
-from ssl_toolkit.random import integers, number, permutations, sample_keys
+from ssl_toolkit.random import integers, number, sample_keys
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int64, Num
@@ -159,64 +160,6 @@ class FoldsResult(NamedTuple):
     top1: Spread
     values: list[float]
     correct: Tensor
-
-
-def stratified_folds(
-    labels: Int64[Tensor, " samples"],
-    num_folds: int,
-    seed: int = 0,
-    groups: Int64[Tensor, " samples"] | None = None,
-) -> Int64[Tensor, " samples"]:
-    """Stratified folds: the same fraction of each class in each, as nearly as their numbers allow.
-
-    Args:
-        labels: int64 tensor of shape ``[num_images]``: classes from 0.
-        num_folds: How many folds, at least 2 and at most as many as images (or groups).
-        seed: Of the division.
-        groups: int64 tensor of shape ``[num_images]``: images of one group (a patient's) are in one fold. The largest
-            groups are placed first, each where its classes are rarest.
-
-    Returns:
-        int64 tensor of shape ``[num_images]``: the fold of each image.
-
-    Raises:
-        ValueError: If there are fewer than 2 folds, more folds than images or groups, or images without a label.
-    """
-    if not 2 <= num_folds <= len(labels):
-        raise ValueError(f"{len(labels)} images can be divided into 2 to {len(labels)} folds, got {num_folds}")
-    if int(labels.min()) < 0:
-        raise ValueError(f"folds need labels, but {int((labels < 0).sum())} of {len(labels)} images have none")
-    key = sample_keys(number("folds", seed), 0, torch.zeros(1, dtype=torch.int64))[0]
-    if groups is not None:
-        return _grouped_folds(labels, num_folds, key, groups)
-    shuffled = permutations(key, len(labels)).to(labels.device)
-    # class after class, so that each class goes round the folds from where the one before ended
-    order = shuffled[labels[shuffled].argsort(stable=True)]
-    folds = torch.empty_like(labels)
-    folds[order] = torch.arange(len(labels), device=labels.device) % num_folds
-    return folds
-
-
-def _grouped_folds(labels: Tensor, num_folds: int, key: Tensor, groups: Tensor) -> Tensor:
-    _, group = groups.cpu().unique(return_inverse=True)
-    counts = torch.zeros(int(group.max()) + 1, int(labels.max()) + 1)
-    counts.index_put_((group, labels.cpu()), torch.ones(len(group)), accumulate=True)
-    if num_folds > len(counts):
-        raise ValueError(f"{len(counts)} groups can be divided into 2 to {len(counts)} folds, got {num_folds}")
-    # the largest first, those of one size by chance
-    shuffled = permutations(key, len(counts))
-    order = shuffled[counts.sum(dim=1)[shuffled].argsort(descending=True, stable=True)]
-    share = counts.sum(dim=0) / num_folds
-    filled, fold_of = torch.zeros(num_folds, counts.shape[1]), torch.empty(len(counts), dtype=torch.int64)
-    for place, one in enumerate(order.tolist()):
-        # as far from an even division as each choice would be; an empty fold has to get one while there are enough
-        distance = ((filled + counts[one] - share).square() - (filled - share).square()).sum(dim=1)
-        empty = filled.sum(dim=1) == 0
-        if len(order) - place <= int(empty.sum()):
-            distance[~empty] = torch.inf
-        fold_of[one] = int(distance.argmin())
-        filled[fold_of[one]] += counts[one]
-    return fold_of[group].to(labels.device)
 
 
 def cross_validate(
