@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
+from ssl_toolkit.cli.lost_files import keep_provenance
 from ssl_toolkit.cli.parser import instantiate
 from ssl_toolkit.cli.run_context import check_trainer
 from ssl_toolkit.distributed.ranks import use_threads
@@ -26,6 +27,7 @@ def prepare(parser: ArgumentParser, config: Namespace, resumed: Path | None = No
     use_threads(config.threads)
     torch.manual_seed(number("model", config.seed))
     objects = instantiate(parser, config)
+    keep_provenance(objects.model, resumed)
     check_trainer(vars(objects.trainer))
     check_task(config, objects)
     objects.model.check_data(objects.data)

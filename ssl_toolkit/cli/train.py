@@ -20,6 +20,7 @@ from ssl_toolkit.cli.folds import run_folds
 from ssl_toolkit.cli.from_python import run_command, starts_processes, variables_restored
 from ssl_toolkit.cli.global_batch import batch_facts, keep_global_batch
 from ssl_toolkit.cli.leftover_args import leftover_remarks
+from ssl_toolkit.cli.lost_files import without_lost_files
 from ssl_toolkit.cli.parser import parse, plain
 from ssl_toolkit.cli.prepare import prepare, rebuild_task
 from ssl_toolkit.cli.random_head import check_asked, compare_with_random
@@ -108,7 +109,8 @@ def _train(
     quietly: bool,
 ) -> None:
     """Runs a training command in its folder, which is held."""
-    objects = prepare(parser, config, run if checkpoint is not None else None)
+    built = config if checkpoint is None else without_lost_files(config, run)
+    objects = prepare(parser, built, run if checkpoint is not None else None)
     if line.command == "transfer":
         check_asked(config.random_weights, objects, config.trainer)
     if is_rank_zero():
@@ -126,7 +128,7 @@ def _train(
         # of a run that was resumed, this start knows the time of its own steps
         per_step = (time.monotonic() - begun) / max(1, trainer.global_step - done)
         seconds = per_step * trainer.global_step if trainer.global_step > done else 0.0
-        compared = compare_with_random(parser, config, objects, trainer, seconds, earlier)
+        compared = compare_with_random(parser, built, objects, trainer, seconds, earlier)
     if is_rank_zero():
         if compared:
             write_report(run)

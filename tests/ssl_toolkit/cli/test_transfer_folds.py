@@ -29,6 +29,7 @@ RECIPE = {
         "test_fraction": 0.2,
     },
     "trainer": {"max_epochs": 2, "accelerator": "cpu"},
+    "checkpoint": {"every_n_steps": 2},
     "tracker": "none",
 }  # fmt: skip
 
