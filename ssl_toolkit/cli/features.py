@@ -40,6 +40,8 @@ def evaluate(arguments: Sequence[str]) -> Evaluation:
     config.pop("config")
     evaluation = measure(**vars(config), say=say_line)
     Console().print(evaluation.table())
+    for line in evaluation.words():
+        print(line)
     if evaluation.shortcuts is not None:
         Console().print(evaluation.shortcuts.table())
         for line in evaluation.shortcuts.words:

@@ -1,6 +1,13 @@
-"""Evaluation on frozen features: kNN, linear probe, few labels, stage by stage, spread and rank, with intervals."""
+"""Evaluation on frozen features: kNN, linear probe, few labels, retrieval, clusters, stage by stage, with intervals."""
 
 from ssl_toolkit.data.folds import stratified_folds
+from ssl_toolkit.evaluation.classes import Classes, ClassRow, by_class, calibration_error
+from ssl_toolkit.evaluation.clustering import (
+    adjusted_rand_index,
+    chance_information,
+    k_means,
+    normalized_mutual_information,
+)
 from ssl_toolkit.evaluation.ensembles import (
     EnsembleResult,
     FoldsResult,
@@ -28,11 +35,17 @@ from ssl_toolkit.evaluation.measure import evaluate
 from ssl_toolkit.evaluation.random_weights import calibrate_batch_norm, random_backbone
 from ssl_toolkit.evaluation.representation import alignment, lidar, rank_me, spread, uniformity
 from ssl_toolkit.evaluation.results import Evaluation
+from ssl_toolkit.evaluation.retrieval import retrieve
 from ssl_toolkit.evaluation.rows import Difference, EnsembleRow, FoldsRow, Row
 from ssl_toolkit.evaluation.shortcut_rows import ShortcutDifference, ShortcutRow, Shortcuts
 from ssl_toolkit.evaluation.shortcuts import measure_shortcuts
+from ssl_toolkit.evaluation.unlabelled_rows import Clustering, ClusterRow, Retrieval, RetrievalRow
 
 __all__ = [
+    "ClassRow",
+    "Classes",
+    "ClusterRow",
+    "Clustering",
     "Difference",
     "EnsembleResult",
     "EnsembleRow",
@@ -46,17 +59,23 @@ __all__ = [
     "LinearClassifier",
     "Precision",
     "ProbeResult",
+    "Retrieval",
+    "RetrievalRow",
     "Row",
     "ShortcutDifference",
     "ShortcutRow",
     "Shortcuts",
     "Spread",
+    "adjusted_rand_index",
     "alignment",
     "bagging",
     "boosting",
     "bootstrap",
     "bootstrap_interval",
+    "by_class",
     "calibrate_batch_norm",
+    "calibration_error",
+    "chance_information",
     "confidence_interval",
     "cross_validate",
     "evaluate",
@@ -67,15 +86,18 @@ __all__ = [
     "fit_linear",
     "flatness",
     "has_native_bf16",
+    "k_means",
     "knn_accuracy",
     "knn_predict",
     "lidar",
     "linear_probe",
     "mean_and_spread",
     "measure_shortcuts",
+    "normalized_mutual_information",
     "paired_difference",
     "random_backbone",
     "rank_me",
+    "retrieve",
     "samme_step",
     "spread",
     "stratified_folds",

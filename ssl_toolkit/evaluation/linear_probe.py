@@ -50,6 +50,8 @@ class ProbeResult(NamedTuple):
         path: All strengths tried, from strong to weak.
         weight: float32 tensor of shape ``[num_classes, d]``, for features as given (not standardised).
         bias: float32 tensor of shape ``[num_classes]``.
+        predicted: int64 tensor of shape ``[num_test]``: the predicted class of each test image.
+        confidence: float64 tensor of shape ``[num_test]``: the probability of that class, by the softmax of the scores.
     """
 
     top1: float
@@ -59,6 +61,8 @@ class ProbeResult(NamedTuple):
     path: list[PathPoint]
     weight: Tensor
     bias: Tensor
+    predicted: Tensor
+    confidence: Tensor
 
 
 def linear_probe(
@@ -137,6 +141,17 @@ def _along_the_path(
             break
     assert best is not None
     raw_weight, raw_bias = axes.undo(best_weight, best_bias)
-    correct = (test[0].to(raw_weight) @ raw_weight.T + raw_bias).argmax(dim=1) == test[1]
-    top1 = float(correct.double().mean())
-    return ProbeResult(top1, correct, best.strength, best.val_top1, path, raw_weight.float(), raw_bias.float())
+    scores = test[0].to(raw_weight) @ raw_weight.T + raw_bias
+    predicted = scores.argmax(dim=1)
+    correct = predicted == test[1]
+    return ProbeResult(
+        float(correct.double().mean()),
+        correct,
+        best.strength,
+        best.val_top1,
+        path,
+        raw_weight.float(),
+        raw_bias.float(),
+        predicted,
+        scores.softmax(dim=1).amax(dim=1),
+    )

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from ssl_toolkit.augment import CenterView, View
 from ssl_toolkit.data import ImageData, Split
+from ssl_toolkit.evaluation.classes import by_class, calibration_error
 from ssl_toolkit.evaluation.ensemble_rows import Extras, extra_rows
 from ssl_toolkit.evaluation.features import Features, Precision, chosen_device, extract_features
 from ssl_toolkit.evaluation.intervals import confidence_interval, paired_difference
 from ssl_toolkit.evaluation.knn import knn_predict
-from ssl_toolkit.evaluation.linear_probe import linear_probe
+from ssl_toolkit.evaluation.linear_probe import ProbeResult, linear_probe
+from ssl_toolkit.evaluation.logistic_regression import Labelled
 from ssl_toolkit.evaluation.progress import Steps
 from ssl_toolkit.evaluation.random_weights import calibrate_batch_norm, random_backbone
 from ssl_toolkit.evaluation.representation import rank_me, spread
@@ -24,6 +26,7 @@ from ssl_toolkit.evaluation.results import Evaluation
 from ssl_toolkit.evaluation.rows import Difference, EnsembleRow, FoldsRow, Row, best_representation
 from ssl_toolkit.evaluation.shortcut_rows import Weights
 from ssl_toolkit.evaluation.shortcuts import check_shortcuts, measure_shortcuts, patch_side
+from ssl_toolkit.evaluation.unlabelled_rows import check_unlabelled, measure_unlabelled
 from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.weights import load_backbone, read_header
 
@@ -42,6 +45,8 @@ def evaluate(
     ensemble: Literal["bagging", "boosting"] | None = None,
     members: int = 10,
     folds: int | None = None,
+    retrieval: bool = False,
+    clustering: bool = False,
     shortcuts: bool = False,
     seed: int = 0,
     precision: Precision = "auto",
@@ -72,9 +77,13 @@ def evaluate(
         members: How many they are.
         folds: Measure the linear probe of the pooled features on so many folds of the training and validation images,
             each by a probe of the others.
+        retrieval: Rank for each test image the others by the cosine of their pooled features: recall at 1, 5 and 10,
+            and mean average precision, beside those of a random order.
+        clustering: Cluster the pooled features of the test images by k-means, into as many clusters as there are
+            classes: normalised mutual information and adjusted Rand index.
         shortcuts: Measure what the features of patches tell of their place in the image and of chromatic aberration,
             too, by which tasks on patches may be solved without a look at the objects.
-        seed: Of the random weights, of the bootstrap, of the folds, of the patches.
+        seed: Of the random weights, of the bootstrap, of the folds, of the patches, of k-means.
         precision: As in `extract_features`.
         device: Where to run a weights file; None for the GPU if there is one. A backbone stays where it is.
         say: Called with one line about each step, and at least every 20 seconds, for instance ``print``.
@@ -83,7 +92,8 @@ def evaluate(
         The figures, with 95 % intervals.
 
     Raises:
-        ValueError: If the data lack labels, or a split; if patches for the shortcuts are too small or too few.
+        ValueError: If the data lack labels, a split, or test images for what is asked for; if patches for the shortcuts
+            are too small or too few.
         WeightsError: If the weights file is missing or does not fit.
     """
     start = time.perf_counter()
@@ -102,6 +112,7 @@ def evaluate(
     data.prepare_data()
     data.setup("fit")
     _check(data)
+    check_unlabelled(retrieval, clustering, data.labels("test"))
     size = image_size or data.image_size
     view = CenterView(size)
     patch_size = patch_side(size, header)
@@ -110,7 +121,7 @@ def evaluate(
 
     with Steps(say) as steps:
         given = _measure(backbone, data, view, "given", ks, stages, precision, extras, steps)
-        measured = {"given": given}
+        measured: dict[Weights, dict[str, _Measured]] = {"given": given}
         networks: dict[Weights, Backbone] = {"given": backbone}
         if random_weights:
             baseline = random_backbone(backbone, seed)
@@ -118,6 +129,9 @@ def evaluate(
             calibrate_batch_norm(baseline, data.loader("train", shuffle=True), view)
             measured["random"] = _measure(baseline, data, view, "random", ks, stages, precision, extras, steps)
             networks["random"] = baseline
+        pooled: dict[Weights, Tensor] = {weights: measured[weights]["pooled"].test[0] for weights in networks}
+        test_labels = given["pooled"].test[1]
+        unlabelled = measure_unlabelled(pooled, test_labels, retrieval, clustering, seed, steps)
         found = None
         if shortcuts:
             found = measure_shortcuts(
@@ -127,15 +141,16 @@ def evaluate(
         Difference(
             representation,
             paired_difference(given[representation].knn_correct, other.knn_correct, seed=seed),
-            paired_difference(given[representation].linear_correct, other.linear_correct, seed=seed),
+            paired_difference(given[representation].probe.correct, other.probe.correct, seed=seed),
         )
         for representation, other in measured.get("random", {}).items()
         if representation in given
     ]
     best_difference = None
     if random_weights:
-        best = {name: results[_best(results)].linear_correct for name, results in measured.items()}
+        best = {name: results[_best(results)].probe.correct for name, results in measured.items()}
         best_difference = paired_difference(best["given"], best["random"], seed=seed)
+    chosen = given[_best(given)]
     rows = [result.row for results in measured.values() for result in results.values()]
     num_images = {split: data.num_images(split) for split in ("train", "val", "test")}
     seconds = time.perf_counter() - start
@@ -146,13 +161,17 @@ def evaluate(
         folds=[row for results in measured.values() for result in results.values() for row in result.folds],
         majority=float((data.labels("test") == data.labels("train").bincount().argmax()).double().mean()),
         shortcuts=found,
+        classes=by_class(test_labels, chosen.probe.predicted, data.class_names, chosen.row.representation),
+        retrieval=unlabelled.retrieval,
+        clustering=unlabelled.clustering,
     )  # fmt: skip
 
 
 class _Measured(NamedTuple):
     row: Row
     knn_correct: Tensor
-    linear_correct: Tensor
+    probe: ProbeResult
+    test: Labelled
     ensembles: list[EnsembleRow]
     folds: list[FoldsRow]
 
@@ -203,6 +222,7 @@ def _measure(
             rank_me=rank_me(test[:_MAX_RANKED]),
             knn_mean_class=_mean_class(knn_correct, test_labels),
             linear_mean_class=_mean_class(probe.correct, test_labels),
+            linear_ece=calibration_error(probe.confidence, probe.correct),
         )
         steps(
             f"{name} with {weights} weights: kNN {100 * row.knn.value:.1f} %, "
@@ -220,7 +240,7 @@ def _measure(
                 else torch.cat([each for each in of_each if each is not None])
             )
             more = extra_rows(extras, *parts, weights, probe, steps, groups)
-        results[name] = _Measured(row, knn_correct, probe.correct, *more)
+        results[name] = _Measured(row, knn_correct, probe, (test, test_labels), *more)
     return results
 
 

@@ -7,13 +7,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ssl_toolkit.evaluation.classes import Classes
 from ssl_toolkit.evaluation.intervals import Interval
 from ssl_toolkit.evaluation.rows import Difference, EnsembleRow, FoldsRow, Row, best_representation
 from ssl_toolkit.evaluation.shortcut_rows import Shortcuts
+from ssl_toolkit.evaluation.unlabelled_rows import Clustering, Retrieval, unlabelled_words
 from ssl_toolkit.io.atomic import write_atomically
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+# parts that are left out of the file where they were not measured
+_OPTIONAL = ("shortcuts", "classes", "retrieval", "clustering")
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,9 @@ class Evaluation:
         folds: Likewise.
         majority: Test accuracy of naming the largest class of the training images always.
         shortcuts: What the shortcut meter found, if it was asked for.
+        classes: The linear probe of the best representation of the given weights, class by class.
+        retrieval: Retrieval among the test images, if it was asked for.
+        clustering: K-means on the test images, if it was asked for.
     """
 
     weights: str
@@ -52,6 +60,9 @@ class Evaluation:
     folds: list[FoldsRow] = field(default_factory=list)
     majority: float | None = None
     shortcuts: Shortcuts | None = None
+    classes: Classes | None = None
+    retrieval: Retrieval | None = None
+    clustering: Clustering | None = None
 
     def row(self, representation: str = "pooled", weights: Literal["given", "random"] = "given") -> Row:
         """The row of a representation.
@@ -101,6 +112,13 @@ class Evaluation:
         mean_class = f"; mean-class accuracy of pooled: {', '.join(means)}" if means else ""
         return f"always naming the largest class: {_percent(self.majority)} %{mean_class}"
 
+    def words(self) -> list[str]:
+        """What stands below the table: the classes one by one, calibration, and what else was asked for, in lines."""
+        lines = [] if self.classes is None else self.classes.words()
+        if (ece := self.row().linear_ece) is not None:
+            lines.append(f"expected calibration error of the linear probe of pooled: {_percent(ece)} % (15 bins)")
+        return [*lines, *unlabelled_words(self.retrieval, self.clustering)]
+
     def _best_stages(self) -> str:
         """What to add where random weights, or the given ones, have better features than the pooled ones."""
         given, random = self.best_representation("given"), self.best_representation("random")
@@ -111,8 +129,9 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries, lists, strings and numbers, with the verdict; intervals as value, low and high."""
         values = asdict(self)
-        if self.shortcuts is None:
-            del values["shortcuts"]
+        for name in _OPTIONAL:
+            if values[name] is None:
+                del values[name]
         return _plain(
             {
                 **values,

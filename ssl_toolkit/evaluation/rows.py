@@ -29,6 +29,7 @@ class Row:
         rank_me: `ssl_toolkit.evaluation.rank_me` of the test features.
         knn_mean_class: Test accuracy of kNN for each class, averaged over the classes of which there are test images.
         linear_mean_class: Likewise of the linear probe.
+        linear_ece: Expected calibration error of the linear probe on the test images (`calibration_error`).
     """
 
     weights: Literal["given", "random"]
@@ -45,6 +46,7 @@ class Row:
     rank_me: float
     knn_mean_class: float | None = None
     linear_mean_class: float | None = None
+    linear_ece: float | None = None
 
 
 def best_representation(rows: Sequence[Row]) -> str:
