@@ -175,12 +175,13 @@ def embed(
 
     Args:
         weights: A run, or a weights file.
-        out: The file to write, ``.parquet``, ``.npz`` or ``.csv``. It must not exist.
+        out: The file to write, ``.parquet``, ``.npz`` or ``.csv``. It must not exist. Or, without a suffix, a folder of
+            part files, which several processes may write together; the same call goes on with it.
         data: The folder of images, or a dict of settings, as in `pretrain`.
         overrides: Other options, such as ``{"representation": "layer3"}``.
 
     Returns:
-        The file written; `ssl_toolkit.evaluation.embed.embed` says what it holds.
+        The file written, or the folder; `ssl_toolkit.evaluation.embed.embed` says what it holds.
 
     Raises:
         ValueError: For whatever the user can mend, in one line.
@@ -202,13 +203,14 @@ def predict(
 
     Args:
         run: A run of `transfer`, or its folder.
-        out: The file to write, ``.parquet`` or ``.csv``. It must not exist.
+        out: The file to write, ``.parquet`` or ``.csv``. It must not exist. Or, without a suffix, a folder of part
+            files, which several processes may write together; the same call goes on with it.
         data: The folder of images, or a dict of settings of these images (``{"path": ..., "batch_size": 64}``); what
             the run has settled, such as ``image_size``, is not among them.
         overrides: Other options, such as ``{"precision": "32"}``.
 
     Returns:
-        The file written; `ssl_toolkit.evaluation.predict.predict` says what it holds.
+        The file written, or the folder; `ssl_toolkit.evaluation.predict.predict` says what it holds.
 
     Raises:
         ValueError: For whatever the user can mend, in one line.

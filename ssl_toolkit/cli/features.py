@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ssl_toolkit.cli.imports import quick_imports
 from ssl_toolkit.cli.parser import instantiate, parse
+from ssl_toolkit.distributed.ranks import is_rank_zero
 from ssl_toolkit.io.atomic import write_atomically
 from ssl_toolkit.run_folder import BAD_FILES, bad_file_lines
 
@@ -70,9 +71,10 @@ def embed(arguments: Sequence[str]) -> Path:
     parser.add_class_arguments(ImageData, "data")
     config = instantiate(parser, _parse_with_size(parser, arguments))
     config.pop("config")
-    file = write(**vars(config), say=say_line)
-    tell_what_was_read(config.data, file)
-    print(f"features: {file}")
+    file = write(**vars(config), say=say_line if is_rank_zero() else None)
+    if is_rank_zero():
+        tell_what_was_read(config.data, file)
+        print(f"features: {file}")
     return file
 
 
@@ -122,7 +124,13 @@ def _parse_with_size(parser: ArgumentParser, arguments: Sequence[str]) -> Namesp
 
 
 def tell_what_was_read(data: ImageData, out: Path, of_path: bool = False) -> None:
-    """Says which images there were (see `ImageData.summary`), and lists the bad ones beside what came out."""
+    """Says which images there were (see `ImageData.summary`), and lists the bad ones beside what came out.
+
+    A folder of part files has its own list.
+    """
+    if out.is_dir():
+        print(f"images: {data.summary(of_path, with_bad=True)}")
+        return
     print(f"images: {data.summary(of_path)}")
     lines = bad_file_lines((error.path, error.reason) for error in data.bad_files)
     listing = out.with_name(f"{out.stem}_{BAD_FILES}")

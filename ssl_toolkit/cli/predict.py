@@ -17,6 +17,7 @@ from ssl_toolkit.cli.parser import instantiate, parse
 from ssl_toolkit.cli.prepare import build_task
 from ssl_toolkit.cli.training_parser import training_parser
 from ssl_toolkit.data import ImageData
+from ssl_toolkit.distributed.ranks import is_rank_zero
 from ssl_toolkit.errors import nearest
 from ssl_toolkit.evaluation.predict import predict as predict_classes
 from ssl_toolkit.evaluation.predict import predict_targets
@@ -85,15 +86,16 @@ def predict(arguments: Sequence[str]) -> Path:
     config = parse(parser, arguments)
     task, header = trained_task(run)
     state = read_status(run.folder).get("state")
-    if state != "finished":
+    if state != "finished" and is_rank_zero():
         say_line(f"the run is not finished ({state}): its weights are those of step {header['step']:,}")
     data = _data(run, config.data)
     options = {name: each for name, each in vars(config).items() if name not in ("config", "run", "data")}
     about = _about(run, header)
     write, names = (predict_targets, "target_names") if "target_names" in header else (predict_classes, "class_names")
-    out = write(task, header[names], data, **options, about=about, say=say_line)
-    tell_what_was_read(data, out, of_path=True)
-    print(f"predictions: {out}")
+    out = write(task, header[names], data, **options, about=about, say=say_line if is_rank_zero() else None)
+    if is_rank_zero():
+        tell_what_was_read(data, out, of_path=True)
+        print(f"predictions: {out}")
     return out
 
 

@@ -15,7 +15,7 @@ from ssl_toolkit.data.dataset import ImageSet
 from ssl_toolkit.data.decode import BadImage
 from ssl_toolkit.data.loader import BatchLoader
 from ssl_toolkit.data.order import epoch_order, groups_of
-from ssl_toolkit.data.splits import Division, Split
+from ssl_toolkit.data.splits import Division, SourceImages, Split
 from ssl_toolkit.distributed.ranks import rank, world_size
 from ssl_toolkit.errors import counted
 
@@ -101,6 +101,30 @@ class DividedData(LightningDataModule):
             raise ValueError(f"{self.title}: there are no {self.noun} that can be decoded")
         return self._loader(images, members, self.batch_size, replace_bad=False, what=self.title)
 
+    def sources(self, of_path: bool = False) -> list[SourceImages]:
+        """All images, bad ones too, by their source; nothing is decoded for it, unless few labels are chosen.
+
+        Args:
+            of_path: Those of the path only, whatever their split.
+        """
+        if not of_path:
+            return self._divided().sources()
+        images = self._divided().of_path().images
+        return [SourceImages(images, np.zeros(len(images.source), dtype=np.int8))]
+
+    def source_loader(self, source: SourceImages, places: NDArray[np.int64]) -> BatchLoader:
+        """Some images of a source, for this process alone: each once, in order, without bad ones.
+
+        The batches depend on nothing but ``places`` and the size of a batch: not on the number of processes, nor on
+        which images are known to be bad.
+
+        Args:
+            source: One of `sources`.
+            places: Sorted int64 array of at least one place in it.
+        """
+        options: dict[str, Any] = {"rank": 0, "world_size": 1, "replace_bad": False, "what": self.title}
+        return self._loader(source.images, places, self.batch_size, **options)
+
     def _loader(self, images: ImageSet, members: NDArray[np.int64], batch_size: int, **options: Any) -> BatchLoader:
         shared: dict[str, Any] = {"seed": self.seed, "rank": rank(), "world_size": world_size(), "device": self._gpu()}
         if images.targets is not None:
@@ -177,20 +201,22 @@ class DividedData(LightningDataModule):
         """The images of all splits that could not be decoded; without a cache those met so far."""
         return self._division.bad_files() if self._division is not None else []
 
-    def summary(self, of_path: bool = False) -> str:
+    def summary(self, of_path: bool = False, with_bad: bool = False) -> str:
         """One line: the images of each split, the classes, the bad files, those that are no images.
 
         Args:
             of_path: Tell of the images of the path instead, whatever their split and class.
+            with_bad: Count bad images, too, since this process may not know all of them, and do not tell of them.
         """
         counts = ", ".join(f"{count} {split}" for split, count in self._divided().counts().items())
         names = ", ".join(self.class_names[:_NAMES_SHOWN])
         names += ", ..." if self.num_classes > _NAMES_SHOWN else ""
         classes = f" of {counted(self.num_classes, 'classes')} ({names})" if self.num_classes else ""
-        what = (
-            counted(len(self._divided().of_path().indices), self.noun) if of_path else f"{counts} {self.noun}{classes}"
-        )
-        bad = f"; bad images left out: {len(self.bad_files)}" if self.bad_files else ""
+        what = f"{counts} {self.noun}{classes}"
+        if of_path:
+            images, good = self._divided().of_path()
+            what = counted(len(images.source) if with_bad else len(good), self.noun)
+        bad = f"; bad images left out: {len(self.bad_files)}" if self.bad_files and not with_bad else ""
         remarks = [*self._divided().survey.remarks(), *([self.not_read] if self.not_read else [])]
         if groups := self._divided().num_groups():
             counts = ", ".join(f"{count:,} {split}" for split, count in groups.items())

@@ -89,6 +89,7 @@ class ImageData(DividedData):
             `ssl_toolkit.data.procedural.TARGETS`.
 
     Attributes:
+        max_bad: As given.
         whole_batches: Leave images that do not fill a batch out of an epoch of training; None for what the task needs.
 
     Raises:
@@ -153,6 +154,7 @@ class ImageData(DividedData):
         self.batch_size = batch_size
         self.image_size = image_size
         self.channels = channels
+        self.max_bad = max_bad
         self.seed = seed
         shards = ShardOptions(Path(index).expanduser() if index else None, shard_window, shard_cache)
         self._origin = Origin(
@@ -284,6 +286,14 @@ class ImageData(DividedData):
         """
         if self._options.range == "auto" and self._division is None:
             self._options = self._options._replace(range=range_in(header))
+
+    def read_once(self) -> None:
+        """Keeps no decoded images unless a kind of cache is named: to be called where each image is read just once."""
+        fractions = self._fractions
+        # copies of images without files are found by their pixels, and decide on splits
+        by_files = self._origin.source == "folder" or not (fractions.val_fraction or fractions.test_fraction)
+        if self._options.cache == "auto" and self._division is None and by_files:
+            self._options = self._options._replace(cache="none")
 
     def _divided(self) -> Division:
         if self._division is None:

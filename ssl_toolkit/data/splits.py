@@ -45,6 +45,19 @@ class SplitImages(NamedTuple):
     indices: NDArray[np.int64]
 
 
+class SourceImages(NamedTuple):
+    """All images of a source.
+
+    Attributes:
+        images: These.
+        splits: int8 array ``[num]``: the place of each image's split among ``train``, ``val`` and ``test``; -1 for an
+            image that is left out.
+    """
+
+    images: ImageSet
+    splits: NDArray[np.int8]
+
+
 class Division:
     """The images of a run and their splits.
 
@@ -98,6 +111,17 @@ class Division:
         """The good images of the path: those that are divided, of all splits."""
         images = self._sets["train"]
         return SplitImages(images, images.without_bad(np.arange(len(images.source))))
+
+    def sources(self) -> list[SourceImages]:
+        """All images of each source with their splits; bad ones too, unless only a few of the images are labelled."""
+        found = {
+            name: SourceImages(images, np.full(len(images.source), -1, np.int8)) for name, images in self._sets.items()
+        }
+        few = self._fractions.label_fraction != 1 or self._fractions.labels_per_class is not None
+        for number, name in enumerate(get_args(Split)):
+            places = (self.split(name) if name == "train" and few else self.all_of(name)).indices
+            found[name if name in found else "train"].splits[places] = number
+        return list(found.values())
 
     def all_of(self, name: str) -> SplitImages:
         """All images of a split, bad ones too; nothing is decoded for it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
@@ -42,6 +42,41 @@ def _told_rank() -> int:
         return rank()
     ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
     return int(next((rank for rank in ranks if rank is not None), "0"))
+
+
+class Launched(NamedTuple):
+    """This process among those that a launcher has started.
+
+    Attributes:
+        rank: Its number.
+        world_size: How many there are.
+        local_rank: Its number among those of this machine.
+    """
+
+    rank: int
+    world_size: int
+    local_rank: int
+
+
+def launched() -> Launched:
+    """This process among those of torchrun or of a step of SLURM, which need not have joined; or one that is alone.
+
+    Raises:
+        ValueError: The environment gives a rank that is none of so many processes.
+    """
+    if _distributed():
+        return Launched(rank(), world_size(), int(os.environ.get("LOCAL_RANK", "0")))
+    # SLURM_NTASKS is also set in a batch script, which is one process
+    for names in (
+        ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
+        ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
+    ):
+        if names[0] in os.environ and names[1] in os.environ:
+            number, num, local = (int(os.environ.get(name, "0")) for name in names)
+            if not 0 <= number < num:
+                raise ValueError(f"{names[0]} is {number}, but {names[1]} is {num}; start the processes by torchrun")
+            return Launched(number, num, local)
+    return Launched(0, 1, 0)
 
 
 def from_rank_zero(value: T) -> T:

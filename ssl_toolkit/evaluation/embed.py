@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -14,12 +15,24 @@ from numpy.typing import NDArray
 
 from ssl_toolkit.augment import CenterView
 from ssl_toolkit.data import ImageData, Split
+from ssl_toolkit.data.splits import SourceImages
 from ssl_toolkit.errors import nearest
-from ssl_toolkit.evaluation.features import Precision, chosen_device, extract_features
+from ssl_toolkit.evaluation.features import (
+    Precision,
+    chosen_device,
+    computes_in_bf16,
+    evaluation_mode,
+    extract_features,
+)
+from ssl_toolkit.evaluation.parts import PartFolder, device_of
 from ssl_toolkit.evaluation.progress import Steps
-from ssl_toolkit.evaluation.tables import as_text, check_new_table, no_formula
+from ssl_toolkit.evaluation.tables import as_text, check_table, no_formula
 from ssl_toolkit.io.atomic import atomic_file, sha256
 from ssl_toolkit.weights import load_backbone, read_header
+
+if TYPE_CHECKING:
+    from ssl_toolkit.augment import View
+    from ssl_toolkit.modules.backbone import Backbone
 
 
 def embed(
@@ -32,6 +45,7 @@ def embed(
     precision: Precision = "auto",
     device: str | None = None,
     say: Callable[[str], None] | None = None,
+    part_size: int | None = None,
 ) -> Path:
     """Writes the features of every image of every split to a table.
 
@@ -45,26 +59,32 @@ def embed(
     backbone's arguments, ``image_size``, ``representation``, the class names, and the range of numbers of more than 8
     bits.
 
+    A name without a suffix is a folder of part files (`ssl_toolkit.evaluation.parts`), Parquet with the same columns:
+    any number of processes share the work, and a command that was killed goes on where it was.
+
     Args:
         weights: A weights file.
         data: The images; labels are not needed.
         out: The file to write, ``.parquet``, ``.npz`` or ``.csv``. It must not exist, and appears whole or not at all.
+            Or, without a suffix, a folder of part files; the same command goes on with it.
         image_size: Side in pixels of what the backbone sees; None for the data's own.
         representation: ``pooled``, or the name of a stage for its averaged map.
         precision: As in `extract_features`.
         device: Where to run; None for the GPU if there is one.
         say: Called with a line on how far it is, at least every 20 seconds.
+        part_size: Images in a part of a folder; None for 10,000.
 
     Returns:
-        The file written.
+        The file written, or the folder.
 
     Raises:
-        ValueError: If the file exists, its suffix or the representation is unknown, or there are no images.
+        ValueError: If the file exists, its suffix or the representation is unknown, the folder holds something else, or
+            there are no images.
         WeightsError: If the weights file is missing or damaged.
     """
     out, weights = Path(out), Path(weights)
-    check_new_table(out, _WRITERS, "embed")
-    backbone = load_backbone(weights).to(chosen_device(device))
+    in_parts = check_table(out, _WRITERS, "embed", part_size)
+    backbone = load_backbone(weights).to(device_of(device) if in_parts else chosen_device(device))
     choices = ["pooled", *backbone.stages]
     if representation not in choices:
         raise ValueError(
@@ -75,8 +95,25 @@ def embed(
     backbone.check_size(size)
     view = CenterView(size)
     data.range_from(read_header(weights))
+    if in_parts:
+        data.read_once()
     data.prepare_data()
     data.setup()
+    about = {
+        "weights": str(weights),
+        "sha256": sha256(weights),
+        "backbone": backbone.config(),
+        "representation": representation,
+        "image_size": size,
+        "ranges": data.ranges,
+        "class_names": data.class_names,
+    }
+    if in_parts:
+        bf16 = computes_in_bf16(precision, next(backbone.parameters()).device)
+        about = {"command": "embed", **about, "precision": "bf16" if bf16 else "32"}
+        with Steps(say) as steps:
+            _write_parts(out, backbone, data, view, about, steps, part_size)
+        return out
     parts = []
     with Steps(say) as steps:
         for split in get_args(Split):
@@ -90,15 +127,6 @@ def embed(
             parts.append((split, extracted.indices, extracted.labels, extracted.features[representation]))
     if not parts:
         raise ValueError("embed found no images")
-    about = {
-        "weights": str(weights),
-        "sha256": sha256(weights),
-        "backbone": backbone.config(),
-        "representation": representation,
-        "image_size": size,
-        "ranges": data.ranges,
-        "class_names": data.class_names,
-    }
     splits = np.concatenate([np.full(len(indices), split) for split, indices, _, _ in parts])
     indices, labels, features = (torch.cat([part[column] for part in parts]).numpy() for column in (1, 2, 3))
     names = np.array([data.name(split, int(index)) for split, index in zip(splits, indices, strict=True)])
@@ -107,6 +135,48 @@ def embed(
     with atomic_file(out) as file:
         _WRITERS[out.suffix](file, rows, json.dumps(about))
     return out
+
+
+def _write_parts(
+    out: Path,
+    backbone: Backbone,
+    data: ImageData,
+    view: View,
+    about: dict[str, Any],
+    steps: Steps,
+    part_size: int | None,
+) -> None:
+    import pyarrow as pa
+
+    name, sources = about["representation"], data.sources()
+    device = next(backbone.parameters()).device
+    with evaluation_mode(backbone), torch.inference_mode():
+        one = torch.zeros(1, data.channels, about["image_size"], about["image_size"], device=device)
+        width = backbone.stage_features(one)[name].shape[1]
+    labelled = any(bool((each.images.labels.numpy()[each.splits >= 0] >= 0).any()) for each in sources)
+    fields = [("name", pa.string()), ("split", pa.string()), ("index", pa.int64())]
+    fields += [("label", pa.int64())] * labelled + [("features", pa.list_(pa.float32(), width))]
+
+    def rows(source: SourceImages, places: NDArray[np.int64]) -> tuple[dict[str, Any], NDArray[np.int64]]:
+        loader = iter(data.source_loader(source, places))
+        first = next(loader, None)
+        if first is None:  # none of them can be decoded
+            return pa.schema(fields).empty_table().to_pydict(), places[:0]
+        extracted = extract_features(
+            backbone,
+            itertools.chain([first], loader),
+            view,
+            stages=name != "pooled",
+            precision=about["precision"],
+            count=steps.advance,
+        )
+        indices = extracted.indices.numpy()
+        names = np.array([source.images.source.name(index) for index in indices.tolist()])
+        splits = np.array([get_args(Split)[number] for number in source.splits[indices].tolist()])
+        features = extracted.features[name].numpy()
+        return _parquet_columns(_Rows(names, splits, indices, extracted.labels.numpy(), features), labelled), indices
+
+    PartFolder(out, data, sources, pa.schema(fields), about, part_size).write(rows, "features", steps)
 
 
 class _Rows(NamedTuple):
@@ -130,16 +200,22 @@ def _order(splits: NDArray[np.str_], indices: NDArray[np.int64]) -> NDArray[np.i
     return first
 
 
+def _parquet_columns(rows: _Rows, labelled: bool) -> dict[str, Any]:
+    import pyarrow as pa
+
+    columns: dict[str, Any] = {"name": rows.name.tolist(), "split": rows.split.tolist(), "index": rows.index}
+    if labelled:
+        columns["label"] = pa.array(rows.label, mask=rows.label < 0)
+    flat = pa.array(np.ascontiguousarray(rows.features).reshape(-1))
+    columns["features"] = pa.FixedSizeListArray.from_arrays(flat, rows.features.shape[1])
+    return columns
+
+
 def _write_parquet(file: BinaryIO, rows: _Rows, about: str) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns: dict[str, Any] = {"name": rows.name.tolist(), "split": rows.split.tolist(), "index": rows.index}
-    if (rows.label >= 0).any():
-        columns["label"] = pa.array(rows.label, mask=rows.label < 0)
-    flat = pa.array(np.ascontiguousarray(rows.features).reshape(-1))
-    columns["features"] = pa.FixedSizeListArray.from_arrays(flat, rows.features.shape[1])
-    table = pa.table(columns)
+    table = pa.table(_parquet_columns(rows, bool((rows.label >= 0).any())))
     pq.write_table(table.replace_schema_metadata({"ssl_toolkit": about}), file)
 
 

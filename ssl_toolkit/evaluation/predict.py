@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -15,11 +15,20 @@ from lightning.fabric.utilities.apply_func import move_data_to_device
 from numpy.typing import NDArray
 
 from ssl_toolkit.data import ImageData
+from ssl_toolkit.data.loader import BatchLoader
+from ssl_toolkit.data.splits import SourceImages
 from ssl_toolkit.errors import counted
 from ssl_toolkit.evaluation.features import Precision, chosen_device, computes_in_bf16, evaluation_mode
+from ssl_toolkit.evaluation.parts import PartFolder, device_of
 from ssl_toolkit.evaluation.progress import Steps
-from ssl_toolkit.evaluation.tables import as_text, check_new_table, no_formula
+from ssl_toolkit.evaluation.tables import as_text, check_table, no_formula
 from ssl_toolkit.io.atomic import atomic_file
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+Columns = dict[str, Sequence[str] | NDArray[np.float32]]
 
 
 def predict(
@@ -32,6 +41,7 @@ def predict(
     device: str | None = None,
     about: Mapping[str, Any] | None = None,
     say: Callable[[str], None] | None = None,
+    part_size: int | None = None,
 ) -> Path:
     """Writes the class of every image to a table, and the probabilities of all classes.
 
@@ -43,35 +53,43 @@ def predict(
     with what made the predictions: ``about``, the class names, the range of numbers of more than 8 bits, and the
     precision.
 
+    A name without a suffix is a folder of part files (`ssl_toolkit.evaluation.parts`), Parquet with the same columns:
+    any number of processes share the work, and a command that was killed goes on where it was.
+
     Args:
         task: The trained task, one that names classes.
         class_names: Of all its classes, in their order.
         data: The images; labels are not needed.
         out: The file to write, ``.parquet`` or ``.csv``, with the columns name, class, probability, and p_CLASS for
-            each class. It must not exist, and appears whole or not at all.
+            each class. It must not exist, and appears whole or not at all. Or, without a suffix, a folder of part
+            files; the same command goes on with it.
         precision: ``32``; ``bf16`` (autocast); or ``auto``: bf16 where the device computes in it natively, else 32.
         device: Where to run; None for the GPU if there is one.
         about: What made the predictions, plain data.
         say: Called with a line on how far it is, at least every 20 seconds.
+        part_size: Images in a part of a folder; None for 10,000.
 
     Returns:
-        The file written.
+        The file written, or the folder.
 
     Raises:
-        ValueError: If the file exists, its suffix is unknown, there are no images, or a probability is no number.
+        ValueError: If the file exists, its suffix is unknown, the folder holds something else, there are no images, or
+            a probability is no number.
     """
-    out = Path(out)
-    check_new_table(out, _WRITERS, "predict")
-    found = _predicted(task, data, "classes", precision, device, say)
-    most_probable: list[int] = found.values.argmax(axis=1).tolist()
-    columns: _Columns = {
-        "name": found.names,
-        "class": [class_names[place] for place in most_probable],
-        "probability": found.values.max(axis=1),
-        # a prefix that none of the other columns has: a class may be called as one of them
-        **{f"p_{name}": values for name, values in zip(class_names, found.values.T, strict=True)},
-    }
-    return _write(out, columns, {**(about or {}), "class_names": list(class_names), **found.settings})
+
+    def columns(names: list[str], values: NDArray[np.float32]) -> Columns:
+        most_probable: list[int] = values.argmax(axis=1).tolist()
+        return {
+            "name": names,
+            "class": [class_names[place] for place in most_probable],
+            "probability": values.max(axis=1),
+            # a prefix that none of the other columns has: a class may be called as one of them
+            **{f"p_{name}": each for name, each in zip(class_names, values.T, strict=True)},
+        }
+
+    facts = {**(about or {}), "class_names": list(class_names)}
+    table = _Table("classes", len(class_names), columns, facts)
+    return _predict(task, data, Path(out), table, precision, device, say, part_size)
 
 
 def predict_targets(
@@ -84,6 +102,7 @@ def predict_targets(
     device: str | None = None,
     about: Mapping[str, Any] | None = None,
     say: Callable[[str], None] | None = None,
+    part_size: int | None = None,
 ) -> Path:
     """Writes the predicted targets of every image to a table: a column ``predicted_TARGET`` for each.
 
@@ -99,84 +118,117 @@ def predict_targets(
         device: As for `predict`.
         about: As for `predict`.
         say: As for `predict`.
+        part_size: As for `predict`.
 
     Returns:
-        The file written.
+        The file written, or the folder.
 
     Raises:
         ValueError: As for `predict`.
     """
-    out = Path(out)
-    check_new_table(out, _WRITERS, "predict")
-    found = _predicted(task, data, "targets", precision, device, say)
-    columns: _Columns = {"name": found.names}
-    columns |= {f"predicted_{name}": values for name, values in zip(target_names, found.values.T, strict=True)}
-    return _write(out, columns, {**(about or {}), "target_names": list(target_names), **found.settings})
+
+    def columns(names: list[str], values: NDArray[np.float32]) -> Columns:
+        return {"name": names, **{f"predicted_{name}": each for name, each in zip(target_names, values.T, strict=True)}}
+
+    facts = {**(about or {}), "target_names": list(target_names)}
+    table = _Table("targets", len(target_names), columns, facts)
+    return _predict(task, data, Path(out), table, precision, device, say, part_size)
 
 
-class _Predicted(NamedTuple):
-    """Of every image its name and float32 numbers ``[num_images, num]``, and how they were computed."""
+class _Table(NamedTuple):
+    """What a table holds.
 
-    names: list[str]
-    values: NDArray[np.float32]
-    settings: dict[str, Any]
+    Attributes:
+        what: Is predicted, for the lines on how far it is.
+        num: Of the numbers that the task predicts.
+        columns: Made of names and of these numbers, float32 ``[rows, num]``.
+        about: What made it.
+    """
+
+    what: str
+    num: int
+    columns: Callable[[list[str], NDArray[np.float32]], Columns]
+    about: dict[str, Any]
+
+    def schema(self) -> pa.Schema:
+        """Of its columns, for parts that have no rows."""
+        import pyarrow as pa
+
+        columns = self.columns([], np.zeros((0, self.num), dtype=np.float32))
+        numbers = [name for name, each in columns.items() if isinstance(each, np.ndarray)]
+        return pa.schema([(name, pa.float32() if name in numbers else pa.string()) for name in columns])
 
 
-def _predicted(
+def _predict(
     task: LightningModule,
     data: ImageData,
-    what: str,
+    out: Path,
+    table: _Table,
     precision: Precision,
     device: str | None,
     say: Callable[[str], None] | None,
-) -> _Predicted:
-    """Predicts all images."""
-    task.to(chosen_device(device))
+    part_size: int | None,
+) -> Path:
+    """Predicts all images, into one file or into part files."""
+    in_parts = check_table(out, _WRITERS, "predict", part_size)
+    task.to(device_of(device) if in_parts else chosen_device(device))
     bf16 = computes_in_bf16(precision, task.device)
     with Steps(say) as steps:
         steps.begin(f"reading the {data.noun}")
+        if in_parts:
+            data.read_once()
         data.prepare_data()
         data.setup("predict")
-        indices, values = _computed(task, data, what, bf16, steps)
-    names = [data.name("train", index) for index in indices.tolist()]
+        about = {**table.about, "ranges": data.ranges, "precision": "bf16" if bf16 else "32"}
+        sources = data.sources(of_path=True)
+
+        def predicted(source: SourceImages, loader: BatchLoader) -> tuple[Columns, NDArray[np.int64]]:
+            indices, values = _computed(task, loader, table.num, bf16, steps)
+            names = [source.images.source.name(index) for index in indices.tolist()]
+            _check_finite(names, values, data.noun)
+            return table.columns(names, values), indices
+
+        if in_parts:
+            folder = PartFolder(out, data, sources, table.schema(), {"command": "predict", **about}, part_size)
+            folder.write(
+                lambda source, places: predicted(source, data.source_loader(source, places)), table.what, steps
+            )
+            return out
+        loader = data.predict_dataloader()
+        steps.begin(f"{table.what} of the {data.noun}", loader.num_images)
+        columns, indices = predicted(sources[0], loader)
+    if not len(indices):
+        raise ValueError(f"{data.title}: there are no {data.noun} that can be decoded")
+    with atomic_file(out) as file:
+        _WRITERS[out.suffix](file, columns, json.dumps(about))
+    return out
+
+
+def _check_finite(names: list[str], values: NDArray[np.float32], noun: str) -> None:
     wrong = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(wrong):
         raise ValueError(
-            f"the predictions of {counted(len(wrong), data.noun)} are no numbers, the first is {names[wrong[0]]}; "
+            f"the predictions of {counted(len(wrong), noun)} are no numbers, the first is {names[wrong[0]]}; "
             "try --precision 32"
         )
-    return _Predicted(names, values, {"ranges": data.ranges, "precision": "bf16" if bf16 else "32"})
 
 
 def _computed(
-    task: LightningModule, data: ImageData, what: str, bf16: bool, steps: Steps
+    task: LightningModule, loader: BatchLoader, num: int, bf16: bool, steps: Steps
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The number in the source of each image, and what is predicted: float32 array ``[num_images, num]``."""
     device, predictor = task.device, cast(Any, task)  # the type of a task does not tell that it predicts
-    indices, values = [], []
-    loader = data.predict_dataloader()
-    steps.begin(f"{what} of the {data.noun}", loader.num_images)
+    indices, values = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0, num)]
     autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
     with evaluation_mode(task), torch.inference_mode(), autocast:
         for batch in loader:
             values.append(predictor.predict(move_data_to_device(batch, device)).float().cpu())
             indices.append(batch.indices.cpu())
             steps.advance(len(batch.indices))
-    if not indices:
-        raise ValueError(f"{data.title}: there are no {data.noun} that can be decoded")
     return torch.cat(indices).numpy(), torch.cat(values).numpy()
 
 
-_Columns = dict[str, Sequence[str] | NDArray[np.float32]]
-
-
-def _write(out: Path, columns: _Columns, about: dict[str, Any]) -> Path:
-    with atomic_file(out) as file:
-        _WRITERS[out.suffix](file, columns, json.dumps(about))
-    return out
-
-
-def _write_parquet(file: BinaryIO, columns: _Columns, about: str) -> None:
+def _write_parquet(file: BinaryIO, columns: Columns, about: str) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -184,7 +236,7 @@ def _write_parquet(file: BinaryIO, columns: _Columns, about: str) -> None:
     pq.write_table(table.replace_schema_metadata({"ssl_toolkit": about}), file)
 
 
-def _write_csv(file: BinaryIO, columns: _Columns, about: str) -> None:
+def _write_csv(file: BinaryIO, columns: Columns, about: str) -> None:
     with as_text(file) as text:
         writer = csv.writer(text)
         writer.writerow(list(columns))
@@ -192,7 +244,7 @@ def _write_csv(file: BinaryIO, columns: _Columns, about: str) -> None:
             writer.writerow([no_formula(cell) if isinstance(cell, str) else cell for cell in row])
 
 
-_WRITERS: dict[str, Callable[[BinaryIO, _Columns, str], None]] = {
+_WRITERS: dict[str, Callable[[BinaryIO, Columns, str], None]] = {
     ".parquet": _write_parquet,
     ".csv": _write_csv,
 }

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.dataset
 import pyarrow.parquet
 import pytest
 import safetensors.torch
@@ -321,7 +322,7 @@ def test_what_cannot_be_predicted_is_one_line(run, folder, tmp_path, recipe, cap
     assert "did you mean '--data.batch_size'" in error(capsys, run, *given, "--data.batchsize", "3")
     said = error(capsys, run, *given, "--data.source", "torchvision:CIFAR10")
     assert "predict takes folder, shards, procedural" in said
-    assert "predict writes .parquet, .csv, got 'table.xlsx'" in error(
+    assert "predict writes .parquet, .csv or a folder (a name without a suffix), got 'table.xlsx'" in error(
         capsys, run, *given[:2], "--out", tmp_path / "table.xlsx"
     )
     assert not out.exists()
@@ -362,6 +363,41 @@ def test_files_that_do_not_fit_together_are_one_line(run, folder, tmp_path, caps
     shutil.copy(run / "backbone.safetensors", run / "model.safetensors")
     assert "is of a backbone without a head" in error(capsys, *given)
     assert not (tmp_path / "table.csv").exists()
+
+
+@pytest.mark.slow
+def test_parts_of_two_processes_hold_the_rows_of_one_file(run, folder, tmp_path, capsys, monkeypatch):
+    given = ["--precision", "32", "--data.batch_size", "5"]
+    rows = predict(run, tmp_path / "one.parquet", *given, path=folder)
+    parts, options = tmp_path / "parts", [*given, "--part_size", "9"]
+    command = ["predict", str(run), "--data.path", str(folder), "--out", str(parts), "--device", "cpu", *options]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        capsys.readouterr()
+        assert main(command) == 0
+        said = capsys.readouterr()
+        if rank == "1":
+            assert (said.out, said.err) == ("", "")
+    assert said.out == f"images: {folder}: 48 images\npredictions: {parts}\n"
+    assert f"{parts} (6 parts, 48 rows)" in said.err
+    assert sorted(file.name for file in parts.iterdir())[:2] == ["_about.json", "part-00000.parquet"]
+    found = pyarrow.dataset.dataset(parts).to_table()
+    assert found.column_names == list(rows[0])
+    assert found["name"].to_pylist() == [row["name"] for row in rows]
+    np.testing.assert_allclose(probabilities(found.to_pylist()), probabilities(rows), atol=1e-6)
+    about = json.loads((parts / "_about.json").read_text())
+    single = json.loads(pyarrow.parquet.read_schema(tmp_path / "one.parquet").metadata[b"ssl_toolkit"])
+    assert single.items() <= about.items()
+    monkeypatch.setenv("RANK", "1")
+    assert main([*command[:5], str(tmp_path / "two.parquet"), "--device", "cpu"]) == 2
+    said = capsys.readouterr().err
+    assert "each of 2 processes would write" in said
+    assert "give --out a folder" in said
+    monkeypatch.delenv("RANK")
+    monkeypatch.delenv("WORLD_SIZE")
+    assert "was begun with --data.batch_size 5, now it is 4" in error(capsys, *command[1:], "--data.batch_size", "4")
+    assert "part_size is for a folder" in error(capsys, *command[1:5], tmp_path / "x.csv", "--part_size", "3")
 
 
 def test_a_model_file_is_no_weights_file(run, tmp_path, capsys):

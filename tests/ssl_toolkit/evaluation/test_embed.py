@@ -141,7 +141,7 @@ def test_nothing_is_overwritten_and_nothing_is_left_after_an_error(folder, weigh
 
 def test_errors_name_the_nearest(folder, weights, tmp_path):
     with pytest.raises(
-        ValueError, match=r"embed writes \.parquet, \.npz, \.csv, got 'f\.parq'; did you mean '\.parquet'"
+        ValueError, match=r"\.parquet, \.npz, \.csv or a folder .*, got 'f\.parq'; did you mean '\.parquet'"
     ):
         embed(weights, image_data(folder), tmp_path / "f.parq")
     with pytest.raises(ValueError, match="got 'layer_3'; did you mean 'layer3'"):
