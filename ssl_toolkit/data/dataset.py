@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import PIL
 import torch
 from numpy.typing import NDArray
 
 from ssl_toolkit.data.bad_files import BadFiles, OnError
 from ssl_toolkit.data.cache import CacheKind, default_cache_dir, open_store
-from ssl_toolkit.data.decode import BadImage
+from ssl_toolkit.data.decode import DECODING, BadImage
 from ssl_toolkit.data.sources import Source, SubsetSource
 from ssl_toolkit.data.store import Store
 from ssl_toolkit.data.survey import RangeOption, Survey, survey
@@ -95,6 +96,12 @@ class ImageSet:
     def settings(self) -> str:
         """What decoded pixels depend on beside their file."""
         return f"image_size={self._options.image_size} channels={self._options.channels}"
+
+    @property
+    def content_key(self) -> str:
+        """What the decoded images depend on."""
+        settings = f"{self.settings} {sorted((self.source.ranges or {}).items())}"
+        return f"{DECODING} {PIL.__version__}\n{settings}\n{self.source.fingerprint()}"
 
     @property
     def bad_files(self) -> list[BadImage]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
 from typing import Any, ClassVar
 
@@ -93,6 +94,14 @@ class DividedData(LightningDataModule):
         if by_all:
             size, options = size * world_size(), {**options, "rank": 0, "world_size": 1}
         return self._loader(images, members, size, **options)
+
+    def content_key(self, split: Split) -> str:
+        """A text that changes whenever the decoded images of a split, their order or their labels may have changed."""
+        images, members = self._divided().split(split)
+        digest = hashlib.blake2b(images.content_key.encode(), digest_size=16)
+        digest.update(np.ascontiguousarray(members, dtype="<i8").tobytes())
+        digest.update(np.ascontiguousarray(images.labels.numpy()[members], dtype="<i8").tobytes())
+        return digest.hexdigest()
 
     def predict_dataloader(self) -> BatchLoader:
         """All images of the path, whatever their split: each once, in the order of the source, without bad ones."""

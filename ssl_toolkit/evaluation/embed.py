@@ -17,6 +17,7 @@ from ssl_toolkit.augment import CenterView
 from ssl_toolkit.data import ImageData, Split
 from ssl_toolkit.data.splits import SourceImages
 from ssl_toolkit.errors import nearest
+from ssl_toolkit.evaluation.feature_store import FeatureStore, stored_features
 from ssl_toolkit.evaluation.features import (
     Precision,
     chosen_device,
@@ -46,6 +47,7 @@ def embed(
     device: str | None = None,
     say: Callable[[str], None] | None = None,
     part_size: int | None = None,
+    feature_store: str | None = None,
 ) -> Path:
     """Writes the features of every image of every split to a table.
 
@@ -73,6 +75,8 @@ def embed(
         device: Where to run; None for the GPU if there is one.
         say: Called with a line on how far it is, at least every 20 seconds.
         part_size: Images in a part of a folder; None for 10,000.
+        feature_store: Folder in which features are kept and found again, as in `evaluate`; not for part files, which
+            are a store of their own.
 
     Returns:
         The file written, or the folder.
@@ -84,6 +88,9 @@ def embed(
     """
     out, weights = Path(out), Path(weights)
     in_parts = check_table(out, _WRITERS, "embed", part_size)
+    if in_parts and feature_store is not None:
+        raise ValueError("feature_store is not for part files, which are kept as they are: leave it out")
+    store = None if feature_store is None else FeatureStore(feature_store)
     backbone = load_backbone(weights).to(device_of(device) if in_parts else chosen_device(device))
     choices = ["pooled", *backbone.stages]
     if representation not in choices:
@@ -120,9 +127,9 @@ def embed(
             if not data.num_images(split):
                 continue
             steps.begin(f"features of the {split} images", data.num_images(split))
-            stages, loader = representation != "pooled", data.loader(split)
-            extracted = extract_features(
-                backbone, loader, view, stages=stages, precision=precision, count=steps.advance
+            stages = representation != "pooled"
+            extracted = stored_features(
+                store, backbone, data, split, view, stages=stages, precision=precision, count=steps.advance
             )
             parts.append((split, extracted.indices, extracted.labels, extracted.features[representation]))
     if not parts:

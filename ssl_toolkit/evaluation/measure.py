@@ -14,7 +14,8 @@ from ssl_toolkit.augment import CenterView, View
 from ssl_toolkit.data import ImageData, Split
 from ssl_toolkit.evaluation.classes import by_class, calibration_error
 from ssl_toolkit.evaluation.ensemble_rows import Extras, extra_rows
-from ssl_toolkit.evaluation.features import Features, Precision, chosen_device, extract_features
+from ssl_toolkit.evaluation.feature_store import FeatureStore, stored_features
+from ssl_toolkit.evaluation.features import Features, Precision, chosen_device
 from ssl_toolkit.evaluation.intervals import confidence_interval, paired_difference
 from ssl_toolkit.evaluation.knn import knn_predict
 from ssl_toolkit.evaluation.linear_probe import ProbeResult, linear_probe
@@ -47,6 +48,7 @@ def evaluate(
     folds: int | None = None,
     retrieval: bool = False,
     clustering: bool = False,
+    feature_store: str | None = None,
     shortcuts: bool = False,
     seed: int = 0,
     precision: Precision = "auto",
@@ -83,6 +85,8 @@ def evaluate(
             classes: normalised mutual information and adjusted Rand index.
         shortcuts: Measure what the features of patches tell of their place in the image and of chromatic aberration,
             too, by which tasks on patches may be solved without a look at the objects.
+        feature_store: Folder in which features are kept and found again: another evaluation of the same weights and
+            images, with other options, does not compute them again (`ssl_toolkit.evaluation.feature_store`).
         seed: Of the random weights, of the bootstrap, of the folds, of the patches, of k-means.
         precision: As in `extract_features`.
         device: Where to run a weights file; None for the GPU if there is one. A backbone stays where it is.
@@ -99,6 +103,7 @@ def evaluate(
     start = time.perf_counter()
     extras = Extras(ensemble, members, folds, seed)
     extras.check()
+    store = None if feature_store is None else FeatureStore(feature_store)
     # the weights first: decoding the images may take long
     if isinstance(weights, Backbone):
         backbone, name, header = weights, "in memory", None
@@ -120,14 +125,14 @@ def evaluate(
         check_shortcuts(backbone, data, size, patch_size)
 
     with Steps(say) as steps:
-        given = _measure(backbone, data, view, "given", ks, stages, precision, extras, steps)
+        given = _measure(backbone, data, view, "given", ks, stages, precision, extras, store, steps)
         measured: dict[Weights, dict[str, _Measured]] = {"given": given}
         networks: dict[Weights, Backbone] = {"given": backbone}
         if random_weights:
             baseline = random_backbone(backbone, seed)
             steps.begin("estimating the batch-norm statistics of the random weights")
             calibrate_batch_norm(baseline, data.loader("train", shuffle=True), view)
-            measured["random"] = _measure(baseline, data, view, "random", ks, stages, precision, extras, steps)
+            measured["random"] = _measure(baseline, data, view, "random", ks, stages, precision, extras, store, steps)
             networks["random"] = baseline
         pooled: dict[Weights, Tensor] = {weights: measured[weights]["pooled"].test[0] for weights in networks}
         test_labels = given["pooled"].test[1]
@@ -185,15 +190,18 @@ def _measure(
     stages: bool,
     precision: Precision,
     extras: Extras,
+    store: FeatureStore | None,
     steps: Steps,
 ) -> dict[str, _Measured]:
     """All figures of one set of weights, by representation."""
     splits: list[Features] = []
     for split in ("train", "val", "test"):
         steps.begin(f"features with {weights} weights, {split} images", data.num_images(split))
-        loader = data.loader(split)
-        extracted = extract_features(backbone, loader, view, stages=stages, precision=precision, count=steps.advance)
-        steps(f"features with {weights} weights: {len(extracted.labels):,} {split} images in {extracted.seconds:.0f} s")
+        extracted = stored_features(
+            store, backbone, data, split, view, stages=stages, precision=precision, count=steps.advance
+        )
+        how = f"in {extracted.seconds:.0f} s" if extracted.seconds or store is None else f"from '{store.folder}'"
+        steps(f"features with {weights} weights: {len(extracted.labels):,} {split} images {how}")
         splits.append(extracted)
     train_labels, val_labels, test_labels = (split.labels for split in splits)
     results = {}
