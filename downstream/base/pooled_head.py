@@ -1,4 +1,4 @@
-"""Head on pooled features: linear, with one hidden layer, or by cosine."""
+"""Head on pooled features: linear, with one hidden layer, by cosine, or by the nearest mean of a class."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 from ssl_toolkit.modules.mlp import mlp
 
+# of any task; these begin with a linear layer
 HeadKind = Literal["linear", "mlp"]
+# of a classification
+ClassHeadKind = Literal["linear", "mlp", "cosine", "nearest_mean"]
 
 
 class CosineHead(nn.Module):

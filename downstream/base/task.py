@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from timm.models import group_parameters
@@ -65,7 +65,9 @@ class DownstreamTask(Task):
 
     whole_batches = False
     # whether the first layer of ``head`` is linear, and gets the features
-    head_begins_linear: ClassVar[bool] = False
+    head_begins_linear: bool = False
+    # whether a run computes its head and tests it, without a step of an optimizer
+    trains_nothing: bool = False
 
     def __init__(
         self,
@@ -221,7 +223,10 @@ class DownstreamTask(Task):
     def _check_head_weights(self, weights: str | None, freeze_backbone: bool) -> None:
         """Refuses `head_weights` where they are of no use."""
         if not self.head_begins_linear:
-            raise ValueError(f"head_weights is not for {type(self).__name__}, whose head does not begin linearly")
+            raise ValueError(
+                f"head_weights is not for {type(self).__name__} with a head that does not begin with a linear layer: "
+                "standardization cannot be folded into it"
+            )
         if weights is None:
             raise ValueError("head_weights needs model.weights: the backbone on whose features the head was trained")
         if freeze_backbone:

@@ -47,6 +47,8 @@ def diagnose(arguments: Sequence[str]) -> Diagnosis:
         raise ValueError(f"--out {out} holds a run, which diagnose leaves alone; give another folder")
     with torch.random.fork_rng():
         objects = prepare(parser, config)
+        if getattr(objects.model, "trains_nothing", False):
+            raise ValueError("diagnose looks at a training, but this head has nothing to train: run transfer")
         with quiet(), one_line_errors():
             diagnosis = examine(objects.model, objects.data, vars(objects.trainer))
     Console().print(diagnosis.table())

@@ -111,6 +111,10 @@ def _train(
     """Runs a training command in its folder, which is held."""
     built = config if checkpoint is None else without_lost_files(config, run)
     objects = prepare(parser, built, run if checkpoint is not None else None)
+    if getattr(objects.model, "trains_nothing", False):
+        if config.budget is not None or config.speed is not None:
+            raise ValueError("--budget and --speed are for a training, but this head has nothing to train")
+        objects.trainer.max_epochs, objects.trainer.max_steps = 0, -1
     if line.command == "transfer":
         check_asked(config.random_weights, objects, config.trainer)
     if is_rank_zero():
@@ -126,8 +130,9 @@ def _train(
     compared = {}
     if line.command == "transfer":
         # of a run that was resumed, this start knows the time of its own steps
-        per_step = (time.monotonic() - begun) / max(1, trainer.global_step - done)
-        seconds = per_step * trainer.global_step if trainer.global_step > done else 0.0
+        seconds = time.monotonic() - begun
+        if not getattr(objects.model, "trains_nothing", False):
+            seconds *= trainer.global_step / (trainer.global_step - done) if trainer.global_step > done else 0.0
         compared = compare_with_random(parser, built, objects, trainer, seconds, earlier)
     if is_rank_zero():
         if compared:

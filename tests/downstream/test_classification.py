@@ -149,7 +149,7 @@ def test_a_cosine_head_sees_directions_alone():
 
 
 def test_a_cosine_head_has_no_use_for_the_head_of_a_probe(weights):
-    with pytest.raises(ValueError, match="head_weights is not for a cosine head"):
+    with pytest.raises(ValueError, match="head_weights is not for Classification with a head that"):
         make_task(weights=weights, head="cosine", head_weights="model.safetensors")
 
 
