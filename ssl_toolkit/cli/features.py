@@ -43,6 +43,8 @@ def evaluate(arguments: Sequence[str]) -> Evaluation:
     Console().print(evaluation.table())
     for line in evaluation.words():
         print(line)
+    if evaluation.robustness is not None:
+        Console().print(evaluation.robustness.table())
     if evaluation.shortcuts is not None:
         Console().print(evaluation.shortcuts.table())
         for line in evaluation.shortcuts.words:

@@ -11,19 +11,21 @@ import torch
 from torch import Tensor
 
 from ssl_toolkit.augment import CenterView, View
-from ssl_toolkit.data import ImageData, Split
+from ssl_toolkit.data import ImageData
 from ssl_toolkit.evaluation.classes import by_class, calibration_error
 from ssl_toolkit.evaluation.ensemble_rows import Extras, extra_rows
 from ssl_toolkit.evaluation.feature_store import FeatureStore, stored_features
 from ssl_toolkit.evaluation.features import Features, Precision, chosen_device
 from ssl_toolkit.evaluation.intervals import confidence_interval, paired_difference
 from ssl_toolkit.evaluation.knn import knn_predict
+from ssl_toolkit.evaluation.labelled_splits import check_labelled_splits
 from ssl_toolkit.evaluation.linear_probe import ProbeResult, linear_probe
-from ssl_toolkit.evaluation.logistic_regression import Labelled
+from ssl_toolkit.evaluation.logistic_regression import Labelled, LinearClassifier
 from ssl_toolkit.evaluation.progress import Steps
 from ssl_toolkit.evaluation.random_weights import calibrate_batch_norm, random_backbone
 from ssl_toolkit.evaluation.representation import rank_me, spread
 from ssl_toolkit.evaluation.results import Evaluation
+from ssl_toolkit.evaluation.robustness import Probed, measure_robustness
 from ssl_toolkit.evaluation.rows import Difference, EnsembleRow, FoldsRow, Row, best_representation
 from ssl_toolkit.evaluation.shortcut_rows import Weights
 from ssl_toolkit.evaluation.shortcuts import check_shortcuts, measure_shortcuts, patch_side
@@ -49,6 +51,8 @@ def evaluate(
     retrieval: bool = False,
     clustering: bool = False,
     feature_store: str | None = None,
+    robustness: bool = False,
+    robustness_images: int = 2000,
     shortcuts: bool = False,
     seed: int = 0,
     precision: Precision = "auto",
@@ -83,6 +87,9 @@ def evaluate(
             and mean average precision, beside those of a random order.
         clustering: Cluster the pooled features of the test images by k-means, into as many clusters as there are
             classes: normalised mutual information and adjusted Rand index.
+        robustness: Test the linear probe of the best representation on corrupted test images, too: noise, blur, JPEG,
+            haze and others, at five strengths that are our own.
+        robustness_images: Corrupt at most so many test images; each is corrupted in 55 ways.
         shortcuts: Measure what the features of patches tell of their place in the image and of chromatic aberration,
             too, by which tasks on patches may be solved without a look at the objects.
         feature_store: Folder in which features are kept and found again: another evaluation of the same weights and
@@ -104,6 +111,8 @@ def evaluate(
     extras = Extras(ensemble, members, folds, seed)
     extras.check()
     store = None if feature_store is None else FeatureStore(feature_store)
+    if robustness_images < 1:
+        raise ValueError(f"--robustness_images is {robustness_images}, expected at least 1")
     # the weights first: decoding the images may take long
     if isinstance(weights, Backbone):
         backbone, name, header = weights, "in memory", None
@@ -116,7 +125,7 @@ def evaluate(
     backbone.check_size(image_size or data.image_size)
     data.prepare_data()
     data.setup("fit")
-    _check(data)
+    check_labelled_splits(data)
     check_unlabelled(retrieval, clustering, data.labels("test"))
     size = image_size or data.image_size
     view = CenterView(size)
@@ -137,6 +146,14 @@ def evaluate(
         pooled: dict[Weights, Tensor] = {weights: measured[weights]["pooled"].test[0] for weights in networks}
         test_labels = given["pooled"].test[1]
         unlabelled = measure_unlabelled(pooled, test_labels, retrieval, clustering, seed, steps)
+        robust = None
+        if robustness:
+            tested: dict[Weights, Probed] = {
+                weights: _tested(networks[weights], results) for weights, results in measured.items()
+            }
+            robust = measure_robustness(
+                tested, data, size, robustness_images, seed=seed, precision=precision, steps=steps
+            )
         found = None
         if shortcuts:
             found = measure_shortcuts(
@@ -169,6 +186,7 @@ def evaluate(
         classes=by_class(test_labels, chosen.probe.predicted, data.class_names, chosen.row.representation),
         retrieval=unlabelled.retrieval,
         clustering=unlabelled.clustering,
+        robustness=robust,
     )  # fmt: skip
 
 
@@ -264,6 +282,13 @@ def _best(results: dict[str, _Measured]) -> str:
     return best_representation([result.row for result in results.values()])
 
 
+def _tested(network: Backbone, results: dict[str, _Measured]) -> Probed:
+    """The linear probe of the best representation."""
+    name = _best(results)
+    probe = results[name].probe
+    return Probed(network, name, LinearClassifier(probe.weight, probe.bias))
+
+
 def _accuracies(predictions: dict[int, Tensor], labels: Tensor) -> dict[int, float]:
     return {k: float((predicted == labels).double().mean()) for k, predicted in predictions.items()}
 
@@ -272,22 +297,3 @@ def _mean_class(correct: Tensor, labels: Tensor) -> float:
     """The accuracy of each class, averaged over the classes that there are."""
     counts = labels.bincount()
     return float((labels[correct].bincount(minlength=len(counts)) / counts)[counts > 0].double().mean())
-
-
-def _check(data: ImageData) -> None:
-    fixes: dict[Split, str] = {
-        "train": "give a folder with more images",
-        "val": "give --data.val_fraction 0.1 or --data.val_path FOLDER",
-        "test": "give --data.test_fraction 0.2 or --data.test_path FOLDER",
-    }
-    for split, fix in fixes.items():
-        if not data.num_images(split):
-            raise ValueError(
-                f"an evaluation needs the splits train, val and test, but the {split} split is empty; {fix}"
-            )
-        missing = int((data.labels(split) < 0).sum())
-        if missing:
-            raise ValueError(
-                f"an evaluation needs labelled images, but {missing} of {data.num_images(split)} images of the {split} "
-                "split have no label; with one sub-folder for each class give --data.labels folder"
-            )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ssl_toolkit.evaluation.classes import Classes
 from ssl_toolkit.evaluation.intervals import Interval
+from ssl_toolkit.evaluation.robustness import Robustness
 from ssl_toolkit.evaluation.rows import Difference, EnsembleRow, FoldsRow, Row, best_representation
 from ssl_toolkit.evaluation.shortcut_rows import Shortcuts
 from ssl_toolkit.evaluation.unlabelled_rows import Clustering, Retrieval, unlabelled_words
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 # parts that are left out of the file where they were not measured
-_OPTIONAL = ("shortcuts", "classes", "retrieval", "clustering")
+_OPTIONAL = ("shortcuts", "classes", "retrieval", "clustering", "robustness")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Evaluation:
         classes: The linear probe of the best representation of the given weights, class by class.
         retrieval: Retrieval among the test images, if it was asked for.
         clustering: K-means on the test images, if it was asked for.
+        robustness: The linear probe on corrupted test images, if it was asked for.
     """
 
     weights: str
@@ -63,6 +65,7 @@ class Evaluation:
     classes: Classes | None = None
     retrieval: Retrieval | None = None
     clustering: Clustering | None = None
+    robustness: Robustness | None = None
 
     def row(self, representation: str = "pooled", weights: Literal["given", "random"] = "given") -> Row:
         """The row of a representation.

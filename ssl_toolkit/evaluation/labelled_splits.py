@@ -1,0 +1,25 @@
+"""What an evaluation needs of its images: three splits with labels."""
+
+from __future__ import annotations
+
+from ssl_toolkit.data import ImageData, Split
+
+
+def check_labelled_splits(data: ImageData) -> None:
+    """Raises a ValueError of one line if a split is empty, or one of its images has no label."""
+    fixes: dict[Split, str] = {
+        "train": "give a folder with more images",
+        "val": "give --data.val_fraction 0.1 or --data.val_path FOLDER",
+        "test": "give --data.test_fraction 0.2 or --data.test_path FOLDER",
+    }
+    for split, fix in fixes.items():
+        if not data.num_images(split):
+            raise ValueError(
+                f"an evaluation needs the splits train, val and test, but the {split} split is empty; {fix}"
+            )
+        missing = int((data.labels(split) < 0).sum())
+        if missing:
+            raise ValueError(
+                f"an evaluation needs labelled images, but {missing} of {data.num_images(split)} images of the {split} "
+                "split have no label; with one sub-folder for each class give --data.labels folder"
+            )
