@@ -74,6 +74,8 @@ class NearestMeanHead(nn.Module):
 
 def squared_distances(features: Tensor, means: Tensor) -> Tensor:
     """Squared Euclidean distances ``[num, num_classes]``, from differences: nothing cancels."""
+    if torch.compiler.is_exporting():  # ONNX has no cdist
+        return (features.unsqueeze(1) - means).square().sum(dim=2)
     return torch.cdist(features, means, compute_mode="donot_use_mm_for_euclid_dist").square()
 
 

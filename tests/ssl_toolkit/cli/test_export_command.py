@@ -55,6 +55,7 @@ def trained(weights, run, recipe, *options):
         ("linear_probe", []),
         ("linear_probe", ["--model.freeze_backbone", "false", "--model.head", "mlp", "--model.hidden", "8"]),
         ("linear_probe", ["--model.head", "cosine"]),
+        ("linear_probe", ["--model.head", "nearest_mean"]),
         ("ordinal", []),
         ("regression", ["--data.targets", "[x, size]"]),
         ("multi_label", ["--data.targets", "[animal, plant]"]),
