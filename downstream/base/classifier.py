@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from downstream.base.calibration import Reliability, fit_temperature, scores_of, summed
 from downstream.base.task import DownstreamTask
 from ssl_toolkit.distributed.ranks import world_size
 from ssl_toolkit.losses.full_precision import full_precision
@@ -25,6 +26,10 @@ class Classifier(DownstreamTask):
     class, ``test/top1_of/CLASS``, and their mean, ``test/mean_class_top1``. Where images are mixed in training, they
     count as what they are most of.
 
+    The test logs ``test/ece``, the expected calibration error, with 15 bins of equal width of the confidence of the
+    predicted class (Guo et al. 2017, arXiv 1706.04599); and where there are validation images ``test/temperature``, the
+    number by which the scores are divided for the least cross entropy on these, and ``test/ece_calibrated`` with it.
+
     Three remedies for classes of very different sizes change the loss of training; ``val/loss`` and ``test/loss`` are
     the plain cross entropy with any of them.
 
@@ -38,6 +43,11 @@ class Classifier(DownstreamTask):
             to its score, so that the scores without it favour no class (Menon et al. 2021, arXiv 2007.07314, which
             uses 1).
         **kwargs: Arguments of `DownstreamTask`.
+
+    Attributes:
+        temperature: By which `predict` divides the scores, above 0; 1 leaves them.
+        found_temperature: The temperature that the last test has found; None without validation images, and where none
+            is the best (`downstream.base.calibration.fit_temperature`).
     """
 
     takes_soft_targets = True
@@ -72,6 +82,8 @@ class Classifier(DownstreamTask):
         self.register_buffer("_log_prior", None, persistent=False)
         # [num_classes, 2]: test samples of each class that were recognised, and all of them
         self._class_counts = torch.zeros(0, 2, dtype=torch.int64)
+        self.temperature = 1.0
+        self.found_temperature: float | None = None
 
     @abstractmethod
     def logits(self, features: Any) -> Tensor:
@@ -142,10 +154,14 @@ class Classifier(DownstreamTask):
         self._weights = class_weights(counts, self.class_weights) if self.class_weights else None
         self._log_prior = log_prior(counts) if self.logit_adjustment else None
 
+    def scores(self, batch: Any) -> Tensor:
+        """The scores of the classes for a batch, as in a test: float tensor of shape ``[batch, num_classes]``."""
+        return self.logits(self.encode(batch, sample_keys(self.seed, 0, batch.indices)))
+
     def head_outputs(self, features: Any) -> tuple[Tensor, Tensor]:
-        """Logits and probabilities of the classes: float tensors of shape ``[batch, num_classes]``."""
+        """Scores and probabilities of the classes: float tensors of shape ``[batch, num_classes]``."""
         logits = self.logits(features)
-        return logits, logits.float().softmax(dim=1)
+        return logits, (logits.float() / self.temperature).softmax(dim=1)
 
     @torch.no_grad()
     def predict(self, batch: Any) -> Tensor:
@@ -178,9 +194,15 @@ class Classifier(DownstreamTask):
         }
 
     def on_test_epoch_start(self) -> None:
-        """Starts to count."""
+        """Starts to count, and finds the temperature, on the validation images and with the weights that are tested."""
         super().on_test_epoch_start()
         assert self.num_classes is not None
+        self.found_temperature = None
+        num_images: Any = getattr(self.data, "num_images", None)
+        if num_images is not None and num_images("val") >= world_size():
+            scores = scores_of(self, self.data.val_dataloader())
+            self.found_temperature = fit_temperature(scores, lambda own: summed(own, self.device))
+        self._reliability = [Reliability(self.device) for _ in range(2)]
         self._class_counts = torch.zeros(self.num_classes, 2, dtype=torch.int64, device=self.device)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
@@ -188,7 +210,11 @@ class Classifier(DownstreamTask):
         features = self.encode(batch, sample_keys(self.seed, 0, batch.indices))
         context = StepContext(False, self.progress, batch)
         self.measure("test", self.loss(features, batch.labels, context), len(batch.indices))
-        self.count_tested(self.logits(features).argmax(dim=1), batch.labels)
+        logits = self.logits(features)
+        self.count_tested(logits.argmax(dim=1), batch.labels)
+        scores, labels = logits.detach().float().cpu().double(), batch.labels.cpu()
+        for reliability, temperature in zip(self._reliability, (1.0, self.found_temperature or 1.0), strict=True):
+            reliability.add((scores / temperature).softmax(dim=1), labels)
 
     def count_tested(self, predicted: Tensor, labels: Tensor) -> None:
         """Counts test samples: int64 tensors of shape ``[batch]`` of their most probable classes and their own."""
@@ -211,6 +237,16 @@ class Classifier(DownstreamTask):
         if largest is not None:
             fraction = counts[largest, 1].float() / counts[:, 1].sum()
             self.log("test/largest_class_top1", fraction, sync_dist=world_size() > 1)
+
+        self._log_calibration()
+
+    def _log_calibration(self) -> None:
+        plain, calibrated = (each.error() for each in self._reliability)
+        found = {"ece": plain}
+        if self.found_temperature is not None:
+            found |= {"ece_calibrated": calibrated, "temperature": self.found_temperature}
+        for name, value in found.items():
+            self.log(f"test/{name}", value, batch_size=1, sync_dist=world_size() > 1)
 
     def _class_names(self) -> list[str]:
         """A different name for each class; one that the data do not have is called by its number."""

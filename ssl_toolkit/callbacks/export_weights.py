@@ -14,13 +14,15 @@ from ssl_toolkit.callbacks.weight_average import averaged_weights
 from ssl_toolkit.distributed.dtensor import full_state_dict
 from ssl_toolkit.modules import Backbone
 from ssl_toolkit.run_folder import MODEL, WEIGHTS
-from ssl_toolkit.weights.model import save_model
+from ssl_toolkit.weights.model import add_temperature, save_model
+from ssl_toolkit.weights.reading import WeightsError
 
 
 class ExportWeights(Callback):
     """Writes ``RUN/backbone.safetensors`` at the end of each epoch and of the run.
 
-    Of a task that names classes, ``RUN/model.safetensors`` stands beside it: the whole network, for ``predict``.
+    Of a task that names classes, ``RUN/model.safetensors`` stands beside it: the whole network, for ``predict``. The
+    temperature that the test has found is added to it.
 
     The run's folder is the trainer's ``default_root_dir``. The headers are what the task tells of itself
     (``weights_header``, ``model_header``). Where the weights are averaged, it is the average.
@@ -45,6 +47,17 @@ class ExportWeights(Callback):
         """Writes the weights where there was nothing left to train: the run may have been killed before it did."""
         if self._written_step < 0:
             self._write(trainer, pl_module)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the temperature that the test has found into the model file; if there is no room, the run is whole."""
+        task, model = cast(Any, pl_module), Path(trainer.default_root_dir) / MODEL
+        found: float | None = getattr(task, "found_temperature", None)
+        if found is None or not trainer.is_global_zero or not model.is_file():
+            return
+        try:
+            add_temperature(model, _backbone(task), found)
+        except (OSError, WeightsError) as error:
+            print(f"\ncould not write the temperature into {MODEL} ({error})", file=sys.stderr)
 
     def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
         with averaged_weights(trainer, pl_module):

@@ -42,8 +42,12 @@ _OF_TRAINING: dict[str, Any] = {
 }  # fmt: skip
 # a data set of torchvision has splits of its own, and not one path
 _SOURCES = ("folder", "shards", "procedural")
-_FLAGS = ("-h", "--help", "--print_config")
+_FLAGS = ("-h", "--help", "--print_config", "--calibrated")
 _RUN = "Folder of a run of transfer."
+_CALIBRATED = (
+    "Divide the scores by the temperature that the run's test has found on its validation images, so that the "
+    "probabilities are closer to how often they are right; the most probable class stays."
+)
 
 
 class TrainedRun(NamedTuple):
@@ -84,13 +88,17 @@ def predict(arguments: Sequence[str]) -> Path:
     _check_settings(arguments, run)
     parser.set_defaults({"data.batch_size": run.config.data.batch_size})
     config = parse(parser, arguments)
+    task: Any
     task, header = trained_task(run)
     state = read_status(run.folder).get("state")
     if state != "finished" and is_rank_zero():
         say_line(f"the run is not finished ({state}): its weights are those of step {header['step']:,}")
     data = _data(run, config.data)
-    options = {name: each for name, each in vars(config).items() if name not in ("config", "run", "data")}
+    own = ("config", "run", "data", "calibrated")
+    options = {name: each for name, each in vars(config).items() if name not in own}
     about = _about(run, header)
+    if config.calibrated:
+        about["temperature"] = task.temperature = _temperature(run, header)
     write, names = (predict_targets, "target_names") if "target_names" in header else (predict_classes, "class_names")
     out = write(task, header[names], data, **options, about=about, say=say_line if is_rank_zero() else None)
     if is_rank_zero():
@@ -178,9 +186,22 @@ def _about(run: TrainedRun, header: dict[str, Any]) -> dict[str, Any]:
     return {"run": str(run.folder), "sha256": sha256(run.folder / MODEL), **facts}
 
 
+def _temperature(run: TrainedRun, header: dict[str, Any]) -> float:
+    if "target_names" in header:
+        raise ValueError("--calibrated is for probabilities of classes; leave it out")
+    if "temperature" not in header:
+        raise ValueError(
+            f"{run.folder} has no temperature: its test finds one, if there are validation images, and the network "
+            "recognises some and not all of them; a run of an earlier version is tested again by ssl-toolkit transfer "
+            f"--resume {shlex.quote(str(run.folder))}; else leave --calibrated out"
+        )
+    return header["temperature"]
+
+
 def _parser(data_class: type) -> ArgumentParser:
     parser = function_parser("predict", predict_classes, skip={"task", "class_names", "data", "about", "say"})
     parser.add_argument("run", type=str, help=_RUN)
+    parser.add_argument("--calibrated", type=bool, nargs="?", const=True, default=False, help=_CALIBRATED)
     of_all = ArgumentParser(exit_on_error=False)
     of_all.add_class_arguments(data_class, "data")
     names = [key.removeprefix("data.") for key in parser_keys(of_all) if key.startswith("data.")]

@@ -81,6 +81,8 @@ def accuracy_lines(metrics: Mapping[str, Any], num: int) -> list[str]:
             f"{float(metrics['test/class_error']):.2f} classes off in the mean, quadratic kappa "
             f"{float(metrics['test/quadratic_kappa']):.3f}"
         )
+    if "test/ece" in metrics:
+        lines.append(_calibration(metrics))
     if "test/random_weights_top1" in metrics:
         random = wilson_interval(round(float(metrics["test/random_weights_top1"]) * num), num)
         gain = newcombe_difference(top1, random)
@@ -90,6 +92,16 @@ def accuracy_lines(metrics: Mapping[str, Any], num: int) -> list[str]:
             f"percentage points (95 % interval {_points(gain.low)} to {_points(gain.high)}){verdict}"
         )
     return lines
+
+
+def _calibration(metrics: Mapping[str, Any]) -> str:
+    line = f"test/ece: {_percent(metrics['test/ece'])} expected calibration error"
+    if "test/ece_calibrated" not in metrics:
+        return line
+    return (
+        f"{line}, {_percent(metrics['test/ece_calibrated'])} with the temperature "
+        f"{float(metrics['test/temperature']):.3g} (ssl-toolkit predict --calibrated)"
+    )
 
 
 def target_lines(metrics: Mapping[str, Any], num: int) -> list[str]:

@@ -21,7 +21,8 @@ from ssl_toolkit.checkpoint.io import AtomicCheckpointIO, read_to_resume
 NAME = "fsdp2"
 
 _PRECISIONS = ("32-true", "bf16-mixed")
-_STEPS = ("training_step", "validation_step", "test_step")
+# what computes with the weights; a task need not have all of them
+_STEPS = ("training_step", "validation_step", "test_step", "scores")
 
 
 class ShardedStrategy(ModelParallelStrategy):
@@ -56,7 +57,7 @@ class ShardedStrategy(ModelParallelStrategy):
         for stage in _stages(task):
             fully_shard(stage, mesh=mesh)
         fully_shard(task, mesh=mesh)
-        for name in _STEPS:
+        for name in filter(lambda each: hasattr(task, each), _STEPS):
             register_fsdp_forward_method(task, name)
 
     @property

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ssl_toolkit.io.schema import AT_LEAST_ONE, COUNT, NUMBER, TEXT, Each, problems
+from ssl_toolkit.io.schema import AT_LEAST_ONE, COUNT, NUMBER, TEXT, Each, Kind, Maybe, problems
 from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.weights.fit import check_layout
 from ssl_toolkit.weights.reading import MODEL, WeightsError, read_any, read_layout, read_tensors
@@ -21,7 +21,8 @@ from ssl_toolkit.weights.writing import write
 _HEADER = {
     "task": TEXT, "step": COUNT, "image_size": AT_LEAST_ONE, "ranges": Each([NUMBER]),
 }  # fmt: skip
-_OF_CLASSES = {"class_names": [TEXT], "num_classes": AT_LEAST_ONE}
+_TEMPERATURE = Kind("a number above 0", lambda value: NUMBER.fits(value) and value > 0)
+_OF_CLASSES = {"class_names": [TEXT], "num_classes": AT_LEAST_ONE, "temperature": Maybe(_TEMPERATURE)}
 _OF_TARGETS = {"target_names": [TEXT], "num_targets": AT_LEAST_ONE}
 
 
@@ -40,6 +41,24 @@ def save_model(path: str | Path, backbone: Backbone, tensors: dict[str, Tensor],
         WeightsError: If a weight is not finite (a file that exists is then kept), or if the header is not plain data.
     """
     write(Path(path), backbone, tensors, {**header, "holds": MODEL})
+
+
+def add_temperature(path: str | Path, backbone: Backbone, temperature: float) -> None:
+    """Adds to a model file the temperature of its run's test; its tensors stay as they are.
+
+    Args:
+        path: The file.
+        backbone: Of the network; of its weights nothing is read.
+        temperature: Above 0.
+
+    Raises:
+        WeightsError: As for `load_model`.
+    """
+    path = Path(path)
+    header = read_model_header(path)
+    tensors = read_tensors(path, header)
+    del header["sha256"]
+    write(path, backbone, tensors, {**header, "temperature": temperature})
 
 
 def read_model_header(path: str | Path) -> dict[str, Any]:

@@ -60,7 +60,8 @@ def export_model_graph(task: Any, header: dict[str, Any], path: Path) -> None:
     Its input is ``images``, uint8 of shape [batch, image_size, image_size, channels]; of images of more than 8 bits a
     channel float32 in [0, 1], by the run's ranges. The outputs are ``logits`` and ``probabilities`` of the classes, or
     ``outputs`` and ``predictions`` of targets. The graph's metadata hold ``class_names`` or ``target_names`` (JSON),
-    ``image_size``, ``ranges`` and ``images`` (what they are to be).
+    ``image_size``, ``ranges``, ``temperature`` (by which to divide logits, see `Classifier`; where there is one) and
+    ``images`` (what they are to be).
 
     Args:
         task: The trained task, in evaluation mode on the CPU.
@@ -89,7 +90,7 @@ def export_model_graph(task: Any, header: dict[str, Any], path: Path) -> None:
     )
     assert program is not None
     model = program.model_proto
-    kept = ("class_names", "target_names", "image_size", "ranges", "task", "step")
+    kept = ("class_names", "target_names", "image_size", "ranges", "task", "step", "temperature")
     about = {name: json.dumps(header[name]) for name in kept if name in header}
     for key, value in {**about, "images": _WHAT_IMAGES_ARE}.items():
         entry = model.metadata_props.add()

@@ -8,6 +8,7 @@ import shutil
 import signal
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -39,7 +40,7 @@ def alone(monkeypatch):
 
 def source(num, bad=(), left_out=()):
     """A source of numbers, of which some cannot be decoded and some are in no split."""
-    images = SimpleNamespace(
+    images: Any = SimpleNamespace(
         source=SimpleNamespace(name=str, sizes=lambda: np.arange(num), fingerprint=lambda: ""),
         labels=torch.full((num,), -1),
         store=SimpleNamespace(bad=SimpleNamespace(found={place: BadImage(str(place), "torn") for place in bad})),
@@ -59,7 +60,7 @@ def squares(known):
 
 
 def part_folder(out, sources, part_size=3, about=None, max_bad=0.5):
-    data = SimpleNamespace(batch_size=4, noun="images", max_bad=max_bad)
+    data: Any = SimpleNamespace(batch_size=4, noun="images", max_bad=max_bad)
     return PartFolder(out, data, sources, SCHEMA, about or {"sha256": "a"}, part_size)
 
 
@@ -149,13 +150,14 @@ def test_what_differs_is_named(tmp_path):
     about = json.loads((out / "_about.json").read_text())
     assert (about["num_images"], about["part_size"], about["num_parts"], about["sha256"]) == (9, 3, 3, "a")
     part_folder(out, [source(9)], about={"sha256": "a"})
-    for problem, sources, options in (
+    changes: list[tuple[str, list[SourceImages], dict[str, Any]]] = [
         ("weights of SHA-256 'a', now it is 'b'", [source(9)], {"about": {"sha256": "b"}}),
         ("--part_size 3, now it is 4", [source(9)], {"part_size": 4}),
         ("--precision None, now it is '32'", [source(9)], {"about": {"sha256": "a", "precision": "32"}}),
         ("images of digest ", [source(9, left_out=(8,))], {}),
         ("images of digest ", [source(10)], {}),
-    ):
+    ]
+    for problem, sources, options in changes:
         with pytest.raises(ValueError, match=f"was begun with {problem}"):
             part_folder(out, sources, **options)
     other = {"sha256": "a", "run": "moved"}
