@@ -30,6 +30,7 @@ COMMANDS = {
         "ssl_toolkit.cli.features",
         "kNN and linear probe of a backbone beside random weights",
     ),
+    "compare": ("ssl_toolkit.cli.compare", "several weights on the same images, each pair by a paired test"),
     "flatness": ("ssl_toolkit.cli.flatness", "how flat the minima are that runs have found, side by side"),
     "embed": ("ssl_toolkit.cli.features", "write the features of every image to a table"),
     "export": (

@@ -8,6 +8,8 @@ from ssl_toolkit.evaluation.clustering import (
     k_means,
     normalized_mutual_information,
 )
+from ssl_toolkit.evaluation.compare import compare
+from ssl_toolkit.evaluation.comparison import Comparison
 from ssl_toolkit.evaluation.ensembles import (
     EnsembleResult,
     FoldsResult,
@@ -39,6 +41,7 @@ from ssl_toolkit.evaluation.retrieval import retrieve
 from ssl_toolkit.evaluation.rows import Difference, EnsembleRow, FoldsRow, Row
 from ssl_toolkit.evaluation.shortcut_rows import ShortcutDifference, ShortcutRow, Shortcuts
 from ssl_toolkit.evaluation.shortcuts import measure_shortcuts
+from ssl_toolkit.evaluation.significance import holm, mcnemar_exact, paired_permutation_test
 from ssl_toolkit.evaluation.unlabelled_rows import Clustering, ClusterRow, Retrieval, RetrievalRow
 
 __all__ = [
@@ -46,6 +49,7 @@ __all__ = [
     "Classes",
     "ClusterRow",
     "Clustering",
+    "Comparison",
     "Difference",
     "EnsembleResult",
     "EnsembleRow",
@@ -76,6 +80,7 @@ __all__ = [
     "calibrate_batch_norm",
     "calibration_error",
     "chance_information",
+    "compare",
     "confidence_interval",
     "cross_validate",
     "evaluate",
@@ -86,15 +91,18 @@ __all__ = [
     "fit_linear",
     "flatness",
     "has_native_bf16",
+    "holm",
     "k_means",
     "knn_accuracy",
     "knn_predict",
     "lidar",
     "linear_probe",
+    "mcnemar_exact",
     "mean_and_spread",
     "measure_shortcuts",
     "normalized_mutual_information",
     "paired_difference",
+    "paired_permutation_test",
     "random_backbone",
     "rank_me",
     "retrieve",
