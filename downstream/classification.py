@@ -99,6 +99,6 @@ def _check_nearest_mean(dropout: float, given: dict[str, Any]) -> None:
         raise ValueError("head nearest_mean trains nothing, so that it needs a frozen backbone: set freeze_backbone")
     check_views(given.get("augmentation"), "head nearest_mean")
     settings = {"dropout": dropout, **given}
-    for name in ("dropout", "class_weights", "focal_gamma", "logit_adjustment", "regularizers"):
+    for name in ("dropout", "class_weights", "focal_gamma", "logit_adjustment", "regularizers", "cache_features"):
         if settings.get(name):
             raise ValueError(f"head nearest_mean has no training that {name} would change: leave it out")

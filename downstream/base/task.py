@@ -11,6 +11,7 @@ import torch
 from timm.models import group_parameters
 from torch import Tensor, nn
 
+from downstream.base.cached_features import CachingTask
 from downstream.base.standardize import Standardize
 from downstream.base.trained_head import read_trained_head
 from downstream.base.tuning import Tuned, train_only
@@ -21,11 +22,10 @@ from ssl_toolkit.init import Keep
 from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.random import number
 from ssl_toolkit.step import StepContext, StepOutput
-from ssl_toolkit.task import Task
 from ssl_toolkit.weights import LoadReport, load_backbone, load_into, read_header
 
 
-class DownstreamTask(Task):
+class DownstreamTask(CachingTask):
     """Base class of downstream tasks: a head on a backbone. A new task defines `build_head` and `loss`.
 
     Args:
@@ -52,7 +52,7 @@ class DownstreamTask(Task):
             in (0, 1]; the head is above the last stage (Howard and Ruder 2018, arXiv 1801.06146, section 3.2).
         head_lr_factor: Factor on the head's learning rate, above 0: a head that starts from random weights can take
             larger steps than a pretrained backbone.
-        **kwargs: Arguments of `Task`.
+        **kwargs: Arguments of `CachingTask` and `Task`.
 
     Attributes:
         pretraining: Where the weights come from, as plain data: the file, and what its header tells of its run; None
@@ -145,7 +145,7 @@ class DownstreamTask(Task):
 
     def encode(self, batch: Any, keys: Tensor) -> Any:
         """What the head gets of a batch: float tensor of shape ``[batch, num_features]``."""
-        return self.standardize(self.backbone_features(batch.images, keys))
+        return self.standardize(self.cached_or_computed(batch, keys))
 
     def step(self, batch: Any, keys: Tensor, context: StepContext) -> StepOutput:
         """Features, then loss."""
@@ -183,7 +183,9 @@ class DownstreamTask(Task):
 
     def example_views(self, batch: Any) -> Tensor:
         """What the backbone sees of a batch: float tensor of shape ``[batch, 1, channels, height, width]``."""
-        return self.make_views(batch.images, self.keys(batch)).unsqueeze(1)
+        views = self.cached_views(len(batch.indices))
+        views = self.make_views(batch.images, self.keys(batch)) if views is None else views
+        return views.unsqueeze(1)
 
     def is_complete(self) -> bool:
         """Whether there is a head."""
@@ -233,11 +235,6 @@ class DownstreamTask(Task):
             raise ValueError(
                 "head_weights is for fine-tuning after a probe; freeze_backbone is a probe, --resume goes on with it"
             )
-
-    @property
-    def data(self) -> Any:
-        """The trainer's data module; None without one."""
-        return None if self._trainer is None else getattr(self._trainer, "datamodule", None)
 
     def lr_factor(self, name: str) -> float:
         """`head_lr_factor` for the head, powers of `layer_decay` for the stages of the backbone."""

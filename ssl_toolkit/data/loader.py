@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ssl_toolkit.batch import Batch
 from ssl_toolkit.data.cuda_prefetch import DeviceCopies
+from ssl_toolkit.data.index_store import IndexStore
 from ssl_toolkit.data.order import Groups, epoch_order, groups_of
 from ssl_toolkit.data.store import Store
 from ssl_toolkit.errors import counted
@@ -105,7 +106,7 @@ class BatchLoader:
             )
         self.num_images = num
         self.wait_seconds = 0.0
-        self._store = store
+        self._store: Store = store
         self._labels = labels
         self._targets = targets
         self._indices = indices
@@ -140,6 +141,14 @@ class BatchLoader:
         self._epoch = epoch if self._shuffle else 0
         wanted = limit if isinstance(limit, int) else int(limit * self._num_batches)
         self._epoch_batches = max(1, min(wanted, self._num_batches))
+
+    def leave_out_pixels(self, known: NDArray[np.int64]) -> None:
+        """From the next ``iter()`` on, gives batches of images without pixels, for which nothing is read or decoded.
+
+        Args:
+            known: int64 array: the numbers of the images that something is known of; others count as bad.
+        """
+        self._store = IndexStore(self._indices[~np.isin(self._indices, known)])
 
     def state_dict(self) -> dict[str, int]:
         """The epoch and the place in it of the batch that comes next; with groups, how many are shuffled together."""
