@@ -43,7 +43,7 @@ def networks(width: int) -> dict[str, Callable[[], nn.Module]]:
     return {
         "multiplicative, full": lambda: MultiplicativeInteraction(width, width, 1),
         "multiplicative, rank = width": lambda: MultiplicativeInteraction(width, width, 1, rank=width),
-        **{f"MLP, {hidden} hidden": lambda hidden=hidden: SideBySide(width, hidden) for hidden in (64, 256, 1024)},
+        **{f"MLP, {hidden} hidden": lambda hidden=hidden: SideBySide(width, hidden) for hidden in (32, 128, 512)},
     }
 
 
@@ -81,7 +81,7 @@ def error(network: nn.Module, width: int, longer: float) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--widths", type=int, nargs="+", default=[4, 16, 64])
-    parser.add_argument("--steps", type=int, default=3000, help="of 512 samples each")
+    parser.add_argument("--steps", type=int, default=2000, help="of 512 samples each")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add_outputs(parser)
     args = parser.parse_args()
