@@ -17,6 +17,7 @@ from ssl_toolkit.evaluation.ensemble_rows import Extras, extra_rows
 from ssl_toolkit.evaluation.feature_store import FeatureStore, stored_features
 from ssl_toolkit.evaluation.features import Features, Precision, chosen_device
 from ssl_toolkit.evaluation.intervals import confidence_interval, paired_difference
+from ssl_toolkit.evaluation.invariance import measure_invariance
 from ssl_toolkit.evaluation.knn import knn_predict
 from ssl_toolkit.evaluation.labelled_splits import check_labelled_splits
 from ssl_toolkit.evaluation.linear_probe import ProbeResult, linear_probe
@@ -51,6 +52,7 @@ def evaluate(
     retrieval: bool = False,
     clustering: bool = False,
     feature_store: str | None = None,
+    invariance: bool = False,
     robustness: bool = False,
     robustness_images: int = 2000,
     shortcuts: bool = False,
@@ -87,6 +89,7 @@ def evaluate(
             and mean average precision, beside those of a random order.
         clustering: Cluster the pooled features of the test images by k-means, into as many clusters as there are
             classes: normalised mutual information and adjusted Rand index.
+        invariance: Measure alignment, uniformity and LiDAR of the pooled features of random views of test images.
         robustness: Test the linear probe of the best representation on corrupted test images, too: noise, blur, JPEG,
             haze and others, at five strengths that are our own.
         robustness_images: Corrupt at most so many test images; each is corrupted in 55 ways.
@@ -146,6 +149,9 @@ def evaluate(
         pooled: dict[Weights, Tensor] = {weights: measured[weights]["pooled"].test[0] for weights in networks}
         test_labels = given["pooled"].test[1]
         unlabelled = measure_unlabelled(pooled, test_labels, retrieval, clustering, seed, steps)
+        invariant = None
+        if invariance:
+            invariant = measure_invariance(networks, data, size, seed=seed, precision=precision, steps=steps)
         robust = None
         if robustness:
             tested: dict[Weights, Probed] = {
@@ -186,6 +192,7 @@ def evaluate(
         classes=by_class(test_labels, chosen.probe.predicted, data.class_names, chosen.row.representation),
         retrieval=unlabelled.retrieval,
         clustering=unlabelled.clustering,
+        invariance=invariant,
         robustness=robust,
     )  # fmt: skip
 

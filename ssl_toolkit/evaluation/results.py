@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ssl_toolkit.evaluation.classes import Classes
 from ssl_toolkit.evaluation.intervals import Interval
+from ssl_toolkit.evaluation.invariance import Invariance
 from ssl_toolkit.evaluation.robustness import Robustness
 from ssl_toolkit.evaluation.rows import Difference, EnsembleRow, FoldsRow, Row, best_representation
 from ssl_toolkit.evaluation.shortcut_rows import Shortcuts
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 # parts that are left out of the file where they were not measured
-_OPTIONAL = ("shortcuts", "classes", "retrieval", "clustering", "robustness")
+_OPTIONAL = ("shortcuts", "classes", "retrieval", "clustering", "invariance", "robustness")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Evaluation:
         classes: The linear probe of the best representation of the given weights, class by class.
         retrieval: Retrieval among the test images, if it was asked for.
         clustering: K-means on the test images, if it was asked for.
+        invariance: Pooled features of random views of test images, if they were asked for.
         robustness: The linear probe on corrupted test images, if it was asked for.
     """
 
@@ -65,6 +67,7 @@ class Evaluation:
     classes: Classes | None = None
     retrieval: Retrieval | None = None
     clustering: Clustering | None = None
+    invariance: Invariance | None = None
     robustness: Robustness | None = None
 
     def row(self, representation: str = "pooled", weights: Literal["given", "random"] = "given") -> Row:
@@ -120,7 +123,8 @@ class Evaluation:
         lines = [] if self.classes is None else self.classes.words()
         if (ece := self.row().linear_ece) is not None:
             lines.append(f"expected calibration error of the linear probe of pooled: {_percent(ece)} % (15 bins)")
-        return [*lines, *unlabelled_words(self.retrieval, self.clustering)]
+        lines += unlabelled_words(self.retrieval, self.clustering)
+        return lines if self.invariance is None else [*lines, *self.invariance.words()]
 
     def _best_stages(self) -> str:
         """What to add where random weights, or the given ones, have better features than the pooled ones."""
