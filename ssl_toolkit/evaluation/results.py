@@ -134,7 +134,7 @@ class Evaluation:
         return f"; the best of each, {given} against {random} of the random weights: {_signed(self.best_difference)}"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain dictionaries, lists, strings and numbers, with the verdict; intervals as value, low and high."""
+        """Plain dictionaries, lists, strings and numbers, with verdict and words; intervals as value, low and high."""
         values = asdict(self)
         for name in _OPTIONAL:
             if values[name] is None:
@@ -145,6 +145,7 @@ class Evaluation:
                 "best_representation": self.best_representation(),
                 "verdict": self.verdict(),
                 "baselines": self.baselines(),
+                "words": self.words(),
             }
         )
 

@@ -64,7 +64,7 @@ _CHOICE = Kind("a number or nothing", lambda value: value is None or NUMBER.fits
 _ROW = {"representation": TEXT, "weights": TEXT, "num_features": COUNT, "knn": _INTERVAL, "knn_k": _CHOICE,
         "linear": _INTERVAL}  # fmt: skip
 _EVALUATION = {"rows": [_ROW], "num_images": Each(COUNT), "num_classes": COUNT, "verdict": TEXT,
-               "shortcuts": Maybe(SCHEMA)}  # fmt: skip
+               "words": Maybe([TEXT]), "shortcuts": Maybe(SCHEMA)}  # fmt: skip
 
 
 def write_report(run_dir: str | Path) -> Path:
@@ -218,6 +218,7 @@ def _evaluation(run: Path) -> list[Piece]:
     if baselines := evaluation.get("baselines"):
         caption += f" {baselines[0].upper()}{baselines[1:]}."
     pieces = [Text(f"{evaluation['verdict'].capitalize()}."), Table(headers, rows, caption)]
+    pieces += map(Text, evaluation.get("words") or ())
     return [*pieces, *(shortcut_pieces(evaluation["shortcuts"]) if "shortcuts" in evaluation else ())]
 
 

@@ -62,6 +62,7 @@ def test_figures_are_those_of_the_test_features_and_are_written(tmp_path, backbo
     assert sum(num for *_, num in written["classes"]["confusion"]) == len(labels)
     assert written["classes"]["rows"][0]["name"] == "class0"
     assert 0 <= written["rows"][0]["linear_ece"] <= 1
+    assert written["words"] == evaluation.words()
     said = "\n".join(evaluation.words())
     assert "mean average precision over random weights" in said
     assert "a random order: recall" in said

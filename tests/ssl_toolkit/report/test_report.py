@@ -275,6 +275,15 @@ def test_the_shortcut_meter_is_on_the_page_where_it_was_asked_for(run: Path) -> 
         assert expected in texts, expected
 
 
+def test_what_an_evaluation_says_is_on_the_page(run: Path) -> None:
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    words = [f"worst classes: {HOSTILE} 10.0 %", "retrieval: each of 200 test images"]
+    (run / "evaluation.json").write_text(json.dumps({**evaluation, "words": words}))
+    outline = Outline(write_report(run))
+    assert all(line in " ".join(outline.texts) for line in words)
+    assert "script" not in outline.tags, "the name of a class is a folder's"
+
+
 def test_a_task_s_own_accuracy_is_shown_in_percent(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = {}
 
