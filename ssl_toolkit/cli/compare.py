@@ -19,6 +19,7 @@ from ssl_toolkit.cli.from_python import called_from_python
 from ssl_toolkit.cli.parser import parse
 from ssl_toolkit.cli.predict import open_trained, trained_task
 from ssl_toolkit.cli.python_arguments import options
+from ssl_toolkit.cli.recipes import find
 from ssl_toolkit.cli.remarks import seen_remarks
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.data import ImageData
@@ -68,6 +69,11 @@ def compare(arguments: Sequence[str]) -> Comparison:
         raise ValueError(f"{out} exists; give another --out, or move it away")
     if config.finetune.epochs < 1:
         raise ValueError(f"--finetune.epochs is {config.finetune.epochs}, expected at least 1")
+    if "finetune" in config.protocol:
+        find(config.finetune.config, "transfer")
+        kept = config.finetune.out and Path(config.finetune.out)
+        if kept and kept.exists() and (not kept.is_dir() or any(kept.iterdir())):
+            raise ValueError(f"--finetune.out {kept} is not empty; give another folder")
     settings = {name: each for name, each in vars(config.data).items() if name != "path"} | {"seed": config.seed}
     sets = _sets(config.data, settings)
     given: dict[str, Any] = {
@@ -100,6 +106,9 @@ def _sets(data: Namespace, settings: Mapping[str, Any]) -> dict[str, str | None]
     paths: list[str] = data.path
     if len({str(Path(path).resolve()) for path in paths}) < len(paths):
         raise ValueError("the same data.path is given twice")
+    for path in paths if settings["source"] == "folder" else ():
+        if not Path(path).is_dir():
+            raise ValueError(f"data.path: the folder {path!r} does not exist")  # before the others take their time
     if not paths:
         return {str(settings["source"]): None}
     names = [Path(path).name or path for path in paths]

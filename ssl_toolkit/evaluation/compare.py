@@ -97,10 +97,11 @@ def compare(
     remarks = size_remarks(networks, image_size)
     with Steps(say) as steps:
         for name, open_data in data.items():
-            rights, times, groups = _of_data(
+            rights, times, groups, summary = _of_data(
                 name, open_data, networks, protocols, labels_per_class, num_draws, finetune, seed, precision,
                 chosen_device(device), steps,
             )  # fmt: skip
+            remarks.append(f"images: {summary}")
             if groups is not None:
                 remarks.append(
                     f"{name}: the tests take groups, and the intervals images, for independent of each other"
@@ -161,11 +162,12 @@ def _of_data(
     precision: Precision,
     device: torch.device,
     steps: Steps,
-) -> tuple[dict[str, dict[str, Tensor]], dict[str, int], Tensor | None]:
-    """How many times each test image is right, by protocol and network; how often it was tried; and its group."""
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, int], Tensor | None, str]:
+    """How many times each test image is right, by protocol and network; how often it was tried; its group; and what the
+    images are."""
     opened: dict[str, ImageData] = {}
     rights: dict[str, dict[str, Tensor]] = {protocol: {} for protocol in protocols}
-    first, draws, groups = None, [], None
+    first, draws, groups, summary = None, [], None, ""
     for network in networks:
         key = json.dumps([network.size, range_in(network.header)], default=str)
         if key not in opened:
@@ -192,6 +194,7 @@ def _of_data(
             first = splits
             draws = few_label_draws(train.labels, labels_per_class, num_draws, seed)
             groups = images.groups_of("test", test.indices)
+            summary = images.summary()  # which names what was left out, too
         _check_same(name, first, splits)
         features = [(each.features["pooled"], each.labels) for each in splits]
         for protocol in protocols:
@@ -210,7 +213,7 @@ def _of_data(
             shown = 100 * float(right.double().mean()) / (num_draws if protocol == "few-label" else 1)
             steps(f"{name}, {protocol}, weights {network.name}: {shown:.1f} %")
         backbone.cpu()
-    return rights, {each: num_draws if each == "few-label" else 1 for each in protocols}, groups
+    return rights, {each: num_draws if each == "few-label" else 1 for each in protocols}, groups, summary
 
 
 def _check_same(name: str, first: Sequence[Features], splits: Sequence[Features]) -> None:

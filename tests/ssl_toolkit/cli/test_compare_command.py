@@ -49,10 +49,12 @@ def test_frozen_features_and_fine_tuning(files, tmp_path, monkeypatch, capsys):
     ("options", "said"),
     [
         (["--data.path", "nowhere"], "the folder 'nowhere' does not exist"),
+        (["--data.path", "/", "nowhere"], "the folder 'nowhere' does not exist"),
         (["--data.path", "x", "x"], "the same data.path is given twice"),
         ([*DATA, "--protocol", "lineer"], "did you mean 'linear'"),
         ([*DATA, "--finetune.epochs", "0"], "--finetune.epochs is 0, expected at least 1"),
         ([*DATA, "--wieghts", "x"], "wieghts"),
+        ([*DATA, "--protocol", "finetune", "--finetune.config", "finetun"], "did you mean 'finetune'"),
         ([*DATA, "--data.test_fraction", "0"], "the test split is empty"),
     ],
 )

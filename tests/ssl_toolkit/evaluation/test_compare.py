@@ -115,6 +115,7 @@ def test_what_it_says(comparison):
     assert "not shown by these test images" in said
     assert "Another seed of the pretraining" in said
     assert "A 16 px, B 12 px" in said
+    assert "24 train, 12 val, 24 test images of 3 classes" in said
     console = Console(file=io.StringIO(), width=80)
     console.print(comparison.table())
     text = console.file.getvalue()
