@@ -46,6 +46,15 @@ class PretextTask(Task):
             context: What the loss depends on beside them and the weights.
         """
 
+    def check(self) -> None:
+        """As in `Task`; refuses a network that is only there to be compared with."""
+        super().check()
+        if getattr(self.backbone.model, "is_baseline", False):
+            raise ValueError(
+                f"{self.backbone.name} is a baseline for transfer and no backbone, since it takes images of one size: "
+                "take a convolutional network, such as resnet18"
+            )
+
     def check_batch(self, size: int) -> None:
         """Refuses a batch of one image, which there is nothing to compare with."""
         if size < 2:

@@ -48,7 +48,7 @@ def describe(arguments: Sequence[str]) -> LayerTable:
     settings, size = _backbone_of(config.network)
     given = {name: config[name] for name in ("stem", "in_channels", "kwargs") if config[name] is not None}
     backbone = Backbone(**{**settings, **given, "pretrained": False})
-    size = config.image_size or size or _USUAL_SIZE
+    size = config.image_size or size or getattr(backbone.model, "only_size", _USUAL_SIZE)
     table = layer_table(backbone.model, (backbone.in_channels, size, size))
     _print(table, backbone, size)
     print(
