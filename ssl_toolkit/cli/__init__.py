@@ -25,6 +25,7 @@ COMMANDS = {
     "pretrain": ("ssl_toolkit.cli.train", "pretrain a backbone on unlabelled images with a pretext task"),
     "transfer": ("ssl_toolkit.cli.train", "train a head, or everything, on labelled data from pretrained weights"),
     "predict": ("ssl_toolkit.cli.predict", "write the class of every image to a table, by a run of transfer"),
+    "pseudo-label": ("ssl_toolkit.cli.pseudo_label", "a table of labelled images and of those that a run is sure of"),
     "lr-find": ("ssl_toolkit.cli.lr_find", "find the learning rate to train with, by a hundred steps on your task"),
     "evaluate": (
         "ssl_toolkit.cli.features",

@@ -78,14 +78,14 @@ def predict(arguments: Sequence[str]) -> Path:
     Raises:
         ValueError: For whatever the user can mend, in one line.
     """
-    folder = _run_among(arguments)
+    folder = run_among(arguments)
     run = None if folder is None else open_trained(folder)
     parser = _parser(ImageData if run is None else run.data_class)
     if run is None:
         if {"-h", "--help"} & set(arguments):
             parser.parse_args(arguments)  # which prints it and leaves
         raise ValueError("missing: the folder of a run of transfer (ssl-toolkit predict RUN --data.path IMAGES ...)")
-    _check_settings(arguments, run)
+    check_settings(arguments, run)
     parser.set_defaults({"data.batch_size": run.config.data.batch_size})
     config = parse(parser, arguments)
     task: Any
@@ -93,7 +93,7 @@ def predict(arguments: Sequence[str]) -> Path:
     state = read_status(run.folder).get("state")
     if state != "finished" and is_rank_zero():
         say_line(f"the run is not finished ({state}): its weights are those of step {header['step']:,}")
-    data = _data(run, config.data)
+    data = images_of(run, config.data)
     own = ("config", "run", "data", "calibrated")
     options = {name: each for name, each in vars(config).items() if name not in own}
     about = _about(run, header)
@@ -169,7 +169,7 @@ def _check_same(file: Path, name: str, found: Any, expected: Any) -> None:
         )
 
 
-def _data(run: TrainedRun, given: Namespace) -> ImageData:
+def images_of(run: TrainedRun, given: Namespace) -> ImageData:
     """The images of a command line, read as those of the run were."""
     if given.get("source", "folder") not in _SOURCES:
         raise ValueError(
@@ -200,17 +200,22 @@ def _temperature(run: TrainedRun, header: dict[str, Any]) -> float:
 
 def _parser(data_class: type) -> ArgumentParser:
     parser = function_parser("predict", predict_classes, skip={"task", "class_names", "data", "about", "say"})
-    parser.add_argument("run", type=str, help=_RUN)
+    add_images(parser, data_class)
     parser.add_argument("--calibrated", type=bool, nargs="?", const=True, default=False, help=_CALIBRATED)
+    return parser
+
+
+def add_images(parser: ArgumentParser, data_class: type) -> None:
+    """Adds the folder of a run, and the settings of the images that it is applied to."""
+    parser.add_argument("run", type=str, help=_RUN)
     of_all = ArgumentParser(exit_on_error=False)
     of_all.add_class_arguments(data_class, "data")
     names = [key.removeprefix("data.") for key in parser_keys(of_all) if key.startswith("data.")]
     skip: set[str | int] = {name for name in names if name not in OF_THESE_IMAGES}
     parser.add_class_arguments(data_class, "data", skip=skip, instantiate=False)
-    return parser
 
 
-def _run_among(arguments: Sequence[str]) -> str | None:
+def run_among(arguments: Sequence[str]) -> str | None:
     """The argument that is neither an option nor the value of one: it decides which options there are."""
     rest: Iterator[str] = iter(arguments)
     for argument in rest:
@@ -221,7 +226,7 @@ def _run_among(arguments: Sequence[str]) -> str | None:
     return None
 
 
-def _check_settings(arguments: Sequence[str], run: TrainedRun) -> None:
+def check_settings(arguments: Sequence[str], run: TrainedRun) -> None:
     """Refuses settings of the images that the run has settled, or that would leave some out."""
     for each in statements(arguments):
         section, _, name = each.key.partition(".")

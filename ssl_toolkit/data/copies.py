@@ -31,7 +31,7 @@ def copied_files(sets: Sequence[ImageSet]) -> list[NDArray[np.int64]] | None:
         An int64 array for each set, with each image's own number where none before it is identical. None where images
         have no files of their own, and where looking would take long: among more than 200,000.
     """
-    files = [file for images in sets for file in _files(images.source)]
+    files = [file for images in sets for file in files_of(images.source)]
     if len(files) != sum(len(images.source) for images in sets) or len(files) > MOST_FILES:
         return None
     firsts = np.arange(len(files))
@@ -64,10 +64,10 @@ def copied_pixels(images: ImageSet) -> NDArray[np.int64] | None:
     return None if digests is None else _firsts(digests.tolist())
 
 
-def _files(source: Source) -> list[tuple[Path, int]]:
+def files_of(source: Source) -> list[tuple[Path, int]]:
     """Path and number of bytes of each image of a folder; nothing of another source."""
     if isinstance(source, SubsetSource):
-        files = _files(source.source)
+        files = files_of(source.source)
         return [files[place] for place in source.places.tolist()] if files else []
     return source.files() if isinstance(source, FolderSource) else []
 
@@ -76,8 +76,8 @@ def _first_files(files: Sequence[tuple[Path, int]]) -> NDArray[np.int64]:
     firsts = np.arange(len(files))
     # of most files the size alone says that they have no copy, and of nearly all others their ends
     for places in _shared((size for _, size in files), range(len(files))):
-        for candidates in _shared((_digest(files[place][0], _ENDS) for place in places), places):
-            for same in _shared((_digest(files[place][0]) for place in candidates), candidates):
+        for candidates in _shared((digest_of(files[place][0], _ENDS) for place in places), places):
+            for same in _shared((digest_of(files[place][0]) for place in candidates), candidates):
                 firsts[same] = same[0]
     return firsts
 
@@ -91,7 +91,7 @@ def _shared(keys: Iterable[Hashable], places: Sequence[int]) -> list[list[int]]:
     return [each for each in found.values() if len(each) > 1]
 
 
-def _digest(file: Path, ends: int | None = None) -> bytes | None:
+def digest_of(file: Path, ends: int | None = None) -> bytes | None:
     """Of a file, or of its two ends; None if it cannot be read, which is said elsewhere."""
     try:
         with file.open("rb") as opened:

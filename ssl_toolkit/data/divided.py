@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,6 +13,7 @@ from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ssl_toolkit.data.copies import files_of
 from ssl_toolkit.data.dataset import ImageSet
 from ssl_toolkit.data.decode import BadImage
 from ssl_toolkit.data.loader import BatchLoader
@@ -181,6 +183,12 @@ class DividedData(LightningDataModule):
         sizes = images.source.sizes()[places].tolist()
         return [(images.source.name(place), size) for place, size in zip(places.tolist(), sizes, strict=True)]
 
+    def paths(self, split: Split) -> dict[int, Path]:
+        """The file of each image of a split by its number in its source, bad ones too; empty without files."""
+        images, places = self._divided().all_of(split)
+        files = files_of(images.source)
+        return {place: files[place][0] for place in places.tolist()} if files else {}
+
     def name(self, split: Split, index: int) -> str:
         """The name of an image, such as its path in the folder, from its number in a `Batch` of this split."""
         return self._divided().split(split).images.source.name(index)
@@ -194,6 +202,11 @@ class DividedData(LightningDataModule):
         """
         groups = self._divided().split(split).images.source.split_groups()
         return None if groups is None else torch.from_numpy(groups)[indices.cpu()]
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether images have groups that must be in one split."""
+        return self._divided().split("train").images.source.split_groups() is not None
 
     @property
     def class_names(self) -> list[str]:

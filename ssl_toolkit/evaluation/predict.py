@@ -135,6 +135,53 @@ def predict_targets(
     return _predict(task, data, Path(out), table, precision, device, say, part_size)
 
 
+class Predicted(NamedTuple):
+    """Of every image that can be decoded its name and float32 numbers ``[num_images, num]``."""
+
+    names: list[str]
+    values: NDArray[np.float32]
+
+
+def predicted(
+    task: LightningModule,
+    data: ImageData,
+    num: int,
+    what: str,
+    *,
+    precision: Precision = "auto",
+    device: str | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Predicted:
+    """Predicts all images, into memory.
+
+    Args:
+        task: The trained task.
+        data: As for `predict`.
+        num: Of the numbers that the task predicts of an image.
+        what: Is predicted, for the lines on how far it is.
+        precision: As for `predict`.
+        device: As for `predict`.
+        say: As for `predict`.
+
+    Raises:
+        ValueError: There are no images, or a prediction is no number.
+    """
+    task.to(chosen_device(device))
+    bf16 = computes_in_bf16(precision, task.device)
+    with Steps(say) as steps:
+        steps.begin(f"reading the {data.noun}")
+        data.prepare_data()
+        data.setup("predict")
+        loader = data.predict_dataloader()
+        steps.begin(f"{what} of the {data.noun}", loader.num_images)
+        indices, values = _computed(task, loader, num, bf16, steps)
+    if not len(indices):
+        raise ValueError(f"{data.title}: there are no {data.noun} that can be decoded")
+    names = [data.name("train", index) for index in indices.tolist()]
+    _check_finite(names, values, data.noun)
+    return Predicted(names, values)
+
+
 class _Table(NamedTuple):
     """What a table holds.
 
@@ -182,7 +229,7 @@ def _predict(
         about = {**table.about, "ranges": data.ranges, "precision": "bf16" if bf16 else "32"}
         sources = data.sources(of_path=True)
 
-        def predicted(source: SourceImages, loader: BatchLoader) -> tuple[Columns, NDArray[np.int64]]:
+        def rows(source: SourceImages, loader: BatchLoader) -> tuple[Columns, NDArray[np.int64]]:
             indices, values = _computed(task, loader, table.num, bf16, steps)
             names = [source.images.source.name(index) for index in indices.tolist()]
             _check_finite(names, values, data.noun)
@@ -190,13 +237,11 @@ def _predict(
 
         if in_parts:
             folder = PartFolder(out, data, sources, table.schema(), {"command": "predict", **about}, part_size)
-            folder.write(
-                lambda source, places: predicted(source, data.source_loader(source, places)), table.what, steps
-            )
+            folder.write(lambda source, places: rows(source, data.source_loader(source, places)), table.what, steps)
             return out
         loader = data.predict_dataloader()
         steps.begin(f"{table.what} of the {data.noun}", loader.num_images)
-        columns, indices = predicted(sources[0], loader)
+        columns, indices = rows(sources[0], loader)
     if not len(indices):
         raise ValueError(f"{data.title}: there are no {data.noun} that can be decoded")
     with atomic_file(out) as file:
