@@ -42,6 +42,8 @@ class Batch(NamedTuple):
         epoch: The epoch the batch belongs to, counted from 0.
         targets: float32 tensor of shape ``[batch, targets]``: numbers to predict, NaN where one is not known; None
             without any.
+        repeats: int64 tensor of shape ``[batch]``: how often each image has come before in the epoch; None where each
+            comes once at most.
     """
 
     images: Images
@@ -49,6 +51,7 @@ class Batch(NamedTuple):
     labels: Tensor
     epoch: int
     targets: Tensor | None = None
+    repeats: Tensor | None = None
 
 
 def as_batch(given: Any, epoch: int, place: int) -> Batch:

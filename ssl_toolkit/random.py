@@ -95,19 +95,21 @@ def _number_of(name: str) -> int:
     return zlib.crc32(name.encode())
 
 
-def sample_keys(seed: int, epoch: int, indices: Tensor) -> Tensor:
+def sample_keys(seed: int, epoch: int, indices: Tensor, repeats: Tensor | None = None) -> Tensor:
     """The keys of samples in an epoch.
 
     Args:
         seed: The run's seed.
         epoch: Counted from 0.
         indices: int64 tensor of shape ``[batch]``: places in the source.
+        repeats: int64 tensor of shape ``[batch]``: how often each has come before in the epoch; None for never.
 
     Returns:
         int64 tensor of shape ``[batch]``.
     """
     base = torch.full_like(indices, _signed(seed * 2 + 1))
-    return fold_in(fold_in(base, epoch), indices)
+    keys = fold_in(fold_in(base, epoch), indices)
+    return keys if repeats is None else torch.where(repeats > 0, fold_in(keys, repeats), keys)
 
 
 def random_bits(keys: Tensor, num: int) -> Tensor:

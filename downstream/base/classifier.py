@@ -108,6 +108,8 @@ class Classifier(DownstreamTask):
         if found is not None and stage == "fit" and (num_without := int((self.data.labels("train") < 0).sum())):
             raise ValueError(f"{num_without} of the training samples have no label; a classifier needs one for each")
         if stage == "fit" and (self.class_weights or self.logit_adjustment):
+            if getattr(self.data, "class_balance", 0.0):
+                raise ValueError("class_weights and logit_adjustment count again what data.class_balance evens out")
             self._count_training_samples()
         super().setup(stage)
 

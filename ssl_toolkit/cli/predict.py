@@ -38,7 +38,7 @@ OF_THESE_IMAGES = (
 _OF_TRAINING: dict[str, Any] = {
     "labels": "none", "download": False, "val_path": None, "test_path": None, "val_fraction": 0.0,
     "test_fraction": 0.0, "label_fraction": 1.0, "labels_per_class": None, "max_images": None, "splits": None,
-    "fold": None, "table": None, "columns": None, "targets": None,
+    "fold": None, "table": None, "columns": None, "targets": None, "class_balance": 0.0,
 }  # fmt: skip
 # a data set of torchvision has splits of its own, and not one path
 _SOURCES = ("folder", "shards", "procedural")

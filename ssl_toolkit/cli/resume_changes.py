@@ -19,6 +19,7 @@ _KEPT = {
     r"average\.kind": "the checkpoint has its average",
     r"data\.(source|labels|channels|val_fraction|test_fraction|split_seed|max_images|splits|fold|columns|targets|label_fraction|labels_per_class)$":
     "it settles which images are for training, validation and testing",
+    r"data\.class_balance$": "it settles which images an epoch has",
     r"data\.range": "it settles which numbers are black and white",
     r"trainer\.(accumulate_grad_batches|limit_train_batches|overfit_batches)$": "steps and epochs are counted by it",
 }  # fmt: skip

@@ -35,6 +35,7 @@ class DividedData(LightningDataModule):
         of_photographs: Whether they may be photographs; False for the built-in drawings.
         batch_size: Samples in a batch of each process.
         seed: Of the order.
+        class_balance: How far the classes of training are drawn equally often, from 0 to 1.
     """
 
     loader_class: ClassVar[type[BatchLoader]] = BatchLoader
@@ -43,6 +44,7 @@ class DividedData(LightningDataModule):
     of_photographs: bool = True
     batch_size: int
     seed: int
+    class_balance: float = 0.0
     _division: Division | None = None
 
     @abstractmethod
@@ -93,6 +95,8 @@ class DividedData(LightningDataModule):
             "what": what,
             "groups": groups,
         }
+        if split == "train" and shuffle and indices is None:
+            options["class_balance"] = self.class_balance
         if by_all:
             size, options = size * world_size(), {**options, "rank": 0, "world_size": 1}
         return self._loader(images, members, size, **options)

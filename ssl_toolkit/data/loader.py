@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_toolkit.batch import Batch
+from ssl_toolkit.data.class_balance import balanced_draw
 from ssl_toolkit.data.cuda_prefetch import DeviceCopies
 from ssl_toolkit.data.index_store import IndexStore
 from ssl_toolkit.data.order import Groups, epoch_order, groups_of
@@ -64,6 +65,7 @@ class BatchLoader:
         replace_bad: Whether another image stands in for a bad one where the above says so. Else it is left out, and
             with it a batch of which none is left.
         targets: float32 tensor of shape ``[images of the store, targets]``: numbers to predict; None without any.
+        class_balance: From 0 (each image once in an epoch) to 1 (all classes equally often); see `balanced_draw`.
 
     Attributes:
         num_images: How many images all processes together are to get in a pass without ``drop_last``.
@@ -91,6 +93,7 @@ class BatchLoader:
         groups: Groups | None = None,
         replace_bad: bool = True,
         targets: Tensor | None = None,
+        class_balance: float = 0.0,
     ) -> None:
         global_batch = batch_size * world_size
         num = len(indices)
@@ -114,6 +117,7 @@ class BatchLoader:
         self._seed = seed
         self._shuffle = shuffle
         self._groups = groups_of(groups, indices) if shuffle else None
+        self._class_balance = class_balance if shuffle else 0.0
         self._drop_last = drop_last
         self._replace_bad = replace_bad
         self._rank = rank
@@ -228,7 +232,9 @@ class BatchLoader:
     ) -> None:
         """Runs in the background: puts batches, or the exception that ended them."""
         try:
-            with contextlib.closing(self._store.ahead(self._indices[each] for each in places)) as ahead:
+            with contextlib.closing(
+                self._store.ahead(self._indices[each % len(self._indices)] for each in places)
+            ) as ahead:
                 for each in places:
                     next(ahead, None)
                     batch = self._make(epoch, each)
@@ -238,9 +244,12 @@ class BatchLoader:
             _put(made, error, stopped)
 
     def _places(self, epoch: int) -> list[NDArray[np.int64]]:
-        """For each batch of this process, the places of its images in the split."""
+        """For each batch of this process, the places of its images in the split.
+
+        Where an image comes for the n-th time in the epoch, ``n - 1`` times the number of images is added.
+        """
         num, size = len(self._indices), self.batch_size
-        order = epoch_order(self._seed, epoch, num, self._groups) if self._shuffle else np.arange(num)
+        order = self._order(epoch) if self._shuffle else np.arange(num)
         if self._drop_last:
             step = size * self._world_size
             starts = range(self._rank * size, self._num_batches * step, step)
@@ -248,22 +257,35 @@ class BatchLoader:
         batches = np.array_split(order, self._num_batches)
         return [np.array_split(each, self._world_size)[self._rank] for each in batches]
 
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        num, groups = len(self._indices), self._groups
+        if not self._class_balance:
+            return epoch_order(self._seed, epoch, num, groups)
+        drawn = balanced_draw(self._labels.numpy()[self._indices], self._class_balance, self._seed, epoch)
+        groups = None if groups is None else groups._replace(of=groups.of[drawn % num])
+        return drawn[epoch_order(self._seed, epoch, num, groups)]
+
+    def _repeats(self, places: NDArray[np.int64]) -> Tensor | None:
+        """How often each image has come before in the epoch, where one may."""
+        return torch.from_numpy(places // len(self._indices)) if self._class_balance else None
+
     def _make(self, epoch: int, places: NDArray[np.int64]) -> Batch | None:
         places = self._without_known_bad(places)
         while len(places):
-            indices = self._indices[places]
+            indices = self._indices[places % len(self._indices)]
             images, missing = self._store.gather(indices)
             if not missing:
                 chosen = torch.from_numpy(indices)
                 targets = None if self._targets is None else self._targets[chosen]
-                return Batch(images, chosen, self._labels[chosen], epoch, targets)
+                return Batch(images, chosen, self._labels[chosen], epoch, targets, self._repeats(places))
             places = self._instead(places, missing)
         return None
 
     def _without_known_bad(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """Spares the store images that it cannot give; what comes out is the same."""
         found = self._store.bad.found
-        known = [number for number, index in enumerate(self._indices[places]) if int(index) in found] if found else []
+        indices = self._indices[places % len(self._indices)] if found else []
+        known = [number for number, index in enumerate(indices) if int(index) in found]
         return self._instead(places, known) if known else places
 
     def _instead(self, places: NDArray[np.int64], missing: Sequence[int]) -> NDArray[np.int64]:
@@ -281,7 +303,7 @@ class BatchLoader:
         for step in range(1, num + 1):
             candidate = (place + step) % num
             if int(self._indices[candidate]) not in self._store.bad.found:
-                return candidate
+                return candidate + place // num * num
         raise ValueError("no image of this split can be decoded")
 
 

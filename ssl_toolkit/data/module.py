@@ -9,6 +9,7 @@ from typing import Any, get_args
 from ssl_toolkit.data.bad_files import OnError
 from ssl_toolkit.data.cache import CacheKind
 from ssl_toolkit.data.checks import check_at_least_one, check_below_one, check_choice, check_same_in_all_processes
+from ssl_toolkit.data.class_balance import check_class_balance
 from ssl_toolkit.data.console import say
 from ssl_toolkit.data.dataset import ImageSet, ReadOptions
 from ssl_toolkit.data.decode_pool import READ_TIMEOUT
@@ -87,6 +88,10 @@ class ImageData(DividedData):
         targets: Columns of the table that hold numbers to predict: yes and no, or 1 and 0, for multi-label
             classification, any numbers for regression; a cell may be empty. The built-in images have
             `ssl_toolkit.data.procedural.TARGETS`.
+        class_balance: From 0 to 1: training images are drawn so that small classes come more often. A class of n images
+            has a share of an epoch in proportion to n^(1 - class_balance): its own at 0, the same for all at 1. An
+            epoch has as many images as before: those of a small class come several times, augmented in different ways,
+            those of a large one not all. Needs a class for each training image.
 
     Attributes:
         max_bad: As given.
@@ -129,8 +134,13 @@ class ImageData(DividedData):
         table: str | None = None,
         columns: dict[str, str] | None = None,
         targets: list[str] | None = None,
+        class_balance: float = 0.0,
     ) -> None:
         super().__init__()
+        if not 0 <= class_balance <= 1:
+            raise ValueError(f"data.class_balance is {class_balance}, expected 0 (as they are) to 1 (equally often)")
+        if class_balance and targets:
+            raise ValueError("data.class_balance is for classes, and data.targets are numbers: leave one out")
         check_below_one("val_fraction", val_fraction)
         check_below_one("test_fraction", test_fraction)
         check_below_one("max_bad", max_bad)
@@ -155,6 +165,7 @@ class ImageData(DividedData):
         self.image_size = image_size
         self.channels = channels
         self.max_bad = max_bad
+        self.class_balance = class_balance
         self.seed = seed
         shards = ShardOptions(Path(index).expanduser() if index else None, shard_window, shard_cache)
         self._origin = Origin(
@@ -298,6 +309,7 @@ class ImageData(DividedData):
     def _divided(self) -> Division:
         if self._division is None:
             self._division = self._divide()
+            check_class_balance(self.class_balance, self.labels("train").numpy(), self.noun)
             stays = isinstance(self._division.split("train").images.store, DecodedStore)
             if self._origin.is_remote and self._division.shares_source and not stays and is_rank_zero():
                 say(

@@ -244,7 +244,7 @@ class Task(StandaloneModule, ABC):
 
     def keys(self, batch: Any) -> Tensor:
         """The keys of a batch's samples in its epoch: int64 tensor of shape ``[batch]``."""
-        return sample_keys(self.seed, batch.epoch, batch.indices)
+        return sample_keys(self.seed, batch.epoch, batch.indices, getattr(batch, "repeats", None))
 
     def compute(self, batch: Any, keys: Tensor | None = None) -> StepOutput:
         """The loss of a batch as it is: no regularizer, no log.

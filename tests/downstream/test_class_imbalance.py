@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from downstream.classification import Classification
+from ssl_toolkit.batch import Batch, Images
 from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.optim import AdamW
 from ssl_toolkit.schedule import Cosine
@@ -101,3 +102,23 @@ def test_a_checkpoint_holds_none_of_it(monkeypatch):
 def test_out_of_range(arguments, message):
     with pytest.raises(ValueError, match=message):
         make_task(**arguments)
+
+
+def test_what_the_draw_of_images_evens_out_is_not_counted_again(monkeypatch):
+    class BalancedData(SkewedData):
+        class_balance = 0.5
+
+    task = make_task(class_weights=1.0)
+    monkeypatch.setattr(type(task), "data", property(lambda self: BalancedData()))
+    with pytest.raises(ValueError, match=r"count again what data\.class_balance evens out"):
+        task.setup("fit")
+
+
+def test_an_image_that_comes_again_is_augmented_in_another_way():
+    task = make_task()
+    images = Images(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.full((4, 2), 8))
+    indices, labels = torch.tensor([7, 7, 7, 9]), torch.zeros(4, dtype=torch.int64)
+    keys = task.keys(Batch(images, indices, labels, 2, None, torch.tensor([0, 1, 2, 0])))
+    plain = task.keys(Batch(images, indices, labels, 2))
+    assert len(set(keys.tolist())) == 4
+    assert keys[[0, 3]].tolist() == plain[[0, 3]].tolist()

@@ -30,6 +30,7 @@ class SequenceBatch(NamedTuple):
         indices: int64 tensor of shape ``[batch]``: the place of each sequence in its source.
         labels: int64 tensor of shape ``[batch]``: class numbers, -1 where there is no label.
         epoch: The epoch the batch belongs to, counted from 0.
+        repeats: As in `Batch`.
     """
 
     frames: Images
@@ -37,6 +38,7 @@ class SequenceBatch(NamedTuple):
     indices: Tensor
     labels: Tensor
     epoch: int
+    repeats: Tensor | None = None
 
 
 class SequenceStore(Store):
@@ -145,12 +147,12 @@ class SequenceLoader(BatchLoader):
 
     def _make(self, epoch: int, places: NDArray[np.int64]) -> Any:
         while len(places):
-            indices = self._indices[places]
-            chosen = torch.from_numpy(indices)
-            keys = fold_in(sample_keys(self._seed, epoch, chosen), "clip")
+            indices = self._indices[places % len(self._indices)]
+            chosen, repeats = torch.from_numpy(indices), self._repeats(places)
+            keys = fold_in(sample_keys(self._seed, epoch, chosen, repeats), "clip")
             shifts = uniform(keys).numpy() if self._shuffle else None
             frames, lengths = self._store.gather_sequences(indices, shifts)
             if lengths.all():
-                return SequenceBatch(frames, torch.from_numpy(lengths), chosen, self._labels[chosen], epoch)
+                return SequenceBatch(frames, torch.from_numpy(lengths), chosen, self._labels[chosen], epoch, repeats)
             places = self._instead(places, np.flatnonzero(lengths == 0).tolist())
         return None
