@@ -31,6 +31,7 @@ from ssl_toolkit.evaluation.intervals import (
     paired_difference,
 )
 from ssl_toolkit.evaluation.knn import knn_accuracy, knn_predict
+from ssl_toolkit.evaluation.label_curve import LabelCurve, LabelPoint
 from ssl_toolkit.evaluation.linear_probe import ProbeResult, linear_probe
 from ssl_toolkit.evaluation.logistic_regression import LinearClassifier, fit_linear
 from ssl_toolkit.evaluation.measure import evaluate
@@ -60,6 +61,8 @@ __all__ = [
     "FoldsResult",
     "FoldsRow",
     "Interval",
+    "LabelCurve",
+    "LabelPoint",
     "LinearClassifier",
     "Precision",
     "ProbeResult",

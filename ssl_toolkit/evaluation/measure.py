@@ -19,6 +19,7 @@ from ssl_toolkit.evaluation.features import Features, Precision, chosen_device
 from ssl_toolkit.evaluation.intervals import confidence_interval, paired_difference
 from ssl_toolkit.evaluation.invariance import measure_invariance
 from ssl_toolkit.evaluation.knn import knn_predict
+from ssl_toolkit.evaluation.label_curve import Splits, check_few_labels, measure_label_curve
 from ssl_toolkit.evaluation.labelled_splits import check_labelled_splits
 from ssl_toolkit.evaluation.linear_probe import ProbeResult, linear_probe
 from ssl_toolkit.evaluation.logistic_regression import Labelled, LinearClassifier
@@ -49,6 +50,8 @@ def evaluate(
     ensemble: Literal["bagging", "boosting"] | None = None,
     members: int = 10,
     folds: int | None = None,
+    few_labels: Sequence[int] = (),
+    few_label_draws: int = 5,
     retrieval: bool = False,
     clustering: bool = False,
     feature_store: str | None = None,
@@ -85,6 +88,9 @@ def evaluate(
         members: How many they are.
         folds: Measure the linear probe of the pooled features on so many folds of the training and validation images,
             each by a probe of the others.
+        few_labels: Measure the linear probe of the pooled features with so few labelled images of a class, too, such as
+            ``[1, 10, 100]``; as many validation images at most choose the penalty.
+        few_label_draws: Labelled sets of each number.
         retrieval: Rank for each test image the others by the cosine of their pooled features: recall at 1, 5 and 10,
             and mean average precision, beside those of a random order.
         clustering: Cluster the pooled features of the test images by k-means, into as many clusters as there are
@@ -113,6 +119,7 @@ def evaluate(
     start = time.perf_counter()
     extras = Extras(ensemble, members, folds, seed)
     extras.check()
+    check_few_labels(few_labels, few_label_draws)
     store = None if feature_store is None else FeatureStore(feature_store)
     if robustness_images < 1:
         raise ValueError(f"--robustness_images is {robustness_images}, expected at least 1")
@@ -149,6 +156,11 @@ def evaluate(
         pooled: dict[Weights, Tensor] = {weights: measured[weights]["pooled"].test[0] for weights in networks}
         test_labels = given["pooled"].test[1]
         unlabelled = measure_unlabelled(pooled, test_labels, retrieval, clustering, seed, steps)
+        labelled: dict[Weights, Splits] = {}
+        for weights_name, results in measured.items():
+            if (of_pooled := results["pooled"].splits) is not None:
+                labelled[weights_name] = of_pooled
+        label_curve = measure_label_curve(labelled, few_labels, few_label_draws, seed, steps)
         invariant = None
         if invariance:
             invariant = measure_invariance(networks, data, size, seed=seed, precision=precision, steps=steps)
@@ -190,6 +202,7 @@ def evaluate(
         majority=float((data.labels("test") == data.labels("train").bincount().argmax()).double().mean()),
         shortcuts=found,
         classes=by_class(test_labels, chosen.probe.predicted, data.class_names, chosen.row.representation),
+        label_curve=label_curve,
         retrieval=unlabelled.retrieval,
         clustering=unlabelled.clustering,
         invariance=invariant,
@@ -204,6 +217,7 @@ class _Measured(NamedTuple):
     test: Labelled
     ensembles: list[EnsembleRow]
     folds: list[FoldsRow]
+    splits: Splits | None  # of the pooled features: those of all representations would take their memory
 
 
 def _measure(
@@ -261,7 +275,7 @@ def _measure(
             f"{name} with {weights} weights: kNN {100 * row.knn.value:.1f} %, "
             f"linear probe {100 * row.linear.value:.1f} %"
         )
-        more = ([], [])
+        more, parts = ([], []), None
         if name == "pooled":
             parts = (train, train_labels), (val, val_labels), (test, test_labels)
             of_each = [
@@ -273,7 +287,7 @@ def _measure(
                 else torch.cat([each for each in of_each if each is not None])
             )
             more = extra_rows(extras, *parts, weights, probe, steps, groups)
-        results[name] = _Measured(row, knn_correct, probe, (test, test_labels), *more)
+        results[name] = _Measured(row, knn_correct, probe, (test, test_labels), *more, parts)
     return results
 
 

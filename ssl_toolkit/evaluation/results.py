@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ssl_toolkit.evaluation.classes import Classes
 from ssl_toolkit.evaluation.intervals import Interval
 from ssl_toolkit.evaluation.invariance import Invariance
+from ssl_toolkit.evaluation.label_curve import LabelCurve
 from ssl_toolkit.evaluation.robustness import Robustness
 from ssl_toolkit.evaluation.rows import Difference, EnsembleRow, FoldsRow, Row, best_representation
 from ssl_toolkit.evaluation.shortcut_rows import Shortcuts
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 # parts that are left out of the file where they were not measured
-_OPTIONAL = ("shortcuts", "classes", "retrieval", "clustering", "invariance", "robustness")
+_OPTIONAL = ("shortcuts", "classes", "label_curve", "retrieval", "clustering", "invariance", "robustness")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Evaluation:
         majority: Test accuracy of naming the largest class of the training images always.
         shortcuts: What the shortcut meter found, if it was asked for.
         classes: The linear probe of the best representation of the given weights, class by class.
+        label_curve: The linear probe by the number of labelled images of a class, if it was asked for.
         retrieval: Retrieval among the test images, if it was asked for.
         clustering: K-means on the test images, if it was asked for.
         invariance: Pooled features of random views of test images, if they were asked for.
@@ -65,6 +67,7 @@ class Evaluation:
     majority: float | None = None
     shortcuts: Shortcuts | None = None
     classes: Classes | None = None
+    label_curve: LabelCurve | None = None
     retrieval: Retrieval | None = None
     clustering: Clustering | None = None
     invariance: Invariance | None = None
@@ -123,6 +126,7 @@ class Evaluation:
         lines = [] if self.classes is None else self.classes.words()
         if (ece := self.row().linear_ece) is not None:
             lines.append(f"expected calibration error of the linear probe of pooled: {_percent(ece)} % (15 bins)")
+        lines += [] if self.label_curve is None else self.label_curve.words()
         lines += unlabelled_words(self.retrieval, self.clustering)
         return lines if self.invariance is None else [*lines, *self.invariance.words()]
 
