@@ -53,6 +53,7 @@ class Classification(Classifier):
         super().__init__(**kwargs)
         self.head_kind: ClassHeadKind = head
         self.trains_nothing = head == "nearest_mean"
+        self.takes_weights = not self.trains_nothing
         self.hidden = hidden
         self.dropout = dropout
 

@@ -53,7 +53,11 @@ class MultiLabel(TargetTask):
 
     def initial_loss(self, batch_size: int) -> float | None:
         """Each label is as likely as not, of those that are known."""
-        if self.loss_kind != "bce" or not getattr(self.data, "target_names", ()):
+        if (
+            self.loss_kind != "bce"
+            or not getattr(self.data, "target_names", ())
+            or getattr(self.data, "weighted", False)
+        ):
             return None
         return math.log(2) * float(self.data.targets("train").isfinite().float().mean())
 

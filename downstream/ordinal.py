@@ -85,9 +85,9 @@ class OrdinalClassification(Classifier):
         """One more than there are thresholds."""
         return len(head["head.thresholds"]) + 1
 
-    def initial_loss(self, batch_size: int) -> float:
+    def initial_loss(self, batch_size: int) -> float | None:
         """To be above a class is as likely as not."""
-        return math.log(2)
+        return None if getattr(self.data, "weighted", False) else math.log(2)
 
     def logits(self, features: Tensor) -> Tensor:
         """The logarithms of the classes' probabilities."""
@@ -99,7 +99,11 @@ class OrdinalClassification(Classifier):
         with torch.no_grad():
             probabilities = coral_probabilities(scores)
             off = ((probabilities.cumsum(dim=1) < 0.5).sum(dim=1) - targets).abs().float().mean()
-        return StepOutput(coral(scores, targets), features, {**accuracies(probabilities, targets), "class_error": off})
+        return StepOutput(
+            coral(scores, targets, context.sample_weights()),
+            features,
+            {**accuracies(probabilities, targets), "class_error": off},
+        )
 
     def on_test_epoch_start(self) -> None:
         """Starts to count."""

@@ -53,7 +53,11 @@ class Regression(TargetTask):
 
     def initial_loss(self, batch_size: int) -> float | None:
         """Always the mean: the variance of standardized targets, of those that are known."""
-        if self.loss_kind != "mse" or not getattr(self.data, "target_names", ()):
+        if (
+            self.loss_kind != "mse"
+            or not getattr(self.data, "target_names", ())
+            or getattr(self.data, "weighted", False)
+        ):
             return None
         return float(self.data.targets("train").isfinite().float().mean())
 

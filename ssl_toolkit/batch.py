@@ -44,6 +44,8 @@ class Batch(NamedTuple):
             without any.
         repeats: int64 tensor of shape ``[batch]``: how often each image has come before in the epoch; None where each
             comes once at most.
+        weights: float32 tensor of shape ``[batch]``: how much each image counts in the loss of a transfer; None for
+            alike.
     """
 
     images: Images
@@ -52,6 +54,7 @@ class Batch(NamedTuple):
     epoch: int
     targets: Tensor | None = None
     repeats: Tensor | None = None
+    weights: Tensor | None = None
 
 
 def as_batch(given: Any, epoch: int, place: int) -> Batch:

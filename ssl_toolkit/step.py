@@ -30,6 +30,17 @@ class StepContext:
     mixing: Mixing | None = None
     smoothing: float = 0.0
 
+    def sample_weights(self) -> Tensor | None:
+        """How much each sample counts in training: float tensor of shape ``[batch]``; None for alike.
+
+        A mixed sample counts as the mixture of its two.
+        """
+        weights: Tensor | None = getattr(self.batch, "weights", None) if self.training else None
+        if weights is None or self.mixing is None:
+            return weights
+        share = self.mixing.weights.to(weights)
+        return share * weights + (1 - share) * weights[self.mixing.partners]
+
     def soften(self, targets: Tensor) -> SoftTargets:
         """The soft targets that mixing and smoothing make of classes (int64 tensor of shape ``[batch]``)."""
         return soften(targets, self.mixing, self.smoothing)

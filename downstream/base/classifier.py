@@ -51,6 +51,7 @@ class Classifier(DownstreamTask):
     """
 
     takes_soft_targets = True
+    takes_weights = True
     predicts = True
     traits = frozenset({"labels"})
     _weights: Tensor | None
@@ -126,7 +127,7 @@ class Classifier(DownstreamTask):
 
     def initial_loss(self, batch_size: int) -> float | None:
         """Each class of the data is as likely: ln C."""
-        if self.focal_gamma or self.logit_adjustment:
+        if self.focal_gamma or self.logit_adjustment or getattr(self.data, "weighted", False):
             return None
         classes = getattr(self.data, "num_classes", None) or self.num_classes
         assert classes is not None
@@ -135,12 +136,13 @@ class Classifier(DownstreamTask):
     def loss(self, features: Any, targets: Tensor, context: StepContext) -> StepOutput:
         """Cross entropy of the head's scores; the targets are soft where images are mixed or targets smoothed."""
         logits = self.logits(features)
-        soft = context.soften(targets)
-        if context.training and (self.focal_gamma or self._weights is not None or self._log_prior is not None):
+        soft, counts = context.soften(targets), context.sample_weights()
+        remedies = self.focal_gamma or self._weights is not None or self._log_prior is not None
+        if context.training and (remedies or counts is not None):
             scores = full_precision(logits)
             if self._log_prior is not None:
                 scores = scores + self.logit_adjustment * self._log_prior.to(scores)
-            loss = focal_cross_entropy(scores, soft, self.focal_gamma, self._weights)
+            loss = focal_cross_entropy(scores, soft, self.focal_gamma, self._weights, counts)
         else:
             loss = soft_cross_entropy(full_precision(logits), soft)
         return StepOutput(loss, features, accuracies(logits.detach(), soft.heaviest))

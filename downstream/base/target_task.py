@@ -30,6 +30,7 @@ class TargetTask(DownstreamTask):
     """
 
     predicts = True
+    takes_weights = True
     head_begins_linear = True
     head_output_names = ("outputs", "predictions")
 
@@ -148,7 +149,12 @@ class TargetTask(DownstreamTask):
 
     def loss(self, features: Any, targets: Tensor, context: StepContext) -> StepOutput:
         """The loss of the head's outputs."""
-        return StepOutput(self.target_loss(self.head(features), targets), features, {})
+        outputs, counts = self.head(features), context.sample_weights()
+        if counts is None:
+            return StepOutput(self.target_loss(outputs, targets), features, {})
+        # a mean over samples is, of one sample, its own loss
+        losses = torch.vmap(lambda one, aim: self.target_loss(one[None], aim[None]))(outputs, targets)
+        return StepOutput((losses * counts.to(losses)).mean(), features, {})
 
     def head_outputs(self, features: Any) -> tuple[Tensor, Tensor]:
         """The outputs of the head and what they predict: float tensors of shape ``[batch, num_targets]``."""

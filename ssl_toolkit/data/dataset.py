@@ -46,6 +46,7 @@ class ImageSet:
         labels: int64 tensor of shape ``[num]``: class numbers, -1 for none.
         targets: float32 tensor of shape ``[num, targets]``: numbers to predict, NaN where one is not known; None
             without any.
+        weights: float32 tensor of shape ``[num]``: how much each counts in the loss of a transfer; None for alike.
     """
 
     def __init__(self, source: Source, options: ReadOptions, is_rank_zero: bool = True) -> None:
@@ -53,6 +54,8 @@ class ImageSet:
         self.labels = torch.from_numpy(source.labels())
         targets = source.targets()
         self.targets = None if targets is None else torch.from_numpy(targets)
+        weights = source.weights()
+        self.weights = None if weights is None else torch.from_numpy(weights)
         self._options = options
         self._is_rank_zero = is_rank_zero
 

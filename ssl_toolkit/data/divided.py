@@ -97,6 +97,7 @@ class DividedData(LightningDataModule):
         }
         if split == "train" and shuffle and indices is None:
             options["class_balance"] = self.class_balance
+            options["weights"] = self.weights()
         if by_all:
             size, options = size * world_size(), {**options, "rank": 0, "world_size": 1}
         return self._loader(images, members, size, **options)
@@ -169,6 +170,21 @@ class DividedData(LightningDataModule):
         """int64 tensor: the labels of the images of a split, in the order of `indices`; -1 for none."""
         images, members = self._divided().split(split)
         return images.labels[members]
+
+    def weights(self) -> Tensor | None:
+        """How much each image counts in training: float32 tensor, a number for each image of the source, of mean 1 over
+        those of the training split; None where all count alike.
+
+        Raises:
+            ValueError: They are all 0.
+        """
+        images, members = self._divided().split("train")
+        if images.weights is None:
+            return None
+        mean = float(images.weights[members].double().mean())
+        if not mean:
+            raise ValueError(f"all {len(members):,} training {self.noun} have the weight 0, so that none counts")
+        return images.weights / mean
 
     def targets(self, split: Split) -> Tensor:
         """float32 tensor of shape ``[images, targets]``: the numbers to predict of the images of a split, in the order

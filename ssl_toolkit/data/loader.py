@@ -65,6 +65,7 @@ class BatchLoader:
         replace_bad: Whether another image stands in for a bad one where the above says so. Else it is left out, and
             with it a batch of which none is left.
         targets: float32 tensor of shape ``[images of the store, targets]``: numbers to predict; None without any.
+        weights: float32 tensor of shape ``[images of the store]``: how much each counts in the loss; None for alike.
         class_balance: From 0 (each image once in an epoch) to 1 (all classes equally often); see `balanced_draw`.
 
     Attributes:
@@ -94,6 +95,7 @@ class BatchLoader:
         replace_bad: bool = True,
         targets: Tensor | None = None,
         class_balance: float = 0.0,
+        weights: Tensor | None = None,
     ) -> None:
         global_batch = batch_size * world_size
         num = len(indices)
@@ -112,6 +114,7 @@ class BatchLoader:
         self._store: Store = store
         self._labels = labels
         self._targets = targets
+        self._weights = weights
         self._indices = indices
         self.batch_size = batch_size
         self._seed = seed
@@ -277,7 +280,8 @@ class BatchLoader:
             if not missing:
                 chosen = torch.from_numpy(indices)
                 targets = None if self._targets is None else self._targets[chosen]
-                return Batch(images, chosen, self._labels[chosen], epoch, targets, self._repeats(places))
+                weights = None if self._weights is None else self._weights[chosen]
+                return Batch(images, chosen, self._labels[chosen], epoch, targets, self._repeats(places), weights)
             places = self._instead(places, missing)
         return None
 

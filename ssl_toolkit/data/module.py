@@ -84,7 +84,9 @@ class ImageData(DividedData):
             each: a column "path", and where they are there "label" (the class), "split" (train, val or test; if none
             is val, or test, these are drawn from the training rows) and "group": images of one patient, video or
             writer, which are never in two splits.
-        columns: The names of these columns, where they are others, as {label: diagnosis, group: patient}.
+        columns: The names of these columns, where they are others, as {label: diagnosis, group: patient}. {weight:
+            NAME} names a column of numbers of at least 0: how much each image counts in the loss of a transfer, of mean
+            1 over the training images; figures of validation and test count all images alike.
         targets: Columns of the table that hold numbers to predict: yes and no, or 1 and 0, for multi-label
             classification, any numbers for regression; a cell may be empty. The built-in images have
             `ssl_toolkit.data.procedural.TARGETS`.
@@ -95,6 +97,7 @@ class ImageData(DividedData):
 
     Attributes:
         max_bad: As given.
+        weighted: Whether `columns` names one of weights.
         whole_batches: Leave images that do not fill a batch out of an epoch of training; None for what the task needs.
 
     Raises:
@@ -166,6 +169,7 @@ class ImageData(DividedData):
         self.channels = channels
         self.max_bad = max_bad
         self.class_balance = class_balance
+        self.weighted = "weight" in (columns or {})
         self.seed = seed
         shards = ShardOptions(Path(index).expanduser() if index else None, shard_window, shard_cache)
         self._origin = Origin(

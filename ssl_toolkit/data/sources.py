@@ -100,6 +100,10 @@ class Source(ABC):
         """
         return None
 
+    def weights(self) -> NDArray[np.float32] | None:
+        """How much each image counts in the loss of a transfer: float32 array ``[num]``, at least 0; None for alike."""
+        return None
+
     def given_splits(self) -> NDArray[np.str_] | None:
         """The split that each image comes with: array of ``train``, ``val`` and ``test``; None where none is given."""
         return None
@@ -277,6 +281,10 @@ class SubsetSource(Source):
     def targets(self) -> NDArray[np.float32] | None:
         targets = self.source.targets()
         return None if targets is None else targets[self.places]
+
+    def weights(self) -> NDArray[np.float32] | None:
+        weights = self.source.weights()
+        return None if weights is None else weights[self.places]
 
     def given_splits(self) -> NDArray[np.str_] | None:
         splits = self.source.given_splits()

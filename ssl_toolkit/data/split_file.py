@@ -197,16 +197,20 @@ def _check_targets(
     source: Source, before: Assignment, what: str, places: NDArray[np.int64] | slice = slice(None)
 ) -> None:
     if before.targets and before.targets != _digest_of_targets(source, places):
-        raise ValueError(f"targets of the {before.num:,} {what} have changed since the run was begun; {_WAYS}")
+        raise ValueError(
+            f"targets or weights of the {before.num:,} {what} have changed since the run was begun; {_WAYS}"
+        )
 
 
 def _digest_of_targets(source: Source, places: NDArray[np.int64] | slice = slice(None)) -> str:
-    """Of the numbers to predict of some images; empty without any."""
-    targets = source.targets()
-    if targets is None:
+    """Of the numbers to predict of some images, and of their weights; empty without any."""
+    targets, weights = source.targets(), source.weights()
+    if targets is None and weights is None:
         return ""
     digest = hashlib.blake2b("\0".join(source.target_names).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(targets[places], dtype="<f4").tobytes())
+    for numbers in (targets, weights):
+        if numbers is not None:
+            digest.update(np.ascontiguousarray(numbers[places], dtype="<f4").tobytes())
     return digest.hexdigest()
 
 

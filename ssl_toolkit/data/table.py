@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from ssl_toolkit.errors import counted, nearest
 from ssl_toolkit.io.atomic import open_plain
 
-ROLES = ("path", "label", "split", "group")
+ROLES = ("path", "label", "split", "group", "weight")
+# a column that only happens to be called so is none
+_ONLY_NAMED = ("weight",)
 _SEPARATORS = {".csv": ",;\t", ".tsv": "\t", ".txt": "\t,;"}
 _PARQUET = (".parquet", ".pq")
 _YES_OR_NO = {"yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
@@ -36,6 +38,7 @@ class Table(NamedTuple):
             there are such; none is empty.
         names: The name of each of these columns in the file.
         targets: float32 array of shape ``[rows, targets]``: numbers, NaN where a cell is empty.
+        weights: float32 array of shape ``[rows]``: how much each image counts, at least 0; None without such a column.
     """
 
     file: Path
@@ -43,6 +46,7 @@ class Table(NamedTuple):
     values: dict[str, list[str]]
     names: dict[str, str]
     targets: NDArray[np.float32]
+    weights: NDArray[np.float32] | None = None
 
 
 def read_table(file: str | Path, columns: Mapping[str, str] | None = None, targets: Sequence[str] = ()) -> Table:
@@ -51,7 +55,8 @@ def read_table(file: str | Path, columns: Mapping[str, str] | None = None, targe
     Args:
         file: Comma, semicolon or tab separated text in UTF-8 (.csv, .tsv, .txt), or Parquet (.parquet, .pq).
         columns: The name of the column for each of "path", "label", "split" and "group"; by default these names
-            themselves. Only the path must be there, and what is named.
+            themselves. Only the path must be there, and what is named. And "weight", which is taken only if it is
+            named.
         targets: Columns of numbers, or of yes and no (or true and false), which become 1 and 0.
 
     Raises:
@@ -97,7 +102,8 @@ def read_table(file: str | Path, columns: Mapping[str, str] | None = None, targe
     _check_once(file, values["path"], rows)
     numbers = [_numbers(file, name, cells[header.index(name)], rows) for name in targets]
     shaped = np.stack(numbers, axis=1) if numbers else np.zeros((len(rows), 0), dtype=np.float32)
-    return Table(file, rows, values, names, shaped)
+    weights = _weights(file, names["weight"], values["weight"], rows) if "weight" in values else None
+    return Table(file, rows, values, names, shaped, weights)
 
 
 def rows_of(rows: Sequence[int]) -> str:
@@ -112,7 +118,8 @@ def _wanted(columns: Mapping[str, str] | None) -> dict[str, str]:
     unknown = next((role for role in columns or {} if role not in ROLES), None)
     if unknown is not None:
         raise ValueError(f"data.columns has {unknown!r}, expected {', '.join(ROLES)}{nearest(unknown, ROLES)}")
-    wanted = {role: (columns or {}).get(role, role) for role in ROLES}
+    roles = [role for role in ROLES if role not in _ONLY_NAMED or role in (columns or {})]
+    wanted = {role: (columns or {}).get(role, role) for role in roles}
     for number, (role, name) in enumerate(wanted.items()):
         other = next((earlier for earlier in list(wanted)[:number] if wanted[earlier] == name), None)
         if other is not None:
@@ -192,6 +199,23 @@ def _numbers(file: Path, name: str, texts: Sequence[str], rows: NDArray[np.int64
     if np.isnan(numbers).all():
         raise ValueError(f"the table '{file}' has no number in the column {name!r} of data.targets")
     return numbers
+
+
+def _weights(file: Path, name: str, texts: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """A column of weights."""
+    weights = np.zeros(len(texts), dtype=np.float32)
+    for place, text in enumerate(texts):
+        try:
+            weight = float(text)
+        except ValueError:
+            weight = np.nan
+        if not 0 <= weight <= _LARGEST:
+            raise ValueError(
+                f"the table '{file}' has the weight {text!r} in the column {name!r} in {rows_of([rows[place]])}, "
+                "expected a number of at least 0"
+            )
+        weights[place] = weight
+    return weights
 
 
 def _text(cell: object) -> str:

@@ -59,6 +59,7 @@ class TableSource(FolderSource):
         if self._splits is not None and "group" in values:
             _check_groups(read, values["group"], self._splits)
         self.target_names, self._targets = tuple(targets), read.targets[order] if targets else None
+        self._weights = None if read.weights is None else read.weights[order]
         self.labels_may_change = "label" in values
         if "label" in values:
             self.class_names = _in_order(set(values["label"]))
@@ -75,6 +76,9 @@ class TableSource(FolderSource):
 
     def targets(self) -> NDArray[np.float32] | None:
         return self._targets
+
+    def weights(self) -> NDArray[np.float32] | None:
+        return self._weights
 
     def given_splits(self) -> NDArray[np.str_] | None:
         return self._splits

@@ -90,6 +90,8 @@ def embed(
     in_parts = check_table(out, _WRITERS, "embed", part_size)
     if in_parts and feature_store is not None:
         raise ValueError("feature_store is not for part files, which are kept as they are: leave it out")
+    if data.weighted:
+        raise ValueError("data.columns.weight is for the loss of a transfer: leave it out")
     store = None if feature_store is None else FeatureStore(feature_store)
     backbone = load_backbone(weights).to(device_of(device) if in_parts else chosen_device(device))
     choices = ["pooled", *backbone.stages]

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int64
 
 
-def coral(logits: Float[Tensor, "batch levels"], targets: Int64[Tensor, " batch"]) -> Float[Tensor, ""]:
+def coral(
+    logits: Float[Tensor, "batch levels"],
+    targets: Int64[Tensor, " batch"],
+    sample_weights: Float[Tensor, " batch"] | None = None,
+) -> Float[Tensor, ""]:
     """Binary cross entropy of "the class is above k", averaged over all levels k and samples.
 
     Cao, Mirjalili and Raschka 2020 (arXiv 1901.07884), equation 4, where the levels are summed.
@@ -23,10 +27,12 @@ def coral(logits: Float[Tensor, "batch levels"], targets: Int64[Tensor, " batch"
     Args:
         logits: Scores of "above class k", k = 0 ... classes - 2; of any float type, computed in float32 at least.
         targets: Classes, in their order, from 0.
+        sample_weights: How much each sample counts, at least 0; None for 1 each.
     """
     levels = torch.arange(logits.shape[1], device=logits.device)
     above = (targets[:, None] > levels).to(full_precision(logits).dtype)
-    return F.binary_cross_entropy_with_logits(full_precision(logits), above)
+    weights = None if sample_weights is None else sample_weights[:, None].to(above)
+    return F.binary_cross_entropy_with_logits(full_precision(logits), above, weight=weights)
 
 
 def coral_probabilities(logits: Float[Tensor, "batch levels"]) -> Float[Tensor, "batch classes"]:

@@ -48,6 +48,7 @@ def focal_cross_entropy(
     targets: SoftTargets,
     focus: float = 0.0,
     weights: Float[Tensor, " classes"] | None = None,
+    sample_weights: Float[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, ""]:
     """Cross entropy in which each class has a weight, and well recognised samples count less.
 
@@ -60,6 +61,7 @@ def focal_cross_entropy(
         targets: What is aimed at.
         focus: Exponent, at least 0 (gamma); 0 for the plain cross entropy.
         weights: Of the classes, as by `class_weights`; None for 1 each.
+        sample_weights: How much each sample counts, at least 0; None for 1 each.
     """
     log_probabilities = full_precision(logits).log_softmax(dim=1)
     aim = targets.dense(logits.shape[1]).to(log_probabilities.dtype)
@@ -68,4 +70,5 @@ def focal_cross_entropy(
     if focus:
         # 1 - p is 0 for a sure sample, where a power below 1 has an endless slope
         aim = aim * (1 - log_probabilities.exp()).clamp(min=1e-8).pow(focus)
-    return -(aim * log_probabilities).sum(dim=1).mean()
+    losses = -(aim * log_probabilities).sum(dim=1)
+    return losses.mean() if sample_weights is None else (losses * sample_weights.to(losses)).mean()

@@ -67,6 +67,7 @@ class Task(StandaloneModule, ABC):
         traits: What sets the task apart from a plain loss over single images, fewer where its arguments say so; the
             tests of the core take one task for each trait.
         whole_batches: Whether it is trained on whole batches only, since its loss looks at a batch as a whole.
+        takes_weights: Whether the loss counts samples as `StepContext.sample_weights` says.
         takes_soft_targets: Whether the loss follows mixing and smoothing (`StepContext.soften`); a task of which it
             does not is refused with regularizers that set them.
         stops_gradients: Whether the loss holds something constant that depends on the weights that are trained
@@ -82,6 +83,7 @@ class Task(StandaloneModule, ABC):
     speed_settings: ClassVar[dict[str, tuple[Any, ...]]] = {"memory_format": ("channels_last", "contiguous")}
     whole_batches: ClassVar[bool] = True
     takes_soft_targets: bool = False
+    takes_weights: bool = False
     stops_gradients: bool = False
     predicts: ClassVar[bool] = False
     photograph_accuracy: ClassVar[PhotographAccuracy | None] = None
@@ -201,6 +203,10 @@ class Task(StandaloneModule, ABC):
         if channels is not None:
             weights = (getattr(self, "pretraining", None) or {}).get("weights")
             self.backbone.check_channels(channels, weights)
+        if getattr(data, "weighted", False) and not self.takes_weights:
+            raise ValueError(
+                f"data.columns.weight is for the loss of a transfer, and {type(self).__name__} takes no weights"
+            )
 
     def setup(self, stage: str) -> None:
         """Prepares the modules once the trainer and the data are known."""
