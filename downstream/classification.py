@@ -73,6 +73,12 @@ class Classification(Classifier):
 
     # ---- nearest_mean
 
+    def check_data(self, data: Any) -> None:
+        """As in `DownstreamTask`; refuses what would change a training."""
+        super().check_data(data)
+        if self.trains_nothing and getattr(data, "class_balance", 0):
+            raise ValueError("head nearest_mean has no training that data.class_balance would change: leave it out")
+
     def on_fit_start(self) -> None:
         """Computes what a head has that is not trained."""
         super().on_fit_start()

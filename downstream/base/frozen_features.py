@@ -76,10 +76,12 @@ def compute_features(task: Any, split: Split, what: str) -> FrozenFeatures:
                 keys = sample_keys(task.seed, 0, batch.indices)
                 if not views:
                     views.append(task.make_views(batch.images, keys)[:8].clone())
-                features.append(task.backbone_features(batch.images, keys).float())
+                features.append(task.frozen_features(batch.images, keys).float())
                 indices.append(batch.indices)
     finally:
         task.training = was_training
+        if hasattr(task, "reshard"):  # what is set in a gathered weight would be forgotten with it
+            task.reshard()
     if not indices:
         raise ValueError(f"{what}: no image of the {split} split can be decoded")
     everywhere = gather_uneven(torch.cat(indices))[0]

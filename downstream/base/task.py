@@ -169,6 +169,10 @@ class DownstreamTask(CachingTask):
         with torch.no_grad():
             return self.backbone(views)
 
+    def frozen_features(self, images: Images, keys: Tensor) -> Tensor:
+        """As `backbone_features`, outside of a step: where weights are sharded they are gathered for it."""
+        return self.backbone_features(images, keys)
+
     def make_views(self, images: Images, keys: Tensor) -> Tensor:
         """What the backbone sees: augmented in training, the centred square in evaluation."""
         if self.training and self.augmentation is not None:

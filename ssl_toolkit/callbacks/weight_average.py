@@ -236,7 +236,7 @@ class WeightAverage(Callback):
                 norm.momentum = None
                 norm.train()
             num = 0
-            for batch in data.loader("train", shuffle=True, drop_last=task.whole_batches):
+            for batch in data.loader("train", shuffle=True, drop_last=task.whole_batches, for_training=True):
                 batch = trainer.strategy.batch_to_device(batch, device)
                 task.compute(batch)
                 num += len(batch.indices) * trainer.world_size

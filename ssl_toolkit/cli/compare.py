@@ -14,7 +14,7 @@ from lightning.fabric.utilities.apply_func import move_data_to_device
 from rich.console import Console
 from torch import Tensor
 
-from ssl_toolkit.cli.features import say_line
+from ssl_toolkit.cli.features import check_one_process, say_line
 from ssl_toolkit.cli.from_python import called_from_python
 from ssl_toolkit.cli.parser import parse
 from ssl_toolkit.cli.predict import open_trained, trained_task
@@ -24,7 +24,6 @@ from ssl_toolkit.cli.remarks import seen_remarks
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.data.split_file import FILE as SPLIT_FILE
-from ssl_toolkit.distributed.ranks import world_size
 from ssl_toolkit.evaluation.compare import OpenData
 from ssl_toolkit.evaluation.compare import compare as measure
 from ssl_toolkit.evaluation.comparison import Comparison
@@ -39,6 +38,7 @@ _OUT = "File for the figures, JSON; it must not exist."
 
 def compare(arguments: Sequence[str]) -> Comparison:
     """Compares weights files on the same images, prints the table and what it shows, and writes the figures."""
+    check_one_process("compare")
     parser = ArgumentParser(
         prog="ssl-toolkit compare",
         description="Compares several weights files on the same images, each pair by a paired test.",
@@ -62,8 +62,6 @@ def compare(arguments: Sequence[str]) -> Comparison:
     parser.add_class_arguments(ImageData, "data", skip={"path", "image_size", "seed"}, instantiate=False)
     parser.set_defaults({"data.labels": "folder", "data.test_fraction": 0.2})
     config = parse(parser, arguments)
-    if world_size() > 1:
-        raise ValueError(f"compare runs in one process, but a launcher has started {world_size()}")
     out = Path(config.out)
     if out.exists():
         raise ValueError(f"{out} exists; give another --out, or move it away")
@@ -151,7 +149,9 @@ class _FineTuning:
         self._settings, self._folder, self._sets, self._data, self._seed = settings, folder, sets, data, seed
 
     def __call__(self, backbone: Backbone, weights: str, name: str, images: ImageData, size: int) -> Tensor:
-        place = self._folder / f"{Path(name).name}-{weights.replace(' ', '-')}"
+        # two folders may be called the same
+        number = list(self._sets).index(name)
+        place = self._folder / f"{number}-{Path(name).name}-{weights.replace(' ', '-')}"
         place.mkdir(parents=True, exist_ok=False)
         file = place / "start.safetensors"
         save_backbone(file, backbone)

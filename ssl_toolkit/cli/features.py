@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ssl_toolkit.cli.imports import quick_imports
 from ssl_toolkit.cli.parser import instantiate, parse
-from ssl_toolkit.distributed.ranks import is_rank_zero
+from ssl_toolkit.distributed.ranks import is_rank_zero, launched
 from ssl_toolkit.io.atomic import write_atomically
 from ssl_toolkit.run_folder import BAD_FILES, bad_file_lines
 
@@ -32,6 +32,7 @@ def evaluate(arguments: Sequence[str]) -> Evaluation:
         from ssl_toolkit.report import write_report
         from ssl_toolkit.run_folder import CONFIG
 
+    check_one_process("evaluate")
     parser = function_parser("evaluate", measure, skip={"say", "data"})
     parser.add_class_arguments(ImageData, "data")
     parser.add_argument("--out", type=str | None, default=None, help="File for the figures, JSON (evaluation.json).")
@@ -90,6 +91,15 @@ def report(arguments: Sequence[str]) -> None:
     config = parse(parser, [argument for argument in arguments if argument != "--run_dir"])
     config.pop("config")
     print(f"report: {write_report(**vars(config))}")
+
+
+def check_one_process(command: str) -> None:
+    """Raises a ValueError for a command that several processes would each do whole, and write."""
+    num = launched().world_size
+    if num > 1:
+        raise ValueError(
+            f"{command} runs in one process, but a launcher has started {num}: start it without torchrun or srun"
+        )
 
 
 def function_parser(

@@ -42,7 +42,9 @@ _OF_TRAINING: dict[str, Any] = {
 }  # fmt: skip
 # a data set of torchvision has splits of its own, and not one path
 _SOURCES = ("folder", "shards", "procedural")
-_FLAGS = ("-h", "--help", "--print_config", "--calibrated")
+# it may have a value
+_SWITCH = "--calibrated"
+_FLAGS = ("-h", "--help", "--print_config", _SWITCH)
 _RUN = "Folder of a run of transfer."
 _CALIBRATED = (
     "Divide the scores by the temperature that the run's test has found on its validation images, so that the "
@@ -218,9 +220,14 @@ def add_images(parser: ArgumentParser, data_class: type) -> None:
 def run_among(arguments: Sequence[str]) -> str | None:
     """The argument that is neither an option nor the value of one: it decides which options there are."""
     rest: Iterator[str] = iter(arguments)
+    before = ""
     for argument in rest:
-        if not argument.startswith("-"):
+        is_value = before == _SWITCH and argument in ("true", "false")
+        before = argument
+        if not argument.startswith("-") and not is_value:
             return argument
+        if is_value:
+            continue
         if "=" not in argument and argument not in _FLAGS:
             next(rest, None)
     return None

@@ -13,7 +13,7 @@ import numpy as np
 from jsonargparse import ArgumentParser, Namespace
 from numpy.typing import NDArray
 
-from ssl_toolkit.cli.features import say_line, tell_what_was_read
+from ssl_toolkit.cli.features import check_one_process, say_line, tell_what_was_read
 from ssl_toolkit.cli.parser import instantiate, parse
 from ssl_toolkit.cli.predict import (
     TrainedRun,
@@ -66,6 +66,7 @@ def pseudo_label(arguments: Sequence[str]) -> Path:
     Raises:
         ValueError: For whatever the user can mend, in one line.
     """
+    check_one_process("pseudo-label")
     folder = run_among(arguments)
     parser = _parser()
     if folder is None:
@@ -97,6 +98,10 @@ def pseudo_label(arguments: Sequence[str]) -> Path:
     left_out = copies_of([files[found.names[place]] for place in sure.tolist()], known)
     new = sure[[split is None for split in left_out]]
     taken = new[choose(found.values[new], config.threshold, config.max_per_class)].tolist()
+    if len(sure) and not len(new):
+        raise ValueError(
+            f"the run has all {counted(len(sure), 'images')} whose class is sure, in its own splits: give other images"
+        )
     if not taken:
         most = float(found.values.max())
         raise ValueError(
@@ -105,7 +110,7 @@ def pseudo_label(arguments: Sequence[str]) -> Path:
         )
     classes: list[int] = found.values[taken].argmax(axis=1).tolist()
     rows += [
-        Row(str(files[found.names[place]].resolve()), names[label], "train", "pseudo")
+        Row(str(files[found.names[place]].absolute()), names[label], "train", "pseudo")
         for place, label in zip(taken, classes, strict=True)
     ]
     write_rows(out, rows)
@@ -236,7 +241,7 @@ def _labelled_rows(data: ImageData) -> list[Row]:
         paths = data.paths(split)
         for place, label in zip(data.indices(split).tolist(), data.labels(split).tolist(), strict=True):
             if label >= 0:
-                rows.append(Row(str(paths[place].resolve()), data.class_names[label], split, "labelled"))
+                rows.append(Row(str(paths[place].absolute()), data.class_names[label], split, "labelled"))
     return rows
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -60,6 +61,7 @@ class DividedData(LightningDataModule):
         drop_last: bool = False,
         indices: Tensor | NDArray[np.int64] | None = None,
         by_all: bool = False,
+        for_training: bool = False,
     ) -> BatchLoader:
         """A loader of a split.
 
@@ -69,6 +71,7 @@ class DividedData(LightningDataModule):
             batch_size: For each process; that of the training by default.
             drop_last: Only whole batches, which all processes share (pretraining); otherwise every image is delivered.
             indices: int64 numbers of images in the source, to use only these images of the split.
+            for_training: Images are drawn and weighted as for a training: by `class_balance`, and by `weights`.
             by_all: Every process gets all images, in the global batches, instead of its part of each.
 
         Raises:
@@ -95,12 +98,37 @@ class DividedData(LightningDataModule):
             "what": what,
             "groups": groups,
         }
-        if split == "train" and shuffle and indices is None:
+        if for_training:
             options["class_balance"] = self.class_balance
             options["weights"] = self.weights()
         if by_all:
             size, options = size * world_size(), {**options, "rank": 0, "world_size": 1}
         return self._loader(images, members, size, **options)
+
+    def bad_images(self, split: Split) -> dict[int, BadImage]:
+        """The images of a split that could not be decoded, by their number in the source, as far as is known."""
+        images, _ = self._divided().split(split)
+        members = self._divided().all_of(split).indices
+        found = images.store.bad.found
+        return {number: found[number] for number in members[np.isin(members, list(found))].tolist()}
+
+    def know_images(self, split: Split, good: NDArray[np.int64], bad: Mapping[int, BadImage]) -> None:
+        """Notes which images of a split can be decoded, as if they had been read.
+
+        Args:
+            split: The split.
+            good: int64 array: numbers in the source of those that can.
+            bad: Those that cannot, by their numbers.
+
+        Raises:
+            ValueError: Too many are bad, or none may be.
+        """
+        noted = self._divided().split(split).images.store.bad
+        for number in good.tolist():
+            noted.saw(number)
+        for number, error in bad.items():
+            noted.saw(number, error)
+        noted.check()
 
     def content_key(self, split: Split) -> str:
         """A text that changes whenever the decoded images of a split, their order or their labels may have changed."""

@@ -239,7 +239,7 @@ class ImageData(DividedData):
         # Lightning's overfit_batches means the same few batches in every epoch
         shuffle = not getattr(trainer, "overfit_batches", 0)
         check_same_in_all_processes(self.indices("train"), self.labels("train"), self.noun)
-        loader = self.loader("train", shuffle=shuffle, drop_last=self._has_whole_batches())
+        loader = self.loader("train", shuffle=shuffle, drop_last=self._has_whole_batches(), for_training=True)
         if trainer is not None and trainer.limit_train_batches is not None:
             loader.follow(trainer.current_epoch, trainer.limit_train_batches)
         if self._resumed:

@@ -14,7 +14,7 @@ import json
 import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssl_toolkit.data.decode import BadImage
 from ssl_toolkit.evaluation.features import Features, Precision, computes_in_bf16, extract_features
 from ssl_toolkit.io.atomic import atomic_file, flush_folder, write_atomically
 
@@ -51,8 +52,8 @@ class FeatureStore:
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"feature_store is '{folder}', which is a file; give a folder")
 
-    def read(self, fingerprint: dict[str, Any], stages: bool) -> Features | None:
-        """The features of a fingerprint; None if there are none, or fewer than asked for.
+    def read(self, fingerprint: dict[str, Any], stages: bool) -> tuple[Features, dict[int, BadImage]] | None:
+        """The features of a fingerprint, and the images without any; None if there are none, or fewer than asked for.
 
         Args:
             fingerprint: What `fingerprint_of` returns.
@@ -74,6 +75,7 @@ class FeatureStore:
                 return None
             names = about["representations"] if stages else ["pooled"]
             index = pq.read_table(entry / _INDEX, columns=["index", "label"])
+            bad = {number: BadImage(path, reason) for number, path, reason in about["bad"]}
             features = {name: self._matrix(entry / f"{name}.npy", len(index)) for name in names}
             columns = [
                 torch.from_numpy(np.array(index[name].to_numpy(), dtype=np.int64)) for name in ("label", "index")
@@ -83,10 +85,16 @@ class FeatureStore:
             raise ValueError(
                 f"'{entry}' is damaged ({reason}); remove it, and its features are computed again"
             ) from None
-        return Features(features, *columns, seconds=0.0)
+        return Features(features, *columns, seconds=0.0), bad
 
     def write(
-        self, fingerprint: dict[str, Any], features: Features, names: list[str], split: str, stages: bool
+        self,
+        fingerprint: dict[str, Any],
+        features: Features,
+        names: list[str],
+        split: str,
+        stages: bool,
+        bad: Mapping[int, BadImage],
     ) -> None:
         """Keeps features; an entry with fewer representations is replaced.
 
@@ -96,6 +104,7 @@ class FeatureStore:
             names: Of the images, in the order of the features.
             split: That of the images.
             stages: Whether there is the averaged map of each stage.
+            bad: Images that cannot be decoded, by their number in the source.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -121,6 +130,7 @@ class FeatureStore:
                 "fingerprint": fingerprint,
                 "stages": stages,
                 "representations": list(features.features),
+                "bad": [[number, each.path, each.reason] for number, each in bad.items()],
             }
             write_atomically(made / _ABOUT, json.dumps(about, indent=2) + "\n")
             if entry.exists():
@@ -192,13 +202,15 @@ def stored_features(
     if store is not None and fingerprint is not None:
         found = store.read(fingerprint, stages)
         if found is not None:
-            count(len(found.labels))
-            return found
+            features, bad = found
+            data.know_images(split, features.indices.numpy(), bad)
+            count(len(features.labels))
+            return features
     loader = data.loader(split)
     features = extract_features(backbone, loader, view, stages=stages, precision=precision, count=count)
     if store is not None and fingerprint is not None:
         names = [data.name(split, index) for index in features.indices.tolist()]
-        store.write(fingerprint, features, names, split, stages)
+        store.write(fingerprint, features, names, split, stages, data.bad_images(split))
     return features
 
 

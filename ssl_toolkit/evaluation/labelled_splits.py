@@ -9,6 +9,8 @@ def check_labelled_splits(data: ImageData) -> None:
     """Raises a ValueError of one line if a split is empty, one of its images has no label, or images have weights."""
     if data.weighted:
         raise ValueError("data.columns.weight is for the loss of a transfer; an evaluation counts all images alike")
+    if data.class_balance:
+        raise ValueError("data.class_balance is for a training; an evaluation takes each image once: leave it out")
     fixes: dict[Split, str] = {
         "train": "give a folder with more images",
         "val": "give --data.val_fraction 0.1 or --data.val_path FOLDER",

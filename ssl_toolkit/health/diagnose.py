@@ -175,7 +175,7 @@ def _batches(trainer: Trainer, size: int) -> Iterator[Any]:
     loader = trainer.train_dataloader
     if isinstance(data, ImageData):
         size = min(size, data.batch_size, data.num_images("train"))
-        loader = data.loader("train", shuffle=True, batch_size=size, drop_last=True)
+        loader = data.loader("train", shuffle=True, batch_size=size, drop_last=True, for_training=True)
     for batch in loader or []:
         yield trainer.strategy.batch_to_device(batch)
 

@@ -22,7 +22,7 @@ NAME = "fsdp2"
 
 _PRECISIONS = ("32-true", "bf16-mixed")
 # what computes with the weights; a task need not have all of them
-_STEPS = ("training_step", "validation_step", "test_step", "scores")
+_STEPS = ("training_step", "validation_step", "test_step", "scores", "frozen_features")
 
 
 class ShardedStrategy(ModelParallelStrategy):

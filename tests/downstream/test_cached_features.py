@@ -92,7 +92,7 @@ def test_each_image_is_read_once_for_training_and_once_for_each_validation_set(t
         Backbone, "forward", lambda self, x, **kwargs: seen.append(len(x)) or forward(self, x, **kwargs)
     )
     run(tmp_path / "run", True)
-    assert seen == [16] * 5  # 3 of training, 1 of validation, 1 of the test
+    assert seen == [16] * 6  # 3 of training, 1 of validation, 1 of the test, for which 1 finds the temperature
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ def test_frozen_features_and_fine_tuning(files, tmp_path, monkeypatch, capsys):
         (protocol, letter) for protocol in ("knn", "finetune") for letter in "AB"
     ]
     data = ImageData(source="procedural", max_images=60, image_size=32, test_fraction=0.2, num_threads=1)
-    task, header = trained_task(open_trained("runs/procedural-A/run"))
+    task, header = trained_task(open_trained("runs/0-procedural-A/run"))
     assert header["step"] >= 1
     right = torch.cat([task.predict(batch).argmax(dim=1) == batch.labels for batch in data.loader("test")])
     tuned = next(each for each in found.entries if (each.protocol, each.weights) == ("finetune", "A"))

@@ -98,6 +98,11 @@ def test_what_cannot_be_exported(tmp_path, weights, capsys):
         errors = capsys.readouterr().err.strip().splitlines()
         assert len(errors) == 1
         assert line in errors[0]
+    other = run / "epoch-3.safetensors"
+    other.write_bytes((run / "model.safetensors").read_bytes())
+    capsys.readouterr()
+    assert main(["export", "--weights", str(other), "--format", "onnx", "--out", str(tmp_path / "a.onnx")]) == 2
+    assert "epoch-3.safetensors' is not called model.safetensors" in capsys.readouterr().err
     (tmp_path / "moved").mkdir()
     moved = (run / "model.safetensors").rename(tmp_path / "moved" / "model.safetensors")
     capsys.readouterr()

@@ -403,6 +403,10 @@ def test_parts_of_two_processes_hold_the_rows_of_one_file(run, folder, tmp_path,
 def test_a_model_file_is_no_weights_file(run, tmp_path, capsys):
     command = ["export", "--weights", str(run / "model.safetensors"), "--format", "timm", "--out"]
     assert main([*command, str(tmp_path / "x.safetensors")]) == 2
+    assert "exports as onnx only, not as timm" in capsys.readouterr().err
+    assert (
+        main(["embed", "--weights", command[2], "--data.source", "procedural", "--out", str(tmp_path / "x.csv")]) == 2
+    )
     assert "give the backbone.safetensors of its run instead" in capsys.readouterr().err
 
 

@@ -134,7 +134,7 @@ def test_images_that_the_run_tests_are_all_left_out(trained, tmp_path, capsys):
         shutil.copy(trained / "own" / data.name("test", place), tmp_path / "tested" / f"{place}.png")
     out = tmp_path / "table.csv"
     assert label(trained, out, "--threshold", "0.5", "--data.path", str(tmp_path / "tested")) == 2
-    assert "no new image has a class of probability 0.5 or more" in capsys.readouterr().err
+    assert "whose class is sure, in its own splits: give other images" in capsys.readouterr().err
     assert not out.exists()
 
 

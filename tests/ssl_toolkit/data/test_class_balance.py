@@ -157,7 +157,7 @@ def image_data(folder, **options):
 
 def test_training_images_are_balanced_and_no_others(folder):
     data = image_data(folder, class_balance=1.0, val_fraction=0.2)
-    labels = torch.cat([batch.labels for batch in data.loader("train", shuffle=True)])
+    labels = torch.cat([batch.labels for batch in data.loader("train", shuffle=True, for_training=True)])
     counts = torch.bincount(labels).tolist()
     assert abs(counts[0] - counts[1]) <= 1
     assert sum(counts) == data.num_images("train")

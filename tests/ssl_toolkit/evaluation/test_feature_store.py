@@ -134,9 +134,30 @@ def test_what_it_holds(folder, tmp_path, backbone):
     for name, matrix in fresh.features.items():
         assert np.array_equal(np.load(entry / f"{name}.npy"), matrix.numpy())
     found = store.read(fingerprint_of(backbone, data, "train", VIEW, "32"), stages=True)
+    assert found is not None
+    found, bad = found
+    assert bad == {}
     content = (entry / "pooled.npy").read_bytes()
     found.features["pooled"].zero_()  # what is done to it does not reach the file
     assert (entry / "pooled.npy").read_bytes() == content
+
+
+def test_bad_images_are_told_each_time(folder, tmp_path, backbone, calls):
+    for number in (1, 5):
+        (folder / "a" / f"{number}.png").write_bytes(b"no image")
+    store, seen = FeatureStore(tmp_path / "store"), []
+    for _ in range(2):
+        data = data_of(folder, tmp_path, cache="none", max_bad=0.5)
+        for split in ("train", "val", "test"):
+            stored_features(store, backbone, data, split, VIEW)
+        seen.append(sorted((each.path, each.reason) for each in data.bad_files))
+    assert len(calls) == 3
+    assert [path for path, _ in seen[0]] == ["a/1.png", "a/5.png"]
+    assert seen[0] == seen[1]
+    strict = data_of(folder, tmp_path, cache="none", on_error="raise")
+    splits = {"train", "val", "test"} - {split for split in ("train", "val", "test") if not data.bad_images(split)}
+    with pytest.raises(ValueError, match="cannot decode the image a/"):
+        stored_features(store, backbone, strict, min(splits), VIEW)
 
 
 def test_more_representations_replace_fewer(folder, tmp_path, backbone, calls):
