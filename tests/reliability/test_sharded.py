@@ -168,10 +168,9 @@ def test_every_method_trains_sharded_as_with_ddp(name, run_processes, tmp_path, 
 
 
 @pytest.mark.slow
-@pytest.mark.guarantee("P3")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("options", [["--model.cache_features", "true"], ["--model.head", "nearest_mean"]])
-def test_features_that_are_computed_once_are_those_of_ddp(run_processes, tmp_path, options, reached):
+def test_features_that_are_computed_once_are_those_of_ddp(run_processes, tmp_path, options):
     recipe = write_recipe(tmp_path, "Classification", trainer=STEPS)
     frozen = [
         "--model.freeze_backbone",
@@ -194,7 +193,6 @@ def test_features_that_are_computed_once_are_those_of_ddp(run_processes, tmp_pat
     found = max(float(each.max()) for each in apart)
     # convolutions on another memory layout round in another way
     assert found <= 1e-5
-    reached(f"{options[0].removeprefix('--model.')}: at most {found:.1e} from DDP")
 
 
 @pytest.mark.slow
