@@ -11,12 +11,14 @@ from torch import Tensor
 
 from downstream.base.calibration import Reliability, fit_temperature, scores_of, summed
 from downstream.base.task import DownstreamTask
-from ssl_toolkit.distributed.ranks import world_size
+from ssl_toolkit.distributed.ranks import is_rank_zero, world_size
 from ssl_toolkit.losses.full_precision import full_precision
 from ssl_toolkit.losses.imbalance import class_weights, focal_cross_entropy, log_prior
 from ssl_toolkit.losses.soft_targets import soft_cross_entropy
 from ssl_toolkit.random import sample_keys
 from ssl_toolkit.step import StepContext, StepOutput
+
+_SHOWN = 5
 
 
 class Classifier(DownstreamTask):
@@ -108,11 +110,21 @@ class Classifier(DownstreamTask):
             raise ValueError(f"num_classes is {self.num_classes}, but the data have {found} classes")
         if found is not None and stage == "fit" and (num_without := int((self.data.labels("train") < 0).sum())):
             raise ValueError(f"{num_without} of the training samples have no label; a classifier needs one for each")
+        if found is not None and stage == "fit" and is_rank_zero():
+            self._tell_of_missing_classes()
         if stage == "fit" and (self.class_weights or self.logit_adjustment):
             if getattr(self.data, "class_balance", 0.0):
                 raise ValueError("class_weights and logit_adjustment count again what data.class_balance evens out")
             self._count_training_samples()
         super().setup(stage)
+
+    def _tell_of_missing_classes(self) -> None:
+        """Says which classes no training sample has: such as those of a table whose images are all tested."""
+        known = set(self.data.labels("train").tolist())
+        missing = [name for number, name in enumerate(self._class_names()) if number not in known]
+        if missing:
+            shown = ", ".join(missing[:_SHOWN]) + ", ..." * (len(missing) > _SHOWN)
+            print(f"no training sample of {shown}: whatever is tested of it is taken for another class")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes the number of classes from the tensors of the head, where it is not known."""
