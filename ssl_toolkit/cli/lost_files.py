@@ -22,7 +22,9 @@ def without_lost_files(config: Namespace, run: Path) -> Namespace:
         run: Its folder.
     """
     settings = config.model.init_args
-    lost = [name for name in ("weights", "head_weights") if settings.get(name) and not Path(settings[name]).exists()]
+    files = {name: settings.get(name) for name in ("weights", "head_weights")}
+    # another task may have an argument of this name that is no file: a multi-task run's weights are numbers
+    lost = [name for name, file in files.items() if isinstance(file, str) and not Path(file).exists()]
     own = run / WEIGHTS
     if not lost or ("weights" in lost and not own.is_file()):
         return config
