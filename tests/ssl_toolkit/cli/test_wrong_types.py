@@ -15,7 +15,7 @@ VALUES = ("abc", "-1.5", "[1,2]", "{a: 1}")
 RAW = re.compile(
     r"Union|typing\.|Literal|NoneType|<class|Given value|Subclass types|[Pp]arser key|NestedArg|Namespace|\bbool\b|\n"
 )
-TRAINED = {"lr-find": ["pretrain"], "diagnose": ["transfer"], "predict": ["--help"]}
+TRAINED = {"lr-find": ["pretrain"], "diagnose": ["transfer"], "predict": ["--help"], "pseudo-label": ["--help"]}
 # each has arguments that those before it lack
 RECIPES = {
     "simclr": "pretrain", "moco_v2": "pretrain", "jigsaw": "pretrain", "finetune": "transfer",
