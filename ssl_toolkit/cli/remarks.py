@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 
 from ssl_toolkit.data.checks import rest_of_epoch
 from ssl_toolkit.data.split_file import FILE, seen_in_pretraining
+from ssl_toolkit.evaluation.features import has_native_bf16
 from ssl_toolkit.evaluation.intervals import newcombe_difference, wilson_interval
 from ssl_toolkit.run_folder import MODEL, WEIGHTS, sync_command
 from ssl_toolkit.weights import read_header
@@ -28,6 +30,21 @@ def warmup_remarks(objects: Namespace) -> list[str]:
     return [
         f"the learning rate only rises: its warm-up of {warmup:,.0f} steps is no shorter than the run of "
         f"{min(totals):,}; give model.schedule.warmup_percent"
+    ]
+
+
+def precision_remarks(trainer: Namespace) -> list[str]:
+    """What is to be said of a training in bfloat16 on a processor that only imitates it.
+
+    Args:
+        trainer: The arguments of the trainer.
+    """
+    on_cpu = trainer.accelerator == "cpu" or (trainer.accelerator == "auto" and not torch.cuda.is_available())
+    if str(trainer.precision) != "bf16-mixed" or not on_cpu or has_native_bf16(torch.device("cpu")):
+        return []
+    return [
+        "this processor does not compute in bfloat16 itself and may be many times slower with it: "
+        "--trainer.precision 32-true is the same recipe in float32"
     ]
 
 

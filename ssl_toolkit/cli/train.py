@@ -24,7 +24,7 @@ from ssl_toolkit.cli.lost_files import without_lost_files
 from ssl_toolkit.cli.parser import parse, plain
 from ssl_toolkit.cli.prepare import prepare, rebuild_task
 from ssl_toolkit.cli.random_head import check_asked, compare_with_random
-from ssl_toolkit.cli.remarks import left_out, say_what_next, seen_remarks, warmup_remarks
+from ssl_toolkit.cli.remarks import left_out, precision_remarks, say_what_next, seen_remarks, warmup_remarks
 from ssl_toolkit.cli.resume_changes import changed_settings, check_kept, remarks
 from ssl_toolkit.cli.run_context import Record, bad_files_noted, failure_noted, one_line_errors, quiet
 from ssl_toolkit.cli.training_parser import training_parser
@@ -118,7 +118,7 @@ def _train(
     if line.command == "transfer":
         check_asked(config.random_weights, objects, config.trainer)
     if is_rank_zero():
-        for remark in (*leftover_remarks(line, objects.model), *restart_remarks()):
+        for remark in (*leftover_remarks(line, objects.model), *restart_remarks(), *precision_remarks(objects.trainer)):
             print(remark)
     tune(line, parser, config, objects, started)
     trainer, record = start(line, parser, config, objects, run, checkpoint)
