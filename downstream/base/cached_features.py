@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 from torch import Tensor
@@ -44,9 +45,9 @@ class CachingTask(Task):
         """The trainer's data module; None without one."""
         return None if self._trainer is None else getattr(self._trainer, "datamodule", None)
 
+    @abstractmethod
     def backbone_features(self, images: Any, keys: Tensor) -> Tensor:
         """Views of images through the backbone; see `DownstreamTask`."""
-        raise NotImplementedError
 
     def check(self) -> None:
         """As in `Task`; refuses what would not be the same with features that are computed once."""

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from ssl_toolkit.distributed.collectives import gather_uneven
 from ssl_toolkit.distributed.ranks import world_size
-
-NUM_BINS = 15
+from ssl_toolkit.evaluation.classes import NUM_BINS, confidence_bins
 
 Scores = Sequence[tuple[Tensor, Tensor]]
 
@@ -40,7 +39,7 @@ class Reliability:
             labels: int64 tensor of shape ``[batch]``.
         """
         confidence, predicted = probabilities.max(dim=1)
-        places = (confidence * NUM_BINS).ceil().long().clamp(1, NUM_BINS) - 1
+        places = confidence_bins(confidence)
         rows = torch.stack([torch.ones_like(confidence), confidence, (predicted == labels).to(confidence)], dim=1)
         self._bins.index_add_(0, places, rows)
 

@@ -14,6 +14,7 @@ from ssl_toolkit.evaluation.intervals import Interval, wilson_interval
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int64
 
+NUM_BINS = 15
 _SHOWN = 5
 
 
@@ -97,8 +98,13 @@ def by_class(
     return Classes(representation, rows, confusion)
 
 
+def confidence_bins(confidence: Float[Tensor, " images"], num_bins: int = NUM_BINS) -> Int64[Tensor, " images"]:
+    """The bin of each probability, from 0: in bin b are those above ``b / num_bins`` up to ``(b + 1) / num_bins``."""
+    return ((confidence.double() * num_bins).ceil().long() - 1).clamp(0, num_bins - 1)
+
+
 def calibration_error(
-    confidence: Float[Tensor, " images"], correct: Bool[Tensor, " images"], num_bins: int = 15
+    confidence: Float[Tensor, " images"], correct: Bool[Tensor, " images"], num_bins: int = NUM_BINS
 ) -> float:
     """Expected calibration error: how far the probability that a classifier gives its prediction is from being right.
 
@@ -114,7 +120,7 @@ def calibration_error(
     Returns:
         A number in ``[0, 1]``; NaN without images.
     """
-    bins = ((confidence.double() * num_bins).ceil().long() - 1).clamp(0, num_bins - 1)
+    bins = confidence_bins(confidence, num_bins)
     gaps = correct.double() - confidence.double()
     sums = torch.zeros(num_bins, dtype=torch.float64, device=gaps.device).index_add_(0, bins, gaps)
     return float(sums.abs().sum() / len(gaps)) if len(gaps) else float("nan")
