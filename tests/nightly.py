@@ -153,7 +153,7 @@ SECTIONS = {
 MISSED = {
     "R7": "1e-6 in float32, by Barlow Twins and others in which rounding grows: a step of AdamW is as long for a gradient of "
     "nothing but rounding as for any other",
-    "P3": "1e-6 by Barlow Twins, MoCo v2 and the Transformer head, whose losses do not depend on the scale of an embedding or "
+    "P3": "1e-6 by Barlow Twins, BYOL, MoCo v2 and the Transformer head, whose losses do not depend on the scale of an embedding or "
     "on a key's bias, so that gradients next to nothing are rounding, and AdamW makes steps of them",
 }
 GUARANTEES = {name: each for section in SECTIONS.values() for name, each in section.items()}

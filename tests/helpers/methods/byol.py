@@ -36,5 +36,6 @@ METHODS = {
             lr=4e-3,
             weight_decay=0.0,
         ),
+        rounding_grows=True,
     )
 }
