@@ -1,7 +1,8 @@
 """Heads for numbers, several labels and ordered classes beside scikit-learn on the same features of the same images.
 
     ssl-toolkit pretrain -c ssl_toolkit/cli/quickstart/simclr.yaml --out runs/shapes
-    python benchmarks/targets.py --weights runs/shapes/backbone.safetensors --runs runs/targets --json targets.json
+    python benchmarks/targets.py --weights runs/shapes/backbone.safetensors --runs runs/targets --json targets.json \\
+        --picture targets.png
 
 Draws built-in images into a folder with a table (size, place, angle and kind of each object; the order is the size in
 fifths), embeds them in float32, and fits scikit-learn's linear models to the features of the training images, with the
@@ -18,7 +19,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet
-from measuring import write_json
+from matplotlib.figure import Figure
+from measuring import add_outputs, save_small, write_json
 from PIL import Image
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import average_precision_score, cohen_kappa_score, mean_absolute_error, r2_score
@@ -103,6 +105,7 @@ def ours(recipe: str, table: Path, weights: Path, run: Path, seed: int, **settin
         return out
     data = {"path": str(table.parent), "table": str(table), "image_size": SIDE, "cache": "memory", **settings}
     overrides = {"trainer.accelerator": "cpu", "tracker": "none", "random_weights": False, "seed": seed}
+    overrides["model.cache_features"] = True  # the same figures in a fraction of the time
     if (run / "config.yaml").exists():
         trained = ssl_toolkit.transfer(resume=run)
     else:
@@ -116,7 +119,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True, help="folder for the images and the runs")
     parser.add_argument("--num_images", type=int, default=2000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of our heads")
-    parser.add_argument("--json", type=Path, help="a file to write the figures to")
+    add_outputs(parser)
     args = parser.parse_args()
     if not args.weights.is_file():
         raise SystemExit(f"there is no {args.weights}; the first command of --help makes one")
@@ -176,6 +179,26 @@ def main() -> None:
         add(name, score(truth["test"], theirs), [score(truth["test"], each) for each in classes])
     counts = {split: int(of_split.sum()) for split, of_split in parts.items()}
     write_json(args.json, {"images": counts, "seeds": args.seeds, "figures": figures})
+    draw_points(args.picture, figures)
+
+
+def draw_points(file: Path | None, figures: dict[str, dict[str, Any]]) -> None:
+    """A line for each figure: a circle for scikit-learn, a point for each of our seeds; nothing without a file."""
+    if not file:
+        return
+    figure = Figure(figsize=(7, 0.35 * len(figures) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    for place, found in enumerate(figures.values()):
+        axes.plot(found["scikit-learn"], place, "o", color="#b0b7c3", markersize=11, label="scikit-learn")
+        values = found["ssl-toolkit"]
+        axes.plot(values, [place] * len(values), ".", color="#4c72b0", label="ssl-toolkit, each seed")
+        if not place:
+            axes.legend(loc="upper left")
+    axes.set_yticks(range(len(figures)), list(figures))
+    axes.invert_yaxis()
+    axes.set(xlim=(0, None), title="on the same frozen features, test images")
+    axes.grid(axis="x", alpha=0.3)
+    save_small(figure, file)
 
 
 def mean_squared(true: np.ndarray, guess: np.ndarray) -> float:
