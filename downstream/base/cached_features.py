@@ -11,6 +11,7 @@ from downstream.base.frozen_features import FrozenFeatures, check_views, compute
 from ssl_toolkit.data.loader import BatchLoader
 from ssl_toolkit.data.splits import Split
 from ssl_toolkit.distributed.ranks import is_rank_zero
+from ssl_toolkit.evaluation.feature_store import FeatureStore
 from ssl_toolkit.regularization import SAM, GradientNoise, LabelSmoothing, Penalty, WeightNoise
 from ssl_toolkit.task import Task
 
@@ -28,15 +29,19 @@ class CachingTask(Task):
             the first step, and train the head on them: an epoch then takes the time of the head. What is learned is the
             same. Augmentation, and what changes images or the backbone in training, is refused. They take images times
             features times 4 bytes of memory in each process.
+        feature_store: With `cache_features`, a folder in which these features are kept, and found again by the next
+            run, or if ``evaluate`` or ``embed`` has computed them: of the same backbone, images, size, batches and
+            precision. Several processes need it on a disk that they share.
         **kwargs: Arguments of `Task`.
     """
 
     freeze_backbone: bool
     augmentation: Any
 
-    def __init__(self, *, cache_features: bool = False, **kwargs: Any) -> None:
+    def __init__(self, *, cache_features: bool = False, feature_store: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.cache_features = cache_features
+        self.feature_store = feature_store
         self._cached: dict[Split, FrozenFeatures] = {}
         self._validated: Split | None = None
 
@@ -53,6 +58,8 @@ class CachingTask(Task):
         """As in `Task`; refuses what would not be the same with features that are computed once."""
         super().check()
         if not self.cache_features:
+            if self.feature_store is not None:
+                raise ValueError("feature_store keeps what cache_features computes: set cache_features, too")
             return
         if not self.freeze_backbone:
             raise ValueError("cache_features needs features that stay as they are: set freeze_backbone")
@@ -92,9 +99,10 @@ class CachingTask(Task):
         if num * width * 4 >= _SAID_FROM and is_rank_zero():
             size = num * width * 4 / 1e9
             print(f"cached features: {num:,} images x {width:,} x 4 bytes, {size:.1f} GB of memory in each process")
-        found = {"train": compute_features(self, "train", what)}
+        store = None if self.feature_store is None else FeatureStore(self.feature_store)
+        found = {"train": compute_features(self, "train", what, store)}
         if self.data.num_images("val"):
-            found["val"] = compute_features(self, "val", what)
+            found["val"] = compute_features(self, "val", what, store)
         self._cached = {split: found[split] for split in splits if split in found}
 
     def on_fit_end(self) -> None:

@@ -94,6 +94,7 @@ def embed(
         raise ValueError("data.columns.weight is for the loss of a transfer: leave it out")
     store = None if feature_store is None else FeatureStore(feature_store)
     backbone = load_backbone(weights).to(device_of(device) if in_parts else chosen_device(device))
+    backbone = backbone.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     choices = ["pooled", *backbone.stages]
     if representation not in choices:
         raise ValueError(

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ssl_toolkit.data.decode import BadImage
+from ssl_toolkit.distributed.dtensor import full_state_dict
 from ssl_toolkit.evaluation.features import Features, Precision, computes_in_bf16, extract_features
 from ssl_toolkit.io.atomic import atomic_file, flush_folder, write_atomically
 
@@ -244,7 +245,7 @@ def _digest_of(backbone: Backbone) -> str:
     digest = hashlib.blake2b(digest_size=16)
     settings = {**backbone.config(), "pretrained": False, "mean": backbone.mean, "std": backbone.std}
     digest.update(json.dumps(settings, sort_keys=True).encode())
-    for name, tensor in sorted(backbone.model.state_dict().items()):
+    for name, tensor in sorted(full_state_dict(backbone.model).items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

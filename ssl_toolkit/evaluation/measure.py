@@ -130,7 +130,8 @@ def evaluate(
         backbone, name = load_backbone(weights), str(weights)
         header = read_header(weights)
         data.range_from(header)
-        backbone = backbone.to(chosen_device(device))
+        # as in a transfer, whose features then have the same bits
+        backbone = backbone.to(chosen_device(device)).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     backbone.check_channels(data.channels, "the one given" if weights is backbone else name)
     backbone.check_size(image_size or data.image_size)
     data.prepare_data()

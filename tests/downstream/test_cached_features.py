@@ -14,12 +14,15 @@ from downstream.classification import Classification
 from downstream.sequence import RecurrentHead, SequenceClassification
 from ssl_toolkit.augment import CenterView, RandomView
 from ssl_toolkit.cli.train import train
+from ssl_toolkit.data import ImageData
+from ssl_toolkit.evaluation.embed import embed
 from ssl_toolkit.modules import Backbone
 from ssl_toolkit.optim import AdamW
 from ssl_toolkit.regularization import SAM, CutMix, Dropout, InputNoise, LabelSmoothing, MixUp
 from ssl_toolkit.run_folder import newest_checkpoint, step_of
 from ssl_toolkit.schedule import Cosine
 from ssl_toolkit.tracking.metrics_csv import last_values, read_metrics
+from ssl_toolkit.weights import save_backbone
 from train_in_processes import train_together
 
 # 48 + 16 + 16 images, in batches of 16
@@ -169,3 +172,93 @@ def test_large_features_are_said(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("downstream.base.cached_features._SAID_FROM", 1)
     run(tmp_path / "run", True, random_weights=False)
     assert "cached features: 64 images x 16 x 4 bytes, 0.0 GB of memory in each process" in capsys.readouterr().out
+
+
+def seen_by_the_backbone(monkeypatch):
+    """The sizes of the batches that backbones have computed since then."""
+    seen = []
+    forward = Backbone.forward
+    monkeypatch.setattr(
+        Backbone, "forward", lambda self, x, **kwargs: seen.append(len(x)) or forward(self, x, **kwargs)
+    )
+    return seen
+
+
+@pytest.fixture
+def weights(tmp_path):
+    backbone = Backbone("resnet10t", kwargs={"channels": [8, 8, 16, 16], "drop_path_rate": 0.2})
+    save_backbone(tmp_path / "backbone.safetensors", backbone, {})
+    return str(tmp_path / "backbone.safetensors")
+
+
+@pytest.mark.parametrize("command", ["transfer", "embed"])
+def test_features_in_the_store_are_not_computed_again(command, weights, tmp_path, monkeypatch):
+    store = str(tmp_path / "store")
+    start = {"weights": weights, "backbone": None}
+    run(tmp_path / "without", True, task=start, random_weights=False)
+    if command == "transfer":
+        run(tmp_path / "first", True, task={**start, "feature_store": store}, random_weights=False)
+        assert_same(tmp_path / "without", tmp_path / "first")
+    else:
+        embed(weights, ImageData(**DATA), tmp_path / "features.npz", precision="32", device="cpu", feature_store=store)
+    seen = seen_by_the_backbone(monkeypatch)
+    run(tmp_path / "run", True, task={**start, "feature_store": store}, random_weights=False)
+    assert_same(tmp_path / "without", tmp_path / "run")
+    assert seen == [16] * 2  # of the test, of which `test_each_image_is_read_once...` tells
+    # other batches are other sums
+    smaller = {**DATA, "batch_size": 8}
+    run(tmp_path / "other", True, task={**start, "feature_store": store}, data=smaller, random_weights=False)
+    assert len(seen) > 2 + 48 // 8
+
+
+def test_what_is_found_is_what_an_evaluation_measures(weights, tmp_path, monkeypatch):
+    """The other way round: an evaluation finds what a training has kept."""
+    store = str(tmp_path / "store")
+    run(tmp_path / "run", True, task={"weights": weights, "backbone": None, "feature_store": store})
+    data = {**DATA, "image_size": 32}
+    expected = embed(weights, ImageData(**data), tmp_path / "expected.npz", precision="32", device="cpu")
+    seen = seen_by_the_backbone(monkeypatch)
+    found = embed(weights, ImageData(**data), tmp_path / "found.npz", precision="32", device="cpu", feature_store=store)
+    assert seen == [16]  # the test images
+    with np.load(expected) as one, np.load(found) as other:
+        for name in ("name", "split", "index", "label", "features"):
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_a_damaged_store_is_named(weights, tmp_path):
+    store = tmp_path / "store"
+    task = {"weights": weights, "backbone": None, "feature_store": str(store)}
+    run(tmp_path / "first", True, task=task)
+    for file in store.glob("*/pooled.npy"):
+        file.write_bytes(b"no matrix")
+    with pytest.raises(ValueError, match="is damaged"):
+        run(tmp_path / "second", True, task=task)
+
+
+@pytest.mark.parametrize(
+    ("task", "trainer", "message"),
+    [
+        ({"cache_features": False}, {}, "set cache_features, too"),
+        ({"memory_format": "contiguous"}, {}, "memory_format channels_last"),
+        ({}, {"precision": "64-true"}, "but trainer.precision is 64-true"),
+    ],
+)
+def test_what_no_evaluation_computes_is_not_stored(task, trainer, message, tmp_path):
+    settings = {"accelerator": "cpu", "max_epochs": 1, **trainer}
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "run", True, task={"feature_store": str(tmp_path / "store"), **task}, trainer=settings)
+
+
+def together_with_store(out, store):
+    cut = recipe(True, task={"feature_store": store})
+    return train_together("transfer", ["-c", yaml.safe_dump(cut), "--out", out])
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_two_have_kept(tmp_path, run_processes, monkeypatch):
+    for name in ("first", "second"):
+        run_processes(together_with_store, 2, str(tmp_path / name), str(tmp_path / "store"), timeout=180.0)
+    assert_same(tmp_path / "first", tmp_path / "second")
+    assert len(list((tmp_path / "store").iterdir())) == 2  # training and validation
+    run(tmp_path / "alone", True, task={"feature_store": str(tmp_path / "store")})
+    assert len(list((tmp_path / "store").iterdir())) == 4  # one process sums other batches
