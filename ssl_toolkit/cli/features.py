@@ -68,10 +68,14 @@ def embed(arguments: Sequence[str]) -> Path:
     """Writes the features of every image to a table, whose file it returns."""
     with quick_imports():
         from ssl_toolkit.data import ImageData
+        from ssl_toolkit.data.frames import FrameData
         from ssl_toolkit.evaluation.embed import embed as write
 
     parser = function_parser("embed", write, skip={"say", "data"})
-    parser.add_class_arguments(ImageData, "data")
+    per_frame = _says_per_frame(arguments)
+    parser.add_class_arguments(FrameData if per_frame else ImageData, "data")
+    if per_frame:
+        parser.set_defaults({"data.batch_size": 256})
     config = instantiate(parser, _parse_with_size(parser, arguments))
     config.pop("config")
     file = write(**vars(config), say=say_line if is_rank_zero() else None)
@@ -113,6 +117,14 @@ def function_parser(
     parser.add_argument("-c", "--config", action="config", help="Options in a YAML file.")
     parser.add_function_arguments(function, skip=skip, as_positional=as_positional)
     return parser
+
+
+def _says_per_frame(arguments: Sequence[str]) -> bool:
+    """Whether the data are sequences, on which their options depend: it is looked for before these are parsed."""
+    words = list(arguments)
+    values = [word.partition("=")[2] for word in words if word.startswith("--per_frame=")]
+    values += [after for word, after in itertools.pairwise(words) if word == "--per_frame"]
+    return bool(values) and values[-1].lower() in ("true", "yes", "1")
 
 
 def _free_name(file: Path) -> Path:

@@ -36,6 +36,7 @@ class DividedData(LightningDataModule):
         of_photographs: Whether they may be photographs; False for the built-in drawings.
         batch_size: Samples in a batch of each process.
         seed: Of the order.
+        max_bad: The largest fraction of the images that may be bad, from 0 to 1.
         class_balance: How far the classes of training are drawn equally often, from 0 to 1.
     """
 
@@ -45,6 +46,7 @@ class DividedData(LightningDataModule):
     of_photographs: bool = True
     batch_size: int
     seed: int
+    max_bad: float
     class_balance: float = 0.0
     _division: Division | None = None
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ssl_toolkit.augment import CenterView
 from ssl_toolkit.data import ImageData, Split
+from ssl_toolkit.data.frames import FrameData, SingleFrames
 from ssl_toolkit.data.splits import SourceImages
 from ssl_toolkit.errors import nearest
 from ssl_toolkit.evaluation.feature_store import FeatureStore, stored_features
@@ -48,6 +49,7 @@ def embed(
     say: Callable[[str], None] | None = None,
     part_size: int | None = None,
     feature_store: str | None = None,
+    per_frame: bool = False,
 ) -> Path:
     """Writes the features of every image of every split to a table.
 
@@ -56,10 +58,11 @@ def embed(
     image has one) and the features: in parquet one column ``features``, fixed-size lists of float32; in npz an array
     ``features`` of shape ``[num_images, num_features]``; in csv a column each, ``f0``, ``f1``, ... An image without a
     label among others has null in parquet, nothing in csv and -1 in npz. In csv an apostrophe stands before a name that
-    begins with ``=``, ``+``, ``-`` or ``@``, which a spreadsheet would compute. Parquet (in its schema metadata) and
-    npz hold under ``ssl_toolkit`` one JSON text with what made the features: the weights file and its SHA-256, the
-    backbone's arguments, ``image_size``, ``representation``, the class names, and the range of numbers of more than 8
-    bits.
+    begins with ``=``, ``+``, ``-`` or ``@``, which a spreadsheet would compute. Of sequences there is a row for each
+    frame, with ``sequence`` (its name) and ``frame`` (the place in it, from 0, among the frames that are used). Parquet
+    (in its schema metadata) and npz hold under ``ssl_toolkit`` one JSON text with what made the features: the weights
+    file and its SHA-256, the backbone's arguments, ``image_size``, ``representation``, the class names, and the range
+    of numbers of more than 8 bits.
 
     A name without a suffix is a folder of part files (`ssl_toolkit.evaluation.parts`), Parquet with the same columns:
     any number of processes share the work, and a command that was killed goes on where it was.
@@ -77,6 +80,8 @@ def embed(
         part_size: Images in a part of a folder; None for 10,000.
         feature_store: Folder in which features are kept and found again, as in `evaluate`; not for part files, which
             are a store of their own.
+        per_frame: The data are sequences (`ssl_toolkit.data.frames.FrameData`), whose frames are embedded one by one,
+            `data.batch_size` at once; `data.max_frames` null takes all.
 
     Returns:
         The file written, or the folder.
@@ -87,10 +92,11 @@ def embed(
         WeightsError: If the weights file is missing or damaged.
     """
     out, weights = Path(out), Path(weights)
+    images = _images_of(data, per_frame)
     in_parts = check_table(out, _WRITERS, "embed", part_size)
     if in_parts and feature_store is not None:
         raise ValueError("feature_store is not for part files, which are kept as they are: leave it out")
-    if data.weighted:
+    if images.weighted:
         raise ValueError("data.columns.weight is for the loss of a transfer: leave it out")
     store = None if feature_store is None else FeatureStore(feature_store)
     backbone = load_backbone(weights).to(device_of(device) if in_parts else chosen_device(device))
@@ -100,57 +106,72 @@ def embed(
         raise ValueError(
             f"representation is one of {', '.join(choices)}, got {representation!r}{nearest(representation, choices)}"
         )
-    backbone.check_channels(data.channels, weights)
-    size = image_size or data.image_size
+    backbone.check_channels(images.channels, weights)
+    size = image_size or images.image_size
     backbone.check_size(size)
     view = CenterView(size)
-    data.range_from(read_header(weights))
+    images.range_from(read_header(weights))
     if in_parts:
-        data.read_once()
-    data.prepare_data()
-    data.setup()
+        images.read_once()
+    images.prepare_data()
+    images.setup()
     about = {
         "weights": str(weights),
         "sha256": sha256(weights),
         "backbone": backbone.config(),
         "representation": representation,
         "image_size": size,
-        "ranges": data.ranges,
-        "class_names": data.class_names,
+        "ranges": images.ranges,
+        "class_names": images.class_names,
     }
     if in_parts:
         bf16 = computes_in_bf16(precision, next(backbone.parameters()).device)
         about = {"command": "embed", **about, "precision": "bf16" if bf16 else "32"}
         with Steps(say) as steps:
-            _write_parts(out, backbone, data, view, about, steps, part_size)
+            _write_parts(out, backbone, images, view, about, steps, part_size)
         return out
     parts = []
     with Steps(say) as steps:
         for split in get_args(Split):
-            if not data.num_images(split):
+            if not images.num_images(split):
                 continue
-            steps.begin(f"features of the {split} images", data.num_images(split))
+            steps.begin(f"features of the {split} images", images.num_images(split))
             stages = representation != "pooled"
             extracted = stored_features(
-                store, backbone, data, split, view, stages=stages, precision=precision, count=steps.advance
+                store, backbone, images, split, view, stages=stages, precision=precision, count=steps.advance
             )
             parts.append((split, extracted.indices, extracted.labels, extracted.features[representation]))
     if not parts:
         raise ValueError("embed found no images")
     splits = np.concatenate([np.full(len(indices), split) for split, indices, _, _ in parts])
     indices, labels, features = (torch.cat([part[column] for part in parts]).numpy() for column in (1, 2, 3))
-    names = np.array([data.name(split, int(index)) for split, index in zip(splits, indices, strict=True)])
+    names = np.array([images.name(split, int(index)) for split, index in zip(splits, indices, strict=True)])
     order = _order(splits, indices)
-    rows = _Rows(names[order], splits[order], indices[order], labels[order], features[order])
+    sequences, frames = None, None
+    if isinstance(images, SingleFrames):
+        found = [images.places(split, indices.numpy()) for split, indices, _, _ in parts]
+        sequences = np.array([name for names, _ in found for name in names])[order]
+        frames = np.concatenate([places for _, places in found])[order]
+    rows = _Rows(names[order], splits[order], indices[order], labels[order], features[order], sequences, frames)
     with atomic_file(out) as file:
         _WRITERS[out.suffix](file, rows, json.dumps(about))
     return out
 
 
+def _images_of(data: ImageData, per_frame: bool) -> ImageData | SingleFrames:
+    if not per_frame:
+        if isinstance(data, FrameData):
+            raise ValueError("the data are sequences: give per_frame, and each frame has a row")
+        return data
+    if not isinstance(data, FrameData):
+        raise ValueError(f"per_frame is for sequences, and the data are {data.noun}: give FrameData, or leave it out")
+    return SingleFrames(data)
+
+
 def _write_parts(
     out: Path,
     backbone: Backbone,
-    data: ImageData,
+    data: ImageData | SingleFrames,
     view: View,
     about: dict[str, Any],
     steps: Steps,
@@ -165,6 +186,7 @@ def _write_parts(
         width = backbone.stage_features(one)[name].shape[1]
     labelled = any(bool((each.images.labels.numpy()[each.splits >= 0] >= 0).any()) for each in sources)
     fields = [("name", pa.string()), ("split", pa.string()), ("index", pa.int64())]
+    fields += [("sequence", pa.string()), ("frame", pa.int64())] * isinstance(data, SingleFrames)
     fields += [("label", pa.int64())] * labelled + [("features", pa.list_(pa.float32(), width))]
 
     def rows(source: SourceImages, places: NDArray[np.int64]) -> tuple[dict[str, Any], NDArray[np.int64]]:
@@ -184,7 +206,11 @@ def _write_parts(
         names = np.array([source.images.source.name(index) for index in indices.tolist()])
         splits = np.array([get_args(Split)[number] for number in source.splits[indices].tolist()])
         features = extracted.features[name].numpy()
-        return _parquet_columns(_Rows(names, splits, indices, extracted.labels.numpy(), features), labelled), indices
+        rows = _Rows(names, splits, indices, extracted.labels.numpy(), features)
+        if isinstance(data, SingleFrames):
+            sequences, frames = data.places_in(source.images, indices)
+            rows = rows._replace(sequence=np.array(sequences), frame=frames)
+        return _parquet_columns(rows, labelled), indices
 
     PartFolder(out, data, sources, pa.schema(fields), about, part_size).write(rows, "features", steps)
 
@@ -195,6 +221,8 @@ class _Rows(NamedTuple):
     index: NDArray[np.int64]
     label: NDArray[np.int64]
     features: NDArray[np.float32]
+    sequence: NDArray[np.str_] | None = None
+    frame: NDArray[np.int64] | None = None
 
 
 def _order(splits: NDArray[np.str_], indices: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -214,6 +242,8 @@ def _parquet_columns(rows: _Rows, labelled: bool) -> dict[str, Any]:
     import pyarrow as pa
 
     columns: dict[str, Any] = {"name": rows.name.tolist(), "split": rows.split.tolist(), "index": rows.index}
+    if rows.sequence is not None and rows.frame is not None:
+        columns |= {"sequence": rows.sequence.tolist(), "frame": rows.frame}
     if labelled:
         columns["label"] = pa.array(rows.label, mask=rows.label < 0)
     flat = pa.array(np.ascontiguousarray(rows.features).reshape(-1))
@@ -230,7 +260,7 @@ def _write_parquet(file: BinaryIO, rows: _Rows, about: str) -> None:
 
 
 def _write_npz(file: BinaryIO, rows: _Rows, about: str) -> None:
-    columns = rows._asdict()
+    columns = {name: column for name, column in rows._asdict().items() if column is not None}
     if not (rows.label >= 0).any():
         del columns["label"]
     np.savez(file, ssl_toolkit=np.array(about), **columns)
@@ -241,10 +271,14 @@ def _write_csv(file: BinaryIO, rows: _Rows, about: str) -> None:
     numbers = [f"f{number}" for number in range(rows.features.shape[1])]
     with as_text(file) as text:
         writer = csv.writer(text)
-        writer.writerow(["name", "split", "index", *["label"] * labelled, *numbers])
-        for name, split, index, label, features in zip(*rows, strict=True):
+        places: list[list[Any]] = [[] for _ in rows.name]
+        if rows.sequence is not None and rows.frame is not None:
+            places = [[no_formula(name), frame] for name, frame in zip(rows.sequence, rows.frame, strict=True)]
+        of_frames = ["sequence", "frame"] if rows.sequence is not None else []
+        writer.writerow(["name", "split", "index", *of_frames, *["label"] * labelled, *numbers])
+        for name, split, index, label, features, place in zip(*rows[:5], places, strict=True):
             labels = ["" if label < 0 else label] * labelled
-            writer.writerow([no_formula(name), split, index, *labels, *features])
+            writer.writerow([no_formula(name), split, index, *place, *labels, *features])
 
 
 _WRITERS: dict[str, Callable[[BinaryIO, _Rows, str], None]] = {

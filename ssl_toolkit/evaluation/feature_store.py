@@ -3,8 +3,9 @@
 Each entry is a folder, whose name is a digest of its fingerprint: the tensors of the backbone, what it sees of an image
 (size, precision, kind of device, batch size), and the images (a key that changes whenever a file may have changed, and
 which of them are in the split). It holds a matrix for each representation (``pooled.npy``: float32 of shape
-``[num_images, width]``, memory-mapped), ``index.parquet`` (``name``, ``index`` in the source, ``label``, ``split``) and
-``about.json`` with the fingerprint in words. An entry appears whole or not at all.
+``[num_images, width]``, memory-mapped), ``index.parquet`` (``name``, ``index`` in the source, ``label``, ``split``; of
+the frames of sequences ``sequence`` and ``frame``, too) and ``about.json`` with the fingerprint in words. An entry
+appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -14,23 +15,26 @@ import json
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_toolkit.data.decode import BadImage
+from ssl_toolkit.data.frames import SingleFrames
 from ssl_toolkit.distributed.dtensor import full_state_dict
 from ssl_toolkit.evaluation.features import Features, Precision, computes_in_bf16, extract_features
 from ssl_toolkit.io.atomic import atomic_file, flush_folder, write_atomically
 
 if TYPE_CHECKING:
     from ssl_toolkit.augment import View
-    from ssl_toolkit.data import ImageData, Split
+    from ssl_toolkit.data import Split
+    from ssl_toolkit.data.divided import DividedData
     from ssl_toolkit.modules.backbone import Backbone
 
 _FORMAT = 1
@@ -96,6 +100,7 @@ class FeatureStore:
         split: str,
         stages: bool,
         bad: Mapping[int, BadImage],
+        columns: Mapping[str, Sequence[Any] | NDArray[np.generic]] | None = None,
     ) -> None:
         """Keeps features; an entry with fewer representations is replaced.
 
@@ -106,6 +111,7 @@ class FeatureStore:
             split: That of the images.
             stages: Whether there is the averaged map of each stage.
             bad: Images that cannot be decoded, by their number in the source.
+            columns: What else the index says of each image.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -123,6 +129,7 @@ class FeatureStore:
                 "index": features.indices.numpy(),
                 "label": features.labels.numpy(),
                 "split": pa.array([split] * len(names), pa.string()),
+                **(columns or {}),
             }
             with atomic_file(made / _INDEX) as file:
                 pq.write_table(pa.table(index), file)
@@ -173,7 +180,7 @@ class FeatureStore:
 def stored_features(
     store: FeatureStore | None,
     backbone: Backbone,
-    data: ImageData,
+    data: DividedData,
     split: Split,
     view: View,
     *,
@@ -211,12 +218,15 @@ def stored_features(
     features = extract_features(backbone, loader, view, stages=stages, precision=precision, count=count)
     if store is not None and fingerprint is not None:
         names = [data.name(split, index) for index in features.indices.tolist()]
-        store.write(fingerprint, features, names, split, stages, data.bad_images(split))
+        columns = {}
+        if isinstance(data, SingleFrames):
+            columns["sequence"], columns["frame"] = data.places(split, features.indices.numpy())
+        store.write(fingerprint, features, names, split, stages, data.bad_images(split), columns)
     return features
 
 
 def fingerprint_of(
-    backbone: Backbone, data: ImageData, split: Split, view: View, precision: Precision
+    backbone: Backbone, data: DividedData, split: Split, view: View, precision: Precision
 ) -> dict[str, Any]:
     """What the features of a split depend on, as plain data.
 

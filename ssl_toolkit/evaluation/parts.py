@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ssl_toolkit.data import ImageData
+from ssl_toolkit.data.divided import DividedData
 from ssl_toolkit.data.splits import SourceImages
 from ssl_toolkit.distributed.ranks import launched
 from ssl_toolkit.errors import counted, printable
@@ -109,7 +109,7 @@ class PartFolder:
     def __init__(
         self,
         out: Path,
-        data: ImageData,
+        data: DividedData,
         sources: list[SourceImages],
         schema: pa.Schema,
         about: Mapping[str, Any],

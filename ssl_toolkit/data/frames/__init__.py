@@ -9,6 +9,15 @@ The frames of all sequences are one long source of images, so they are decoded, 
 
 from ssl_toolkit.data.frames.loader import SequenceBatch, SequenceLoader, SequenceStore
 from ssl_toolkit.data.frames.module import FrameData
+from ssl_toolkit.data.frames.single import SingleFrames
 from ssl_toolkit.data.frames.source import FrameSource, SequenceSource
 
-__all__ = ["FrameData", "FrameSource", "SequenceBatch", "SequenceLoader", "SequenceSource", "SequenceStore"]
+__all__ = [
+    "FrameData",
+    "FrameSource",
+    "SequenceBatch",
+    "SequenceLoader",
+    "SequenceSource",
+    "SequenceStore",
+    "SingleFrames",
+]

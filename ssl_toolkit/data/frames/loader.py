@@ -110,18 +110,22 @@ class SequenceSet(ImageSet):
         options: How frames are decoded and kept.
         is_rank_zero: Whether this process shows progress and names bad frames for all.
         clip_frames: As for `SequenceStore`.
+
+    Attributes:
+        sequences: The source.
+        frames: The frames of all sequences, as single images.
     """
 
     def __init__(self, source: SequenceSource, *arguments: Any, clip_frames: int | None = None) -> None:
         super().__init__(source, *arguments)
-        self._sequences = source
-        self._frames = ImageSet(source.frames, *arguments)
+        self.sequences = source
+        self.frames = ImageSet(source.frames, *arguments)
         self._clip_frames = clip_frames
 
     @cached_property
     def store(self) -> SequenceStore:
         """The decoded frames; the first use may take as long as decoding them all."""
-        return SequenceStore(self._sequences, self._frames.store, self._clip_frames)
+        return SequenceStore(self.sequences, self.frames.store, self._clip_frames)
 
     def subset(self, places: NDArray[np.int64]) -> ImageSet:
         """Refused: sequences cannot be left out of their source."""
@@ -133,7 +137,7 @@ class SequenceSet(ImageSet):
     @property
     def bad_files(self) -> list[BadImage]:
         """The frames that could not be decoded, as far as is known."""
-        return self._frames.bad_files
+        return self.frames.bad_files
 
 
 class SequenceLoader(BatchLoader):
