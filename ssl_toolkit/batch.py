@@ -46,6 +46,8 @@ class Batch(NamedTuple):
             comes once at most.
         weights: float32 tensor of shape ``[batch]``: how much each image counts in the loss of a transfer; None for
             alike.
+        covariates: float32 tensor of shape ``[batch, covariates]``: numbers that are given with each image, NaN where
+            one is not known; None without any.
     """
 
     images: Images
@@ -55,6 +57,7 @@ class Batch(NamedTuple):
     targets: Tensor | None = None
     repeats: Tensor | None = None
     weights: Tensor | None = None
+    covariates: Tensor | None = None
 
 
 def as_batch(given: Any, epoch: int, place: int) -> Batch:

@@ -47,6 +47,8 @@ class ImageSet:
         targets: float32 tensor of shape ``[num, targets]``: numbers to predict, NaN where one is not known; None
             without any.
         weights: float32 tensor of shape ``[num]``: how much each counts in the loss of a transfer; None for alike.
+        covariates: float32 tensor of shape ``[num, covariates]``: numbers that are given, NaN where one is not known;
+            None without any.
     """
 
     def __init__(self, source: Source, options: ReadOptions, is_rank_zero: bool = True) -> None:
@@ -56,6 +58,8 @@ class ImageSet:
         self.targets = None if targets is None else torch.from_numpy(targets)
         weights = source.weights()
         self.weights = None if weights is None else torch.from_numpy(weights)
+        covariates = source.covariates()
+        self.covariates = None if covariates is None else torch.from_numpy(covariates)
         self._options = options
         self._is_rank_zero = is_rank_zero
 

@@ -175,6 +175,8 @@ class DividedData(LightningDataModule):
         shared: dict[str, Any] = {"seed": self.seed, "rank": rank(), "world_size": world_size(), "device": self._gpu()}
         if images.targets is not None:
             shared["targets"] = images.targets
+        if images.covariates is not None:
+            shared["covariates"] = images.covariates
         return self.loader_class(images.store, images.labels, members, batch_size, **{**shared, **options})
 
     def choose(self, split: Split, most: int, seed: int) -> NDArray[np.int64]:
@@ -221,6 +223,17 @@ class DividedData(LightningDataModule):
         of `indices`; NaN where one is not known."""
         images, members = self._divided().split(split)
         return images.targets[members] if images.targets is not None else torch.zeros(len(members), 0)
+
+    def covariates(self, split: Split) -> Tensor:
+        """float32 tensor of shape ``[images, covariates]``: the numbers that are given with the images of a split, in
+        the order of `indices`; NaN where one is not known."""
+        images, members = self._divided().split(split)
+        return images.covariates[members] if images.covariates is not None else torch.zeros(len(members), 0)
+
+    @property
+    def covariate_names(self) -> list[str]:
+        """The names of the numbers that are given with images; empty without any."""
+        return list(self._divided().split("train").images.source.covariate_names)
 
     @property
     def target_names(self) -> list[str]:

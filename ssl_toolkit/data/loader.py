@@ -66,6 +66,8 @@ class BatchLoader:
             with it a batch of which none is left.
         targets: float32 tensor of shape ``[images of the store, targets]``: numbers to predict; None without any.
         weights: float32 tensor of shape ``[images of the store]``: how much each counts in the loss; None for alike.
+        covariates: float32 tensor of shape ``[images of the store, covariates]``: numbers that are given; None without
+            any.
         class_balance: From 0 (each image once in an epoch) to 1 (all classes equally often); see `balanced_draw`.
 
     Attributes:
@@ -96,6 +98,7 @@ class BatchLoader:
         targets: Tensor | None = None,
         class_balance: float = 0.0,
         weights: Tensor | None = None,
+        covariates: Tensor | None = None,
     ) -> None:
         global_batch = batch_size * world_size
         num = len(indices)
@@ -115,6 +118,7 @@ class BatchLoader:
         self._labels = labels
         self._targets = targets
         self._weights = weights
+        self._covariates = covariates
         self._indices = indices
         self.batch_size = batch_size
         self._seed = seed
@@ -279,9 +283,12 @@ class BatchLoader:
             images, missing = self._store.gather(indices)
             if not missing:
                 chosen = torch.from_numpy(indices)
-                targets = None if self._targets is None else self._targets[chosen]
-                weights = None if self._weights is None else self._weights[chosen]
-                return Batch(images, chosen, self._labels[chosen], epoch, targets, self._repeats(places), weights)
+                targets, weights, covariates = (
+                    None if each is None else each[chosen] for each in (self._targets, self._weights, self._covariates)
+                )
+                return Batch(
+                    images, chosen, self._labels[chosen], epoch, targets, self._repeats(places), weights, covariates
+                )
             places = self._instead(places, missing)
         return None
 

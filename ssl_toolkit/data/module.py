@@ -90,6 +90,9 @@ class ImageData(DividedData):
         targets: Columns of the table that hold numbers to predict: yes and no, or 1 and 0, for multi-label
             classification, any numbers for regression; a cell may be empty. The built-in images have
             `ssl_toolkit.data.procedural.TARGETS`.
+        covariates: Columns of the table that hold numbers that are given with each image, such as an age or a dose, for
+            the head of a transfer to read beside the image's features (`model.covariates`): any numbers, yes and no; a
+            cell may be empty. The built-in images have those that are no `targets`.
         class_balance: From 0 to 1: training images are drawn so that small classes come more often. A class of n images
             has a share of an epoch in proportion to n^(1 - class_balance): its own at 0, the same for all at 1. An
             epoch has as many images as before: those of a small class come several times, augmented in different ways,
@@ -98,6 +101,7 @@ class ImageData(DividedData):
     Attributes:
         max_bad: As given.
         weighted: Whether `columns` names one of weights.
+        has_covariates: Whether `covariates` names some.
         whole_batches: Leave images that do not fill a batch out of an epoch of training; None for what the task needs.
 
     Raises:
@@ -138,6 +142,7 @@ class ImageData(DividedData):
         columns: dict[str, str] | None = None,
         targets: list[str] | None = None,
         class_balance: float = 0.0,
+        covariates: list[str] | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= class_balance <= 1:
@@ -170,6 +175,7 @@ class ImageData(DividedData):
         self.max_bad = max_bad
         self.class_balance = class_balance
         self.weighted = "weight" in (columns or {})
+        self.has_covariates = bool(covariates)
         self.seed = seed
         shards = ShardOptions(Path(index).expanduser() if index else None, shard_window, shard_cache)
         self._origin = Origin(
@@ -185,6 +191,7 @@ class ImageData(DividedData):
             table,
             tuple((columns or {}).items()),
             tuple(targets or ()),
+            tuple(covariates or ()),
         )
         self.title = self._origin.title
         self.of_photographs = source != "procedural"
@@ -309,6 +316,10 @@ class ImageData(DividedData):
         by_files = self._origin.source == "folder" or not (fractions.val_fraction or fractions.test_fraction)
         if self._options.cache == "auto" and self._division is None and by_files:
             self._options = self._options._replace(cache="none")
+
+    def read_columns(self, *roles: str) -> None:
+        """Reads of a table no other columns than those of these roles, and covariates: to be called at first."""
+        self._origin = self._origin._replace(roles=roles)
 
     def _divided(self) -> Division:
         if self._division is None:

@@ -15,6 +15,7 @@ from ssl_toolkit.data.shards import ShardOptions, ShardSource
 from ssl_toolkit.data.shards.remote import is_remote, plain
 from ssl_toolkit.data.sources import FolderSource, LabelKind, Source, SubsetSource
 from ssl_toolkit.data.splits import stratified_choice
+from ssl_toolkit.data.table import ROLES
 from ssl_toolkit.data.table_source import SPLITS, TableSource
 from ssl_toolkit.data.torchvision_sets import TorchvisionSource, has_test_split
 from ssl_toolkit.distributed.ranks import is_rank_zero
@@ -39,6 +40,9 @@ class Origin(NamedTuple):
     table: str | None = None
     columns: tuple[tuple[str, str], ...] = ()
     targets: tuple[str, ...] = ()
+    covariates: tuple[str, ...] = ()
+    # what columns of the table may be for
+    roles: tuple[str, ...] = ROLES
 
     @property
     def title(self) -> str:
@@ -88,6 +92,8 @@ def open_sources(origin: Origin, options: ReadOptions) -> dict[str, Source]:
         )
     if origin.targets and origin.table is None and kind != "procedural":
         raise ValueError("data.targets are columns of data.table, but there is none; give the table")
+    if origin.covariates and origin.table is None and kind != "procedural":
+        raise ValueError("data.covariates are columns of data.table, but there is none; give the table")
     if origin.table is not None:
         return {"train": _open_table(origin, options)}
     if origin.columns:
@@ -103,7 +109,10 @@ def _open_procedural(origin: Origin, options: ReadOptions) -> Source:
     from ssl_toolkit.data.procedural import ProceduralSource
 
     number = {} if origin.max_images is None else {"num_images": origin.max_images}
-    return ProceduralSource(**number, image_size=options.image_size, seed=origin.split_seed, targets=origin.targets)
+    return ProceduralSource(
+        **number, image_size=options.image_size, seed=origin.split_seed, targets=origin.targets,
+        covariates=origin.covariates,
+    )  # fmt: skip
 
 
 def _open_table(origin: Origin, options: ReadOptions) -> Source:
@@ -114,7 +123,7 @@ def _open_table(origin: Origin, options: ReadOptions) -> Source:
             raise ValueError(f"data.{name} does not go with data.table: say in a column `split` which images they are")
     source = TableSource(
         f"{origin.table}", origin.path, origin.labels, options.image_size, options.channels, dict(origin.columns),
-        origin.targets,
+        origin.targets, origin.covariates, origin.roles,
     )  # fmt: skip
     if is_rank_zero():
         say(source.summary())

@@ -34,6 +34,7 @@ class Source(ABC):
         ranges: As `decode_file` takes them.
         labels_may_change: Whether the class of an image may change while its name and file stay.
         target_names: The names of the numbers that `targets` gives; empty without any.
+        covariate_names: Those of the numbers that `covariates` gives.
     """
 
     class_names: Sequence[str] = ()
@@ -41,6 +42,7 @@ class Source(ABC):
     ranges: Mapping[str, Range] | None = None
     labels_may_change: bool = False
     target_names: Sequence[str] = ()
+    covariate_names: Sequence[str] = ()
 
     @abstractmethod
     def __len__(self) -> int:
@@ -102,6 +104,14 @@ class Source(ABC):
 
     def weights(self) -> NDArray[np.float32] | None:
         """How much each image counts in the loss of a transfer: float32 array ``[num]``, at least 0; None for alike."""
+        return None
+
+    def covariates(self) -> NDArray[np.float32] | None:
+        """Numbers that are given with each image, for a head to read beside its features.
+
+        Returns:
+            float32 array of shape ``[num, covariates]``, NaN where one is not known; None without any.
+        """
         return None
 
     def given_splits(self) -> NDArray[np.str_] | None:
@@ -247,6 +257,7 @@ class SubsetSource(Source):
         self.left_out = source.left_out
         self.labels_may_change = source.labels_may_change
         self.target_names = source.target_names
+        self.covariate_names = source.covariate_names
         self.places = indices
 
     def __len__(self) -> int:
@@ -285,6 +296,10 @@ class SubsetSource(Source):
     def weights(self) -> NDArray[np.float32] | None:
         weights = self.source.weights()
         return None if weights is None else weights[self.places]
+
+    def covariates(self) -> NDArray[np.float32] | None:
+        covariates = self.source.covariates()
+        return None if covariates is None else covariates[self.places]
 
     def given_splits(self) -> NDArray[np.str_] | None:
         splits = self.source.given_splits()

@@ -48,7 +48,7 @@ class Assignment(NamedTuple):
         digest: Of sizes and names, where the names are too many to keep; empty otherwise.
         labels: int64 array: the class number of each image, -1 for none. None where it is not known: the images are too
             many, or the file is of an earlier version.
-        targets: Of the numbers to predict a digest; empty without any.
+        targets: Of the numbers to predict, of weights and of covariates a digest; empty without any.
     """
 
     names: list[str]
@@ -198,17 +198,18 @@ def _check_targets(
 ) -> None:
     if before.targets and before.targets != _digest_of_targets(source, places):
         raise ValueError(
-            f"targets or weights of the {before.num:,} {what} have changed since the run was begun; {_WAYS}"
+            f"targets, weights or covariates of the {before.num:,} {what} have changed since the run was begun; {_WAYS}"
         )
 
 
 def _digest_of_targets(source: Source, places: NDArray[np.int64] | slice = slice(None)) -> str:
-    """Of the numbers to predict of some images, and of their weights; empty without any."""
-    targets, weights = source.targets(), source.weights()
-    if targets is None and weights is None:
+    """Of the numbers to predict of some images, of their weights and covariates; empty without any."""
+    given = source.targets(), source.weights(), source.covariates()
+    if all(numbers is None for numbers in given):
         return ""
     digest = hashlib.blake2b("\0".join(source.target_names).encode(), digest_size=16)
-    for numbers in (targets, weights):
+    digest.update("\0".join(source.covariate_names).encode())
+    for numbers in given:
         if numbers is not None:
             digest.update(np.ascontiguousarray(numbers[places], dtype="<f4").tobytes())
     return digest.hexdigest()

@@ -39,6 +39,7 @@ class Table(NamedTuple):
         names: The name of each of these columns in the file.
         targets: float32 array of shape ``[rows, targets]``: numbers, NaN where a cell is empty.
         weights: float32 array of shape ``[rows]``: how much each image counts, at least 0; None without such a column.
+        covariates: float32 array of shape ``[rows, covariates]``: numbers, NaN where a cell is empty; None without any.
     """
 
     file: Path
@@ -47,9 +48,16 @@ class Table(NamedTuple):
     names: dict[str, str]
     targets: NDArray[np.float32]
     weights: NDArray[np.float32] | None = None
+    covariates: NDArray[np.float32] | None = None
 
 
-def read_table(file: str | Path, columns: Mapping[str, str] | None = None, targets: Sequence[str] = ()) -> Table:
+def read_table(
+    file: str | Path,
+    columns: Mapping[str, str] | None = None,
+    targets: Sequence[str] = (),
+    covariates: Sequence[str] = (),
+    roles: Sequence[str] = ROLES,
+) -> Table:
     """Reads an annotation table.
 
     Args:
@@ -58,21 +66,25 @@ def read_table(file: str | Path, columns: Mapping[str, str] | None = None, targe
             themselves. Only the path must be there, and what is named. And "weight", which is taken only if it is
             named.
         targets: Columns of numbers, or of yes and no (or true and false), which become 1 and 0.
+        covariates: Likewise: what is given with each image, and not to be predicted.
+        roles: What columns may be for; those of others are not read.
 
     Raises:
         ValueError: In one line that names the row, if the file cannot be read, a column is missing, a cell is empty or
             no number where there must be one, or an image has two rows.
     """
     file = Path(file).expanduser()
-    wanted = _wanted(columns)
-    twice = next((name for name in targets if list(targets).count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(f"data.targets has the column {twice!r} twice")
+    wanted = _wanted(columns, roles)
+    for option, chosen in (("data.targets", targets), ("data.covariates", covariates)):
+        twice = next((name for name in chosen if list(chosen).count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{option} has the column {twice!r} twice")
+    check_given(covariates, targets, wanted.get("label"))
     if not file.is_file():
         advice = "is a folder; give a file in it" if file.is_dir() else f"does not exist{_similar(file)}"
         raise ValueError(f"the table '{file}' {advice}")
     if file.suffix.lower() in _PARQUET:
-        header, cells, rows = _read_parquet(file, [*wanted.values(), *targets])
+        header, cells, rows = _read_parquet(file, [*wanted.values(), *targets, *covariates])
     elif file.suffix.lower() in _SEPARATORS:
         header, cells, rows = _read_text(file)
     else:
@@ -86,12 +98,13 @@ def read_table(file: str | Path, columns: Mapping[str, str] | None = None, targe
                 f"the table '{file}' has no column {name!r}; its columns are {', '.join(map(repr, header))}"
                 f"{nearest(name, header)}{option}"
             )
-    for name in targets:
-        if name not in header:
-            raise ValueError(
-                f"the table '{file}' has no column {name!r} of data.targets; its columns are "
-                f"{', '.join(map(repr, header))}{nearest(name, header)}"
-            )
+    for option, chosen in (("data.targets", targets), ("data.covariates", covariates)):
+        for name in chosen:
+            if name not in header:
+                raise ValueError(
+                    f"the table '{file}' has no column {name!r} of {option}; its columns are "
+                    f"{', '.join(map(repr, header))}{nearest(name, header)}"
+                )
     values = {role: cells[header.index(name)] for role, name in names.items()}
     if not len(rows):
         raise ValueError(f"the table '{file}' has no rows")
@@ -100,10 +113,34 @@ def read_table(file: str | Path, columns: Mapping[str, str] | None = None, targe
             raise ValueError(f"the table '{file}' has no {role} in {rows_of(empty)}")
     values["path"] = [posixpath.normpath(text) for text in values["path"]]
     _check_once(file, values["path"], rows)
-    numbers = [_numbers(file, name, cells[header.index(name)], rows) for name in targets]
+    numbers, given = (
+        [_numbers(file, name, cells[header.index(name)], rows, option) for name in chosen]
+        for option, chosen in (("data.targets", targets), ("data.covariates", covariates))
+    )
     shaped = np.stack(numbers, axis=1) if numbers else np.zeros((len(rows), 0), dtype=np.float32)
     weights = _weights(file, names["weight"], values["weight"], rows) if "weight" in values else None
-    return Table(file, rows, values, names, shaped, weights)
+    return Table(file, rows, values, names, shaped, weights, np.stack(given, axis=1) if given else None)
+
+
+def check_given(covariates: Sequence[str], targets: Sequence[str], label: str | None = None) -> None:
+    """Raises a ValueError for a covariate that is what is to be predicted.
+
+    Args:
+        covariates: Names.
+        targets: Names.
+        label: Of the column of classes, if there is one.
+    """
+    for name in covariates:
+        if name in targets:
+            raise ValueError(
+                f"{name!r} is in data.covariates and in data.targets, but what is to be predicted is not given: leave "
+                "it out of one of them"
+            )
+        if name == label:
+            raise ValueError(
+                f"{name!r} of data.covariates is the column of the labels, which are to be predicted: leave it out, or "
+                "name another column as data.columns.label"
+            )
 
 
 def rows_of(rows: Sequence[int]) -> str:
@@ -114,11 +151,11 @@ def rows_of(rows: Sequence[int]) -> str:
     return f"{len(rows):,} rows ({shown}{', ...' if len(rows) > _SHOWN else ''})"
 
 
-def _wanted(columns: Mapping[str, str] | None) -> dict[str, str]:
+def _wanted(columns: Mapping[str, str] | None, allowed: Sequence[str]) -> dict[str, str]:
     unknown = next((role for role in columns or {} if role not in ROLES), None)
     if unknown is not None:
         raise ValueError(f"data.columns has {unknown!r}, expected {', '.join(ROLES)}{nearest(unknown, ROLES)}")
-    roles = [role for role in ROLES if role not in _ONLY_NAMED or role in (columns or {})]
+    roles = [role for role in allowed if role not in _ONLY_NAMED or role in (columns or {})]
     wanted = {role: (columns or {}).get(role, role) for role in roles}
     for number, (role, name) in enumerate(wanted.items()):
         other = next((earlier for earlier in list(wanted)[:number] if wanted[earlier] == name), None)
@@ -179,8 +216,8 @@ def _read_parquet(file: Path, wanted: Sequence[str]) -> tuple[list[str], list[li
     return header, cells, np.arange(2, read.num_rows + 2)
 
 
-def _numbers(file: Path, name: str, texts: Sequence[str], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """A column of targets."""
+def _numbers(file: Path, name: str, texts: Sequence[str], rows: NDArray[np.int64], option: str) -> NDArray[np.float32]:
+    """A column of targets or covariates."""
     numbers = np.full(len(texts), np.nan, dtype=np.float32)
     for place, text in enumerate(texts):
         word = text.lower()
@@ -192,12 +229,12 @@ def _numbers(file: Path, name: str, texts: Sequence[str], rows: NDArray[np.int64
             number = np.inf
         if not abs(number) <= _LARGEST:
             raise ValueError(
-                f"the table '{file}' has {text!r} in the column {name!r} of data.targets in {rows_of([rows[place]])}, "
+                f"the table '{file}' has {text!r} in the column {name!r} of {option} in {rows_of([rows[place]])}, "
                 "expected a number, yes or no, or nothing"
             )
         numbers[place] = number
     if np.isnan(numbers).all():
-        raise ValueError(f"the table '{file}' has no number in the column {name!r} of data.targets")
+        raise ValueError(f"the table '{file}' has no number in the column {name!r} of {option}")
     return numbers
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ssl_toolkit.data.folders import ImageFile, check_folder, label_by_folder
 from ssl_toolkit.data.sources import FolderSource, LabelKind
-from ssl_toolkit.data.table import Table, read_table, rows_of
+from ssl_toolkit.data.table import ROLES, Table, read_table, rows_of
 from ssl_toolkit.errors import counted, nearest
 
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
@@ -30,6 +30,8 @@ class TableSource(FolderSource):
         channels: As for `FolderSource`.
         columns: As for `read_table`.
         targets: As for `read_table`.
+        covariates: As for `read_table`.
+        roles: As for `read_table`.
 
     Raises:
         ValueError: In one line with the row, if the table cannot be used: an image that is not there, a split of
@@ -45,8 +47,10 @@ class TableSource(FolderSource):
         channels: int = 3,
         columns: Mapping[str, str] | None = None,
         targets: Sequence[str] = (),
+        covariates: Sequence[str] = (),
+        roles: Sequence[str] = ROLES,
     ) -> None:
-        read = read_table(table, columns, targets)
+        read = read_table(table, columns, targets, covariates, roles)
         folder = read.file.parent if path is None else Path(path).expanduser()
         check_folder(folder)
         files = _find(read, folder)
@@ -60,6 +64,8 @@ class TableSource(FolderSource):
             _check_groups(read, values["group"], self._splits)
         self.target_names, self._targets = tuple(targets), read.targets[order] if targets else None
         self._weights = None if read.weights is None else read.weights[order]
+        self.covariate_names = tuple(covariates)
+        self._covariates = None if read.covariates is None else read.covariates[order]
         self.labels_may_change = "label" in values
         if "label" in values:
             self.class_names = _in_order(set(values["label"]))
@@ -72,6 +78,7 @@ class TableSource(FolderSource):
         """What was taken from the table, for people."""
         columns = ", ".join(f"{role} from {name!r}" for role, name in self.table.names.items())
         columns += f", targets {', '.join(map(repr, self.target_names))}" if self.target_names else ""
+        columns += f", covariates {', '.join(map(repr, self.covariate_names))}" if self.covariate_names else ""
         return f"{self.table.file}: {counted(len(self), 'images')}; {columns}"
 
     def targets(self) -> NDArray[np.float32] | None:
@@ -79,6 +86,9 @@ class TableSource(FolderSource):
 
     def weights(self) -> NDArray[np.float32] | None:
         return self._weights
+
+    def covariates(self) -> NDArray[np.float32] | None:
+        return self._covariates
 
     def given_splits(self) -> NDArray[np.str_] | None:
         return self._splits

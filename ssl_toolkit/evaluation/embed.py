@@ -98,6 +98,8 @@ def embed(
         raise ValueError("feature_store is not for part files, which are kept as they are: leave it out")
     if images.weighted:
         raise ValueError("data.columns.weight is for the loss of a transfer: leave it out")
+    if data.has_covariates:
+        raise ValueError("data.covariates are for the head of a transfer: leave them out")
     store = None if feature_store is None else FeatureStore(feature_store)
     backbone = load_backbone(weights).to(device_of(device) if in_parts else chosen_device(device))
     backbone = backbone.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

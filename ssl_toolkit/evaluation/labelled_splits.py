@@ -9,6 +9,8 @@ def check_labelled_splits(data: ImageData) -> None:
     """Raises a ValueError of one line if a split is empty, one of its images has no label, or images have weights."""
     if data.weighted:
         raise ValueError("data.columns.weight is for the loss of a transfer; an evaluation counts all images alike")
+    if data.has_covariates:
+        raise ValueError("data.covariates are for the head of a transfer, and an evaluation has none: leave them out")
     if data.class_balance:
         raise ValueError("data.class_balance is for a training; an evaluation takes each image once: leave it out")
     fixes: dict[Split, str] = {

@@ -68,6 +68,7 @@ class Task(StandaloneModule, ABC):
             tests of the core take one task for each trait.
         whole_batches: Whether it is trained on whole batches only, since its loss looks at a batch as a whole.
         takes_weights: Whether the loss counts samples as `StepContext.sample_weights` says.
+        takes_covariates: Whether it reads the covariates of images.
         takes_soft_targets: Whether the loss follows mixing and smoothing (`StepContext.soften`); a task of which it
             does not is refused with regularizers that set them.
         stops_gradients: Whether the loss holds something constant that depends on the weights that are trained
@@ -84,6 +85,7 @@ class Task(StandaloneModule, ABC):
     whole_batches: ClassVar[bool] = True
     takes_soft_targets: bool = False
     takes_weights: bool = False
+    takes_covariates: bool = False
     stops_gradients: bool = False
     predicts: ClassVar[bool] = False
     photograph_accuracy: ClassVar[PhotographAccuracy | None] = None
@@ -207,6 +209,8 @@ class Task(StandaloneModule, ABC):
             raise ValueError(
                 f"data.columns.weight is for the loss of a transfer, and {type(self).__name__} takes no weights"
             )
+        if getattr(data, "has_covariates", False) and not self.takes_covariates:
+            raise ValueError(f"data.covariates are for the head of a transfer, and {type(self).__name__} reads none")
 
     def setup(self, stage: str) -> None:
         """Prepares the modules once the trainer and the data are known."""

@@ -146,7 +146,7 @@ def test_on_the_command_line(table, tmp_path, capsys):
     table([1] * 3 + [5] * 9)
     capsys.readouterr()
     assert main(["transfer", "--resume", str(run), "--trainer.max_epochs", "2"]) == 2
-    assert "targets or weights of the 12 images have changed" in capsys.readouterr().err
+    assert "targets, weights or covariates of the 12 images have changed" in capsys.readouterr().err
     assert main(["pretrain", "-c", "simclr", *options, "--trainer.max_epochs", "1", "--out", str(tmp_path / "p")]) == 2
     assert "data.columns.weight is for the loss of a transfer, and SimCLR takes no weights" in capsys.readouterr().err
     assert not (tmp_path / "p").exists()

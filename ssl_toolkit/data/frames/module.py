@@ -59,6 +59,7 @@ class FrameData(ImageData):
             table=None,
             columns=None,
             targets=None,
+            covariates=None,
             **kwargs,
         )
         self._max_frames = max_frames

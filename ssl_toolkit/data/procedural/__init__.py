@@ -19,6 +19,7 @@ from ssl_toolkit.data.procedural.objects import OBJECTS
 from ssl_toolkit.data.procedural.scene import draw_scenes
 from ssl_toolkit.data.procedural.targets import TARGETS, check_targets, targets_of
 from ssl_toolkit.data.sources import Source
+from ssl_toolkit.data.table import check_given
 from ssl_toolkit.random import fold_in, sample_keys
 
 __all__ = ["TARGETS", "ProceduralSource", "targets_of"]
@@ -36,13 +37,19 @@ class ProceduralSource(Source):
         image_size: Height and width of each image in pixels, at least 16.
         seed: Another seed gives other images of the same classes.
         targets: Names of `TARGETS`: what of the images is to be predicted (see `targets_of`).
+        covariates: Names of others of them: what is given with the images.
 
     Raises:
         ValueError: If ``num_images`` or ``image_size`` is too small, or there is no such target.
     """
 
     def __init__(
-        self, num_images: int = 4000, image_size: int = 64, seed: int = 0, targets: Sequence[str] = ()
+        self,
+        num_images: int = 4000,
+        image_size: int = 64,
+        seed: int = 0,
+        targets: Sequence[str] = (),
+        covariates: Sequence[str] = (),
     ) -> None:
         if num_images < 1:
             raise ValueError(f"ProceduralSource needs num_images >= 1, got {num_images}; ask for at least one image")
@@ -53,7 +60,9 @@ class ProceduralSource(Source):
         self.seed = seed
         self.class_names = list(OBJECTS)
         check_targets(targets)
-        self.target_names = tuple(targets)
+        check_targets(covariates, "data.covariates")
+        check_given(covariates, targets)
+        self.target_names, self.covariate_names = tuple(targets), tuple(covariates)
 
     def __len__(self) -> int:
         return self.num_images
@@ -78,10 +87,16 @@ class ProceduralSource(Source):
         return images
 
     def targets(self) -> NDArray[np.float32] | None:
-        if not self.target_names:
+        return self._numbers(self.target_names)
+
+    def covariates(self) -> NDArray[np.float32] | None:
+        return self._numbers(self.covariate_names)
+
+    def _numbers(self, wanted: Sequence[str]) -> NDArray[np.float32] | None:
+        if not wanted:
             return None
         names = [self.class_names[self.label(index)] for index in range(len(self))]
-        return targets_of(self._keys(torch.arange(len(self))), names, self.target_names)
+        return targets_of(self._keys(torch.arange(len(self))), names, wanted)
 
     def _keys(self, numbers: torch.Tensor) -> torch.Tensor:
         return fold_in(sample_keys(self.seed, 0, numbers), "procedural")

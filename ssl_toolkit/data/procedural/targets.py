@@ -60,12 +60,12 @@ def targets_of(keys: torch.Tensor, class_names: list[str], wanted: Sequence[str]
     return np.stack([TARGETS[name](keys, class_names) for name in wanted], axis=1).astype(np.float32)
 
 
-def check_targets(wanted: Sequence[str]) -> None:
-    """Raises a ValueError for a target that the built-in images do not have, or that is named twice."""
+def check_targets(wanted: Sequence[str], option: str = "data.targets") -> None:
+    """Raises a ValueError for a target that the built-in images do not have, or that an option names twice."""
     for place, name in enumerate(wanted):
         if name not in TARGETS:
             raise ValueError(
-                f"data.targets has {name!r}; the built-in images have {', '.join(TARGETS)}{nearest(name, TARGETS)}"
+                f"{option} has {name!r}; the built-in images have {', '.join(TARGETS)}{nearest(name, TARGETS)}"
             )
         if name in wanted[:place]:
-            raise ValueError(f"data.targets has {name!r} twice")
+            raise ValueError(f"{option} has {name!r} twice")

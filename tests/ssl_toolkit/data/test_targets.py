@@ -150,7 +150,9 @@ def test_a_resumed_run_wants_the_same_numbers(folder: Path, tmp_path: Path) -> N
     other.write_text((folder / "table.csv").read_text().replace("05.png,5.5", "05.png,5.6"), encoding="utf-8")
     changed = ImageData(f"{folder}", table=f"{other}", targets=["age", "male"], image_size=8)
     changed.go_on_with(tmp_path)
-    with pytest.raises(ValueError, match="targets or weights of the 20 images have changed since the run was begun"):
+    with pytest.raises(
+        ValueError, match="targets, weights or covariates of the 20 images have changed since the run was begun"
+    ):
         changed.setup()
 
 
