@@ -20,7 +20,6 @@ from downstream.base import (
     check_pooled_head,
     check_views,
     compute_features,
-    pooled_head,
 )
 
 
@@ -49,7 +48,8 @@ class Classification(Classifier):
         check_pooled_head(hidden, dropout)
         if head == "nearest_mean":
             _check_nearest_mean(dropout, kwargs)
-        self.head_begins_linear = head in ("linear", "mlp")
+        self.head_begins_linear = head in ("linear", "mlp") and kwargs.get("covariates") != "multiplicative"
+        self.no_covariates = None if head in ("linear", "mlp") else f"head {head}"
         super().__init__(**kwargs)
         self.head_kind: ClassHeadKind = head
         self.trains_nothing = head == "nearest_mean"
@@ -65,7 +65,7 @@ class Classification(Classifier):
         elif self.head_kind == "nearest_mean":
             self.head = NearestMeanHead(num_features, self.num_classes)
         else:
-            self.head = pooled_head(self.head_kind, num_features, self.num_classes, self.hidden, self.dropout)
+            self.head = self.head_layers(self.head_kind, num_features, self.num_classes, self.hidden, self.dropout)
 
     def logits(self, features: Tensor) -> Tensor:
         """The head's scores."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from downstream.base import Classifier, HeadKind, check_pooled_head, pooled_head
+from downstream.base import Classifier, HeadKind, check_pooled_head
 from downstream.base.classifier import accuracies
 from ssl_toolkit.distributed.ranks import is_rank_zero, world_size
 from ssl_toolkit.losses.coral import coral, coral_probabilities
@@ -62,6 +62,7 @@ class OrdinalClassification(Classifier):
                 raise ValueError(
                     f"{name} is {kwargs[name]}, but the loss of OrdinalClassification has none: leave it out"
                 )
+        self.head_begins_linear = kwargs.get("covariates") != "multiplicative"
         super().__init__(**kwargs)
         self.head_kind: HeadKind = head
         self.hidden = hidden
@@ -78,7 +79,7 @@ class OrdinalClassification(Classifier):
     def build_head(self, num_features: int) -> None:
         """Makes the head."""
         assert self.num_classes is not None
-        score = pooled_head(self.head_kind, num_features, 1, self.hidden, self.dropout)
+        score = self.head_layers(self.head_kind, num_features, 1, self.hidden, self.dropout)
         self.head = CoralHead(score, self.num_classes)
 
     def num_classes_of(self, head: dict[str, Tensor]) -> int:

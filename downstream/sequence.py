@@ -227,10 +227,11 @@ class SequenceClassification(Classifier):
     """
 
     data_class: ClassVar[type[LightningDataModule]] = FrameData
+    takes_covariates = False
     traits = Classifier.traits | {"several_rows", "sequences"}
 
     def __init__(self, *, head: SequenceHead, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(covariates=None, covariate_rank=None, **kwargs)
         self.head = head
 
     def build_head(self, num_features: int) -> None:

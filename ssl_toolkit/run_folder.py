@@ -9,7 +9,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -277,3 +277,16 @@ def sync_command(run_dir: str | Path) -> str | None:
     parts = [part for part in Path(run_dir).glob("wandb/*run-*") if part.is_dir() and not part.is_symlink()]
     newest = max(parts, key=lambda part: part.name.removeprefix("offline-"), default=None)
     return shlex.join(["wandb", "sync", str(newest)]) if newest and newest.name.startswith("offline-") else None
+
+
+def predict_command(run_dir: str | Path, config: Mapping[str, Any]) -> str:
+    """The command that applies a downstream run to images: with their table, where its head reads covariates.
+
+    Args:
+        run_dir: The run's folder.
+        config: Its configuration, as plain data.
+    """
+    data, arguments = config.get("data") or {}, (config.get("model") or {}).get("init_args") or {}
+    given = data.get("covariates") if isinstance(data, dict) and isinstance(arguments, dict) else None
+    table = " --data.table TABLE" if given and arguments.get("covariates") != "none" else ""
+    return f"ssl-toolkit predict {shlex.quote(str(run_dir))}{table} --data.path IMAGES --out predictions.csv"

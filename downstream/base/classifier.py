@@ -207,6 +207,7 @@ class Classifier(DownstreamTask):
             "num_classes": self.num_classes,
             "image_size": self.image_size,
             "ranges": getattr(self.data, "ranges", {}),
+            **self.covariates_header(),
         }
 
     def on_test_epoch_start(self) -> None:

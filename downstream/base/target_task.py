@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from downstream.base.pooled_head import HeadKind, check_pooled_head, pooled_head
+from downstream.base.pooled_head import HeadKind, check_pooled_head
 from downstream.base.task import DownstreamTask
 from ssl_toolkit.distributed.collectives import gather_uneven
 from ssl_toolkit.distributed.ranks import world_size
@@ -46,6 +46,7 @@ class TargetTask(DownstreamTask):
         if num_targets is not None and num_targets < 1:
             raise ValueError(f"num_targets is {num_targets}, expected at least 1")
         check_pooled_head(hidden, dropout)
+        self.head_begins_linear = kwargs.get("covariates") != "multiplicative"
         super().__init__(**kwargs)
         self.num_targets = num_targets
         self.head_kind: HeadKind = head
@@ -139,13 +140,13 @@ class TargetTask(DownstreamTask):
     def build_head(self, num_features: int) -> None:
         """Makes the head."""
         assert self.num_targets is not None
-        self.head = pooled_head(self.head_kind, num_features, self.num_targets, self.hidden, self.dropout)
+        self.head = self.head_layers(self.head_kind, num_features, self.num_targets, self.hidden, self.dropout)
 
     def step(self, batch: Any, keys: Tensor, context: StepContext) -> StepOutput:
         """Features, then loss."""
         if batch.targets is None:
             raise ValueError(f"{type(self).__name__} needs targets: give (images, targets), floats of [batch, targets]")
-        return self.loss(self.encode(batch, keys), batch.targets, context)
+        return self.without_covariates(self.loss(self.encode(batch, keys), batch.targets, context))
 
     def loss(self, features: Any, targets: Tensor, context: StepContext) -> StepOutput:
         """The loss of the head's outputs."""
@@ -182,6 +183,7 @@ class TargetTask(DownstreamTask):
             "num_targets": self.num_targets,
             "image_size": self.image_size,
             "ranges": getattr(self.data, "ranges", {}),
+            **self.covariates_header(),
         }
 
     # ---- validation and test

@@ -11,7 +11,7 @@ import torch
 from timm.models import group_parameters
 from torch import Tensor, nn
 
-from downstream.base.cached_features import CachingTask
+from downstream.base.covariate_task import CovariateTask
 from downstream.base.standardize import Standardize
 from downstream.base.trained_head import read_trained_head
 from downstream.base.tuning import Tuned, train_only
@@ -25,7 +25,7 @@ from ssl_toolkit.step import StepContext, StepOutput
 from ssl_toolkit.weights import LoadReport, load_backbone, load_into, read_header
 
 
-class DownstreamTask(CachingTask):
+class DownstreamTask(CovariateTask):
     """Base class of downstream tasks: a head on a backbone. A new task defines `build_head` and `loss`.
 
     Args:
@@ -52,7 +52,7 @@ class DownstreamTask(CachingTask):
             in (0, 1]; the head is above the last stage (Howard and Ruder 2018, arXiv 1801.06146, section 3.2).
         head_lr_factor: Factor on the head's learning rate, above 0: a head that starts from random weights can take
             larger steps than a pretrained backbone.
-        **kwargs: Arguments of `CachingTask` and `Task`.
+        **kwargs: Arguments of `CovariateTask` and `Task`.
 
     Attributes:
         pretraining: Where the weights come from, as plain data: the file, and what its header tells of its run; None
@@ -144,12 +144,13 @@ class DownstreamTask(CachingTask):
         """
 
     def encode(self, batch: Any, keys: Tensor) -> Any:
-        """What the head gets of a batch: float tensor of shape ``[batch, num_features]``."""
-        return self.standardize(self.cached_or_computed(batch, keys))
+        """What the head gets of a batch: float tensor of shape ``[batch, num_features]``, with covariates more."""
+        return self.with_covariates(self.standardize(self.cached_or_computed(batch, keys)), batch)
 
     def step(self, batch: Any, keys: Tensor, context: StepContext) -> StepOutput:
         """Features, then loss."""
-        return self.loss(self.encode(batch, keys), batch.labels, context)
+        encoded = self.mixed_covariates(self.encode(batch, keys), context)
+        return self.without_covariates(self.loss(encoded, batch.labels, context))
 
     def backbone_features(self, images: Images, keys: Tensor) -> Tensor:
         """Views of images through the backbone.
@@ -211,6 +212,7 @@ class DownstreamTask(CachingTask):
         """Builds the head, whose size the data decide, before the optimizer looks for parameters."""
         if self.image_size is None:
             self.image_size = getattr(self.data, "image_size", None)
+        self.prepare_covariates(stage)
         self._build_head()
         if self.pretraining is not None:
             self._check_initializers()

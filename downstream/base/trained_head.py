@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from downstream.base.standardize import EPS
@@ -14,7 +15,7 @@ from ssl_toolkit.weights.fit import difference
 from ssl_toolkit.weights.model import read_model_header
 from ssl_toolkit.weights.reading import WeightsError, describe, read_tensors
 
-_BACKBONE, _HEAD = "backbone.model.", "head."
+_BACKBONE, _READ = "backbone.model.", ("head.", "covariates.")
 
 
 class TrainedHead(NamedTuple):
@@ -61,8 +62,13 @@ class TrainedHead(NamedTuple):
                     f"the head of {self.path} is for {_listed(self.header, kind)}; the data have "
                     f"{_listed(header, kind)}"
                 )
-        state = {name: each for name, each in self.tensors.items() if name.startswith(_HEAD)}
-        own = {name: each for name, each in task.state_dict().items() if name.startswith(_HEAD)}
+        if self.header.get("covariates") != header.get("covariates"):
+            raise WeightsError(
+                f"the head of {self.path} reads {_read_by(self.header)}; that of the run reads {_read_by(header)}"
+            )
+        # covariates are standardized as the head has seen them
+        state = {name: each for name, each in self.tensors.items() if name.startswith(_READ)}
+        own = {name: each for name, each in task.state_dict().items() if name.startswith(_READ)}
         layouts = [{name: describe(each.shape, each.dtype) for name, each in side.items()} for side in (state, own)]
         if layouts[0] != layouts[1]:
             raise WeightsError(
@@ -78,7 +84,8 @@ def fold_standardization(head: nn.Module, mean: Tensor, variance: Tensor) -> Non
     """Has a head compute from features what it computed from standardized ones (see `Standardize`), in place.
 
     Args:
-        head: It begins with a linear layer, which has a bias or is followed by BatchNorm.
+        head: It begins with a linear layer, which has a bias or is followed by BatchNorm. What it gets beside the
+            features comes after them, and stays as it is.
         mean: Float tensor of shape ``[num_features]``.
         variance: Float tensor of the same shape.
     """
@@ -86,8 +93,10 @@ def fold_standardization(head: nn.Module, mean: Tensor, variance: Tensor) -> Non
     first, *following = layers
     assert isinstance(first, nn.Linear)
     with torch.no_grad():
-        weight = first.weight.double() * torch.rsqrt(variance.double() + EPS)
-        shift = weight @ mean.double()
+        others = (0, first.in_features - len(mean))
+        scale = F.pad(torch.rsqrt(variance.double() + EPS), others, value=1.0)
+        weight = first.weight.double() * scale
+        shift = weight @ F.pad(mean.double(), others)
         first.weight.copy_(weight)
         if first.bias is not None:
             first.bias.copy_(first.bias.double() - shift)
@@ -116,3 +125,12 @@ def _listed(header: Mapping[str, Any], kind: str) -> str:
         return f"no {plural}"
     shown = ", ".join(map(str, names[:8]))
     return f"{plural} {shown}" + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _read_by(header: Mapping[str, Any]) -> str:
+    """The covariates of a model file's header, for people."""
+    found = header.get("covariates")
+    if not found:
+        return "no covariates"
+    gaps = ", ".join(found["names"][number] for number in found["gaps"])
+    return f"the covariates {', '.join(found['names'])}" + (f", of which {gaps} may be unknown" if gaps else "")

@@ -77,8 +77,10 @@ def one_line(message: str, parser: ArgumentParser, arguments: Sequence[str] = ()
     if "Problems parsing config" in message:
         return " ".join(message.split()).replace('in "<unicode string>", ', "at ")
     if "Union subtypes" in message and "typing.Literal" in message:
-        choices = re.findall(r"'([\w.-]+)'", message.partition("Errors:")[0].replace("'bool'", "'true' 'false'"))
-        value = _given(message).removeprefix("got ")
+        # of an argument of a class the types of the class come first
+        types = re.findall(r"Subtypes: (.*typing\.Literal.*)", message) or [message.partition("Errors:")[0]]
+        choices = re.findall(r"'([\w.-]+)'", types[-1].replace("'bool'", "'true' 'false'"))
+        value = _given(message[max(0, message.rfind("Subtypes: ")) :], first=True).removeprefix("got ")
         choices = [choice for choice in dict.fromkeys(choices) if choice != "NoneType"]
         expected = f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
         return f"{where} is {value}, expected {expected}{nearest(value, choices)}"
@@ -220,8 +222,9 @@ def _unknown_key(where: str, key: str, choices: list[str]) -> str:
     return f"unknown key {full}{nearest(key.split('.')[0], shown)}"
 
 
-def _given(message: str) -> str:
-    return "got " + message.rpartition("Given value: ")[2].splitlines()[0]
+def _given(message: str, first: bool = False) -> str:
+    part = message.partition("Given value: ") if first else message.rpartition("Given value: ")
+    return "got " + part[2].splitlines()[0]
 
 
 def _innermost(message: str) -> str:

@@ -18,7 +18,7 @@ from ssl_toolkit.cli.prepare import build_task
 from ssl_toolkit.cli.training_parser import training_parser
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.distributed.ranks import is_rank_zero
-from ssl_toolkit.errors import nearest
+from ssl_toolkit.errors import counted, nearest
 from ssl_toolkit.evaluation.predict import predict as predict_classes
 from ssl_toolkit.evaluation.predict import predict_targets
 from ssl_toolkit.io.atomic import sha256
@@ -40,6 +40,8 @@ _OF_TRAINING: dict[str, Any] = {
     "test_fraction": 0.0, "label_fraction": 1.0, "labels_per_class": None, "max_images": None, "splits": None,
     "fold": None, "table": None, "columns": None, "targets": None, "class_balance": 0.0,
 }  # fmt: skip
+# what a run whose head reads covariates needs, too
+_TABLE = "table"
 # a data set of torchvision has splits of its own, and not one path
 _SOURCES = ("folder", "shards", "procedural")
 # it may have a value
@@ -87,7 +89,8 @@ def predict(arguments: Sequence[str]) -> Path:
         if {"-h", "--help"} & set(arguments):
             parser.parse_args(arguments)  # which prints it and leaves
         raise ValueError("missing: the folder of a run of transfer (ssl-toolkit predict RUN --data.path IMAGES ...)")
-    check_settings(arguments, run)
+    covariates = covariates_of(run)
+    check_settings(arguments, run, (*OF_THESE_IMAGES, _TABLE) if covariates else OF_THESE_IMAGES)
     parser.set_defaults({"data.batch_size": run.config.data.batch_size})
     config = parse(parser, arguments)
     task: Any
@@ -95,7 +98,7 @@ def predict(arguments: Sequence[str]) -> Path:
     state = read_status(run.folder).get("state")
     if state != "finished" and is_rank_zero():
         say_line(f"the run is not finished ({state}): its weights are those of step {header['step']:,}")
-    data = images_of(run, config.data)
+    data = images_of(run, config.data, covariates)
     own = ("config", "run", "data", "calibrated")
     options = {name: each for name, each in vars(config).items() if name not in own}
     about = _about(run, header)
@@ -105,8 +108,24 @@ def predict(arguments: Sequence[str]) -> Path:
     out = write(task, header[names], data, **options, about=about, say=say_line if is_rank_zero() else None)
     if is_rank_zero():
         tell_what_was_read(data, out, of_path=True)
+        if covariates:
+            _tell_of_unknown(data, header["covariates"])
         print(f"predictions: {out}")
     return out
+
+
+def covariates_of(run: TrainedRun) -> list[str]:
+    """The names of the covariates that the head of a run reads."""
+    return read_model_header(run.folder / MODEL).get("covariates", {"names": []})["names"]
+
+
+def _tell_of_unknown(data: ImageData, header: dict[str, Any]) -> None:
+    """Says where what is not known is news to the head."""
+    found = data.sources(of_path=True)[0].images.covariates
+    assert found is not None
+    for number, name in enumerate(header["names"]):
+        if num := 0 if number in header["gaps"] else int(found[:, number].isnan().sum()):
+            print(f"{name} is not known of {counted(num, data.noun)}, and was of every training image: the mean there")
 
 
 def open_trained(folder: str) -> TrainedRun:
@@ -153,6 +172,8 @@ def trained_task(run: TrainedRun) -> tuple[Task, dict[str, Any]]:
         outputs = "num_targets" if "num_targets" in header else "num_classes"
         setattr(task, outputs, getattr(task, outputs, None) or header[outputs])
         task.image_size = task.image_size or config.data.image_size
+        if "covariates" in header:
+            task.use_covariates(**header["covariates"])
         task.setup("predict")
         task.backbone.set_normalization(tuple(header["mean"]), tuple(header["std"]))
     for name in (outputs, "image_size"):
@@ -171,16 +192,41 @@ def _check_same(file: Path, name: str, found: Any, expected: Any) -> None:
         )
 
 
-def images_of(run: TrainedRun, given: Namespace) -> ImageData:
-    """The images of a command line, read as those of the run were."""
+def images_of(run: TrainedRun, given: Namespace, covariates: Sequence[str] = ()) -> ImageData:
+    """The images of a command line, read as those of the run were.
+
+    Args:
+        run: The run.
+        given: The settings of the images.
+        covariates: The columns of their table that the head of the run reads.
+
+    Raises:
+        ValueError: There is no table for them, or another source than can be predicted.
+    """
     if given.get("source", "folder") not in _SOURCES:
         raise ValueError(
             f"data.source is {given.source!r}, but predict takes {', '.join(_SOURCES)}{nearest(given.source, _SOURCES)}"
         )
     settings = vars(run.config.data)
-    own = {name: each for name, each in _OF_TRAINING.items() if name in settings}
+    own = {name: each for name, each in {**_OF_TRAINING, "covariates": None}.items() if name in settings}
+    if covariates:
+        if given.get(_TABLE) is None and given.get("source") != "procedural":
+            raise ValueError(
+                f"the head of {run.folder} reads {', '.join(covariates)} of each image: give --data.table TABLE with "
+                f"the columns {', '.join([_path_column(run), *covariates])}"
+            )
+        own |= {"covariates": list(covariates), "columns": {"path": _path_column(run)}}
+        if given.get(_TABLE) is None:
+            own["columns"] = None
     settings = {**settings, **own, **vars(given)}
-    return instantiate(run.parser, Namespace(data=Namespace(**settings))).data
+    data: ImageData = instantiate(run.parser, Namespace(data=Namespace(**settings))).data
+    if covariates:
+        data.read_columns("path")  # what else the table may hold is of no weight
+    return data
+
+
+def _path_column(run: TrainedRun) -> str:
+    return (run.config.data.columns or {}).get("path", "path")
 
 
 def _about(run: TrainedRun, header: dict[str, Any]) -> dict[str, Any]:
@@ -202,18 +248,18 @@ def _temperature(run: TrainedRun, header: dict[str, Any]) -> float:
 
 def _parser(data_class: type) -> ArgumentParser:
     parser = function_parser("predict", predict_classes, skip={"task", "class_names", "data", "about", "say"})
-    add_images(parser, data_class)
+    add_images(parser, data_class, (*OF_THESE_IMAGES, _TABLE))
     parser.add_argument("--calibrated", type=bool, nargs="?", const=True, default=False, help=_CALIBRATED)
     return parser
 
 
-def add_images(parser: ArgumentParser, data_class: type) -> None:
-    """Adds the folder of a run, and the settings of the images that it is applied to."""
+def add_images(parser: ArgumentParser, data_class: type, settings: Sequence[str] = OF_THESE_IMAGES) -> None:
+    """Adds the folder of a run, and those settings of the images that it is applied to."""
     parser.add_argument("run", type=str, help=_RUN)
     of_all = ArgumentParser(exit_on_error=False)
     of_all.add_class_arguments(data_class, "data")
     names = [key.removeprefix("data.") for key in parser_keys(of_all) if key.startswith("data.")]
-    skip: set[str | int] = {name for name in names if name not in OF_THESE_IMAGES}
+    skip: set[str | int] = {name for name in names if name not in settings}
     parser.add_class_arguments(data_class, "data", skip=skip, instantiate=False)
 
 
@@ -233,11 +279,11 @@ def run_among(arguments: Sequence[str]) -> str | None:
     return None
 
 
-def check_settings(arguments: Sequence[str], run: TrainedRun) -> None:
+def check_settings(arguments: Sequence[str], run: TrainedRun, allowed: Sequence[str] = OF_THESE_IMAGES) -> None:
     """Refuses settings of the images that the run has settled, or that would leave some out."""
     for each in statements(arguments):
         section, _, name = each.key.partition(".")
-        if section != "data" or name in OF_THESE_IMAGES or name.partition(".")[0] not in run.config.data:
+        if section != "data" or name in allowed or name.partition(".")[0] not in run.config.data:
             continue
         if name in _OF_TRAINING:
             raise ValueError(

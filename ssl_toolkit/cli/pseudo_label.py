@@ -19,6 +19,7 @@ from ssl_toolkit.cli.predict import (
     TrainedRun,
     add_images,
     check_settings,
+    covariates_of,
     images_of,
     open_trained,
     run_among,
@@ -77,6 +78,11 @@ def pseudo_label(arguments: Sequence[str]) -> Path:
         )
     run = open_trained(folder)
     _check_run(run)
+    if names := covariates_of(run):
+        raise ValueError(
+            f"the head of {run.folder} reads {', '.join(names)} of each image, which images without a table do not "
+            "have: pseudo-label needs a run with model.covariates none"
+        )
     check_settings(arguments, run)
     parser.set_defaults({"data.batch_size": run.config.data.batch_size})
     config = parse(parser, arguments)

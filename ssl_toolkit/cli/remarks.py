@@ -15,7 +15,7 @@ from ssl_toolkit.data.checks import rest_of_epoch
 from ssl_toolkit.data.split_file import FILE, seen_in_pretraining
 from ssl_toolkit.evaluation.features import has_native_bf16
 from ssl_toolkit.evaluation.intervals import newcombe_difference, wilson_interval
-from ssl_toolkit.run_folder import MODEL, WEIGHTS, sync_command
+from ssl_toolkit.run_folder import MODEL, WEIGHTS, predict_command, read_config, sync_command
 from ssl_toolkit.weights import read_header
 
 
@@ -161,11 +161,11 @@ def say_what_next(command: str, run: Path, figures: Mapping[str, Any], num_teste
     print(f"weights: {run / WEIGHTS}\nreport:  {run / 'report.html'}")
     if sync := sync_command(run):
         print(f"W&B:     {sync}")
-    folder, weights = shlex.quote(str(run)), shlex.quote(str(run / WEIGHTS))
+    weights = shlex.quote(str(run / WEIGHTS))
     if command == "pretrain":
         print(
             f"next:    ssl-toolkit evaluate --weights {weights} --data.path LABELLED\n"
             f"         ssl-toolkit transfer -c linear_probe --data.path LABELLED --model.weights {weights}"
         )
     elif (run / MODEL).exists():
-        print(f"next:    ssl-toolkit predict {folder} --data.path IMAGES --out predictions.csv")
+        print(f"next:    {predict_command(run, read_config(run))}")

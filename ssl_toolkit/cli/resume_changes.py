@@ -11,13 +11,13 @@ from typing import Any
 _KEPT = {
     r"seed$": "every random choice is drawn from it",
     r"model\.class_path": "the checkpoint is of its task",
-    r"model\.init_args\.(backbone|init|weights|rules|freeze_backbone|tuned|layer_decay|head_lr_factor|head_weights)":
+    r"model\.init_args\.(backbone|init|weights|rules|freeze_backbone|tuned|layer_decay|head_lr_factor|head_weights|covariates|covariate_rank)":
     "the checkpoint is of its network, and of the parameters that it trains",
     r"model\.init_args\.unfreeze_percent": "it settles which parameters have been trained so far",
     r"model\.init_args\.\w*widths?$": "the checkpoint is of its network",
     r"model\.init_args\.optimizer\.class_path": "the checkpoint has its state",
     r"average\.kind": "the checkpoint has its average",
-    r"data\.(source|labels|channels|val_fraction|test_fraction|split_seed|max_images|splits|fold|columns|targets|label_fraction|labels_per_class)$":
+    r"data\.(source|labels|channels|val_fraction|test_fraction|split_seed|max_images|splits|fold|columns|targets|covariates|label_fraction|labels_per_class)$":
     "it settles which images are for training, validation and testing",
     r"data\.class_balance$": "it settles which images an epoch has",
     r"data\.range": "it settles which numbers are black and white",

@@ -37,6 +37,7 @@ _PATHS = ("run", "weights")
 _WORDS = {
     "command": "the command", "sha256": "weights of SHA-256", "images": "images of digest",
     "part_size": "--part_size", "batch_size": "--data.batch_size", "precision": "--precision",
+    "covariates_sha256": "covariates of SHA-256",
 }  # fmt: skip
 
 

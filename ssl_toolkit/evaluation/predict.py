@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -228,6 +229,8 @@ def _predict(
         data.setup("predict")
         about = {**table.about, "ranges": data.ranges, "precision": "bf16" if bf16 else "32"}
         sources = data.sources(of_path=True)
+        if (covariates := sources[0].images.covariates) is not None:
+            about["covariates_sha256"] = hashlib.sha256(covariates.numpy().astype("<f4").tobytes()).hexdigest()
 
         def rows(source: SourceImages, loader: BatchLoader) -> tuple[Columns, NDArray[np.int64]]:
             indices, values = _computed(task, loader, table.num, bf16, steps)

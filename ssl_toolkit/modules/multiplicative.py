@@ -26,17 +26,18 @@ class MultiplicativeInteraction(nn.Module):
         second: Width of the second, at least 1: features of another image, or a vector of covariates.
         outputs: Width of the output, at least 1.
         rank: Of W; None for a full one.
+        bias: Whether there is a b.
 
     Raises:
         ValueError: A width or the rank is below 1.
     """
 
-    def __init__(self, first: int, second: int, outputs: int, rank: int | None = None) -> None:
+    def __init__(self, first: int, second: int, outputs: int, rank: int | None = None, bias: bool = True) -> None:
         super().__init__()
         for name, value in (("first", first), ("second", second), ("outputs", outputs), ("rank", rank)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}, expected at least 1")
-        self.linear = nn.Linear(first + second, outputs)
+        self.linear = nn.Linear(first + second, outputs, bias=bias)
         # the products of two inputs of variance 1 have the variance 1 at first
         if rank is None:
             self.products = nn.Parameter(torch.randn(outputs, first, second) / math.sqrt(first * second))

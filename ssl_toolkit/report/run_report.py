@@ -13,7 +13,17 @@ from ssl_toolkit.errors import counted
 from ssl_toolkit.io.schema import COUNT, NUMBER, TEXT, Each, Kind, Maybe
 from ssl_toolkit.report.page import Code, Figure, Piece, Section, Table, Text, write_page
 from ssl_toolkit.report.shortcuts import SCHEMA, shortcut_pieces
-from ssl_toolkit.run_folder import CONFIG, MODEL, WATCHED, WEIGHTS, read_config, read_json, read_starts, sync_command
+from ssl_toolkit.run_folder import (
+    CONFIG,
+    MODEL,
+    WATCHED,
+    WEIGHTS,
+    predict_command,
+    read_config,
+    read_json,
+    read_starts,
+    sync_command,
+)
 from ssl_toolkit.tracking.metrics_csv import read_metrics
 from ssl_toolkit.tracking.rates import rate_text
 
@@ -248,7 +258,7 @@ def _commands(run: Path, config: Mapping[str, Any]) -> list[str]:
     commands.append(f"ssl-toolkit evaluate --weights {weights} --data.path LABELLED")
     commands.append(f"ssl-toolkit embed --weights {weights} --data.path IMAGES --out features.parquet")
     if (run / MODEL).exists():
-        commands.append(f"ssl-toolkit predict {folder} --data.path IMAGES --out predictions.csv")
+        commands.append(predict_command(run, config))
     if sync := sync_command(run):
         commands.append(sync)
     return commands

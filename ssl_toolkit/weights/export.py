@@ -53,7 +53,8 @@ def export(weights: str, format: Literal["timm", "torchvision", "onnx"], out: st
 
     Of a run of transfer the command takes the ``model.safetensors``, too, with the format ``onnx``: backbone and head,
     from ``images`` (uint8 of shape [batch, height, width, channels] at the trained size; resizing is not part of the
-    graph) to ``logits`` and ``probabilities``, or ``outputs`` and ``predictions`` of targets.
+    graph) to ``logits`` and ``probabilities``, or ``outputs`` and ``predictions`` of targets. Of a head that reads
+    covariates the graph has a second input, ``covariates`` (float32 of shape [batch, covariates], NaN for unknown).
 
     A backbone with a chosen `norm` or with `weight_standardization` exports as ``onnx`` only.
     A network that this project adds to timm's registry (``resnet9``, ``lenet5``, ...) exports as ``onnx`` only, too.

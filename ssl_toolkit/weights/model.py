@@ -20,6 +20,7 @@ from ssl_toolkit.weights.writing import write
 
 _HEADER = {
     "task": TEXT, "step": COUNT, "image_size": AT_LEAST_ONE, "ranges": Each([NUMBER]),
+    "covariates": Maybe({"names": [TEXT], "gaps": [COUNT]}),
 }  # fmt: skip
 _TEMPERATURE = Kind("a number above 0", lambda value: NUMBER.fits(value) and value > 0)
 _OF_CLASSES = {"class_names": [TEXT], "num_classes": AT_LEAST_ONE, "temperature": Maybe(_TEMPERATURE)}
@@ -34,8 +35,9 @@ def save_model(path: str | Path, backbone: Backbone, tensors: dict[str, Tensor],
         backbone: Of the network.
         tensors: The state dict of the whole network, parameters and buffers.
         header: ``task`` (class path), ``step``, ``class_names`` and ``num_classes``, or ``target_names`` and
-            ``num_targets``, ``image_size`` (side in pixels of what the backbone sees) and ``ranges`` (of numbers of
-            more than 8 bits).
+            ``num_targets``, ``image_size`` (side in pixels of what the backbone sees), ``ranges`` (of numbers of
+            more than 8 bits), and ``covariates`` where the head reads some (their ``names``, and the numbers of those
+            with ``gaps``).
 
     Raises:
         WeightsError: If a weight is not finite (a file that exists is then kept), or if the header is not plain data.

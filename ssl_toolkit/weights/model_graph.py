@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ssl_toolkit.io.atomic import write_atomically
 
 if TYPE_CHECKING:
-    from jaxtyping import Shaped
+    from jaxtyping import Float, Shaped
 
 _WHAT_IMAGES_ARE = (
     "the centred square of each image, resized with antialiasing to image_size: bytes of RGB, or floats in [0, 1] "
@@ -22,7 +22,7 @@ _WHAT_IMAGES_ARE = (
 
 
 class ModelGraph(nn.Module):
-    """Backbone, normalisation and head of a task as a function of the pixels.
+    """Backbone, normalisation and head of a task as a function of the pixels, and of the covariates that it reads.
 
     Args:
         task: The trained task, in evaluation mode, whose backbone sees one image at a time.
@@ -33,18 +33,26 @@ class ModelGraph(nn.Module):
         super().__init__()
         self.task, self.float_images = task, float_images
 
-    def forward(self, images: Shaped[Tensor, "batch height width channels"]) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        images: Shaped[Tensor, "batch height width channels"],
+        covariates: Float[Tensor, "batch covariates"] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """The outputs of the head, and what they predict.
 
         Args:
             images: uint8 (or float32) tensor of shape ``[batch, image_size, image_size, channels]``.
+            covariates: In their own units, NaN where one is not known; None for a head that reads none.
 
         Returns:
             Two float32 tensors, of shape ``[batch, classes]`` or ``[batch, targets]``.
         """
         pixels = images.permute(0, 3, 1, 2)
         features = self.task.backbone(pixels if self.float_images else pixels.float() / 255)
-        return self.task.head_outputs(self.task.standardize(features))
+        features = self.task.standardize(features)
+        if covariates is not None:
+            features = torch.cat([features, self.task.covariates(covariates)], dim=1)
+        return self.task.head_outputs(features)
 
 
 def check_onnx() -> None:
@@ -58,10 +66,12 @@ def export_model_graph(task: Any, header: dict[str, Any], path: Path) -> None:
     """Writes the network of a downstream run as an ONNX graph.
 
     Its input is ``images``, uint8 of shape [batch, image_size, image_size, channels]; of images of more than 8 bits a
-    channel float32 in [0, 1], by the run's ranges. The outputs are ``logits`` and ``probabilities`` of the classes, or
-    ``outputs`` and ``predictions`` of targets. The graph's metadata hold ``class_names`` or ``target_names`` (JSON),
-    ``image_size``, ``ranges``, ``temperature`` (by which to divide logits, see `Classifier`; where there is one) and
-    ``images`` (what they are to be).
+    channel float32 in [0, 1], by the run's ranges. A head that reads covariates has a second one, ``covariates``,
+    float32 of shape [batch, covariates] in their own units, NaN where one is not known. The outputs are ``logits`` and
+    ``probabilities`` of the classes, or ``outputs`` and ``predictions`` of targets. The graph's metadata hold
+    ``class_names`` or ``target_names`` (JSON),
+    ``image_size``, ``ranges``, ``temperature`` (by which to divide logits, see `Classifier`; where there is one),
+    ``covariates`` (their names, if there are some) and ``images`` (what they are to be).
 
     Args:
         task: The trained task, in evaluation mode on the CPU.
@@ -77,14 +87,20 @@ def export_model_graph(task: Any, header: dict[str, Any], path: Path) -> None:
         raise ValueError(f"{type(task).__name__} does not export: only tasks of single images do")
     size, float_images = header["image_size"], bool(header["ranges"])
     dtype = torch.float32 if float_images else torch.uint8
-    example = torch.zeros(2, size, size, task.backbone.in_channels, dtype=dtype)
+    names_in, covariates = ["images"], getattr(task, "covariates", None)
+    example = [torch.zeros(2, size, size, task.backbone.in_channels, dtype=dtype)]
+    if covariates is not None:
+        names_in.append("covariates")
+        example.append(torch.zeros(2, len(covariates.names)))
+    # that the covariates have as many rows the graph finds out, which warns of a second name for them
+    axes = (torch.export.Dim("batch"), torch.export.Dim.DYNAMIC)
     task.backbone.to(memory_format=torch.contiguous_format)
     program = torch.onnx.export(
         ModelGraph(task, float_images).eval(),
-        (example,),
-        input_names=["images"],
+        tuple(example),
+        input_names=names_in,
         output_names=list(names),
-        dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+        dynamic_shapes={name: {0: axis} for name, axis in zip(names_in, axes, strict=False)},
         dynamo=True,
         verbose=False,
     )
@@ -92,6 +108,8 @@ def export_model_graph(task: Any, header: dict[str, Any], path: Path) -> None:
     model = program.model_proto
     kept = ("class_names", "target_names", "image_size", "ranges", "task", "step", "temperature")
     about = {name: json.dumps(header[name]) for name in kept if name in header}
+    if covariates is not None:
+        about["covariates"] = json.dumps(covariates.names)
     for key, value in {**about, "images": _WHAT_IMAGES_ARE}.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
