@@ -47,6 +47,8 @@ class CovariateTask(CachingTask):
         self.covariate_use: CovariateUse | None = covariates
         self.covariate_rank = covariate_rank
         self.covariates: Covariates | None = None
+        # a checkpoint does not tell their names
+        self._from_checkpoint = False
 
     def _check_head(self) -> None:
         if self.no_covariates is not None:
@@ -94,6 +96,8 @@ class CovariateTask(CachingTask):
             self.covariates = Covariates.of(names, training)
             if stage == "fit" and is_rank_zero():
                 print(f"covariates, {self.covariate_use or 'concatenated'}: {self.covariates.words(training)}")
+        elif self.covariates is not None and len(names) == len(self.covariates.names) and self._from_checkpoint:
+            self.covariates.names = names
         elif self.covariates is not None and names and names != self.covariates.names:
             raise ValueError(
                 f"the head reads the covariates {', '.join(self.covariates.names)}, but the data have "
@@ -109,6 +113,7 @@ class CovariateTask(CachingTask):
         gaps = has_gaps.nonzero().flatten().tolist()
         if self.covariates is None:
             self.use_covariates([str(number) for number in range(len(has_gaps))], gaps)
+            self._from_checkpoint = True
         elif (len(self.covariates.names), self.covariates.gaps) != (len(has_gaps), gaps):
             raise ValueError(
                 "the checkpoint is of a head that reads other covariates, or of training images of which others are "

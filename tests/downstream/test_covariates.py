@@ -276,6 +276,10 @@ def test_a_checkpoint_tells_which_covariates_there_are():
     other.load_state_dict(task.state_dict())
     batch = next(iter(data.loader("train")))
     torch.testing.assert_close(other.predict(batch), task.predict(batch))
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    found = trainer.predict(other, datamodule=data)
+    assert torch.cat(found).shape == (60, 10)
+    assert other.model_header()["covariates"] == {"names": ["size", "left"], "gaps": []}
     state["state_dict"]["covariates.has_gaps"] = torch.tensor([1.0, 0.0])
     with pytest.raises(ValueError, match="the checkpoint is of a head that reads other covariates"):
         task.on_load_checkpoint(state)
