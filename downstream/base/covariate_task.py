@@ -86,6 +86,11 @@ class CovariateTask(CachingTask):
                 f"model.covariates is {self.covariate_use}, but the data have none: name their columns in data.table "
                 "with --data.covariates '[COLUMN, ...]'"
             )
+        if self.covariates is None and names and self.is_complete():
+            raise ValueError(
+                f"the data have the covariates {', '.join(names)}, but the head was made without any: leave out "
+                "data.covariates"
+            )
         if names and precision.endswith("true") and precision[:2] not in ("32", "64"):
             raise ValueError(
                 f"trainer.precision {precision} rounds covariates before they are standardized: use bf16-mixed or 32"
@@ -144,9 +149,14 @@ class CovariateTask(CachingTask):
             features: Float tensor of shape ``[batch, num_features]``.
             batch: What the loader has delivered.
         """
-        if self.covariates is None:
-            return features
         given: Tensor | None = getattr(batch, "covariates", None)
+        if self.covariates is None:
+            if given is not None and self.covariate_use != "none":
+                raise ValueError(
+                    "the batch has covariates, but the data do not tell of them: a data module needs covariate_names "
+                    "and covariates(split), as ssl_toolkit.data.ImageData has them; or set model.covariates none"
+                )
+            return features
         if given is None or given.shape[1] != len(self.covariates.names):
             raise ValueError(
                 f"the head reads {len(self.covariates.names)} covariates of each image, but the batch has "

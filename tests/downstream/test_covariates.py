@@ -323,6 +323,17 @@ def test_data_that_do_not_fit():
         task.predict(batch._replace(covariates=torch.zeros(2, 1)))
 
 
+def test_covariates_of_which_the_head_knows_nothing():
+    task = make_task(image_size=16)
+    fitted(task, images(covariates=None))
+    with pytest.raises(ValueError, match="the data have the covariates size, left, but the head was made without any"):
+        Trainer(accelerator="cpu", logger=False, enable_model_summary=False).test(task, datamodule=images())
+    batch = next(iter(images().loader("train")))
+    with pytest.raises(ValueError, match="the batch has covariates, but the data do not tell of them"):
+        task.predict(batch)
+    assert task.predict(batch._replace(covariates=None)).shape == (len(batch.indices), 10)
+
+
 def test_bfloat16_rounds_them_too_early():
     trainer = Trainer(accelerator="cpu", precision="bf16-true", logger=False, enable_checkpointing=False, max_epochs=1)
     with pytest.raises(ValueError, match=r"trainer.precision bf16-true rounds covariates before"):

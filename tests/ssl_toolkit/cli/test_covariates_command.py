@@ -80,7 +80,8 @@ def error(capsys, *arguments):
     capsys.readouterr()
     assert main([*map(str, arguments)]) == 2
     # what was read of a table is said before
-    (said,) = (line for line in capsys.readouterr().err.splitlines() if not line.endswith("covariates 'age', 'dose'"))
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("ssl-toolkit: error: ")
     return said
 
 
@@ -165,6 +166,20 @@ def test_a_run_goes_on_with_its_covariates_only(folder, run, tmp_path, capsys):
         table.write_text(kept)
     assert "targets, weights or covariates of the 24 images have changed" in said
     assert main(["transfer", "--resume", str(copy), "--trainer.max_epochs", "3"]) == 0
+
+
+def test_what_has_no_head_refuses_them(folder, tmp_path, capsys):
+    common = ["--data.table", str(folder / "table.csv"), "--data.columns.path", "file", "--data.covariates", "[dose]"]
+    weights = ["--weights", str(folder / "backbone.safetensors")]
+    for command in (["evaluate", *weights], ["embed", *weights, "--out", str(tmp_path / "e.csv")]):
+        assert "data.covariates are for the head of a transfer" in error(capsys, *command, *common)
+    out = ["--model.backbone.name", "resnet10t", "--tracker", "none", "--out", str(tmp_path / "run")]
+    said = error(capsys, "pretrain", "-c", "simclr", *common, *out)
+    assert "data.covariates are for the head of a transfer, and SimCLR reads none" in said
+    assert not (tmp_path / "run").exists()
+    said = error(capsys, "transfer", "-c", "linear_probe", *common, "--model.covariates", "multiplied", *out)
+    expected = "is multiplied, expected one of none, concatenated, multiplicative; did you mean 'multiplicative'?"
+    assert said == f"ssl-toolkit: error: model.covariates {expected}"
 
 
 @pytest.mark.slow
