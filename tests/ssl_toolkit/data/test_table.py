@@ -271,7 +271,7 @@ def test_a_split_file_of_an_earlier_version_has_no_labels(folder: Path, tmp_path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"source": "procedural"}, "data.table names files of a folder, but data.source is procedural"),
+        ({"source": "procedural"}, "data.table names files of a folder or of shards, but data.source is procedural"),
         ({"val_path": "elsewhere"}, "data.val_path does not go with data.table"),
         ({"table": None, "columns": {"label": "x"}}, "data.columns are those of data.table, but there is none"),
     ],
