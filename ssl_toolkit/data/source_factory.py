@@ -92,8 +92,7 @@ def open_sources(origin: Origin, options: ReadOptions) -> dict[str, Source]:
         raise ValueError("data.targets are columns of data.table, but there is none; give the table")
     if origin.table is not None:
         return {"train": _open_table(origin, options)}
-    if origin.columns:
-        raise ValueError("data.columns are those of data.table, but there is none; give the table")
+    check_no_columns(origin)
     if kind == "procedural":
         return {"train": _open_procedural(origin, options)}
     if kind == "torchvision":
@@ -113,9 +112,7 @@ def _open_table(origin: Origin, options: ReadOptions) -> Source:
         raise ValueError(
             f"data.table names files of a folder or of shards, but data.source is {origin.source}; leave one out"
         )
-    for name, path in (("val_path", origin.val_path), ("test_path", origin.test_path)):
-        if path is not None:
-            raise ValueError(f"data.{name} does not go with data.table: say in a column `split` which images they are")
+    check_one_path(origin)
     if origin.source == "shards":
         source = _open_shard_table(origin, options)
     else:
@@ -151,6 +148,19 @@ def _open_files(origin: Origin, options: ReadOptions) -> dict[str, Source]:
         if path is not None:
             sources[name] = _open(path, origin, options, main.class_names)
     return sources
+
+
+def check_no_columns(origin: Origin) -> None:
+    """Refuses columns of no table."""
+    if origin.columns:
+        raise ValueError("data.columns are those of data.table, but there is none; give the table")
+
+
+def check_one_path(origin: Origin, noun: str = "images") -> None:
+    """Refuses paths of splits beside a table."""
+    for name, path in (("val_path", origin.val_path), ("test_path", origin.test_path)):
+        if path is not None:
+            raise ValueError(f"data.{name} does not go with data.table: say in a column `split` which {noun} they are")
 
 
 def check_apart(origin: Origin) -> None:

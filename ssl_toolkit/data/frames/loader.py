@@ -31,6 +31,7 @@ class SequenceBatch(NamedTuple):
         labels: int64 tensor of shape ``[batch]``: class numbers, -1 where there is no label.
         epoch: The epoch the batch belongs to, counted from 0.
         repeats: As in `Batch`.
+        weights: As in `Batch`.
     """
 
     frames: Images
@@ -39,6 +40,7 @@ class SequenceBatch(NamedTuple):
     labels: Tensor
     epoch: int
     repeats: Tensor | None = None
+    weights: Tensor | None = None
 
 
 class SequenceStore(Store):
@@ -153,6 +155,7 @@ class SequenceLoader(BatchLoader):
             shifts = uniform(keys).numpy() if self._shuffle else None
             frames, lengths = self._store.gather_sequences(indices, shifts)
             if lengths.all():
-                return SequenceBatch(frames, torch.from_numpy(lengths), chosen, self._labels[chosen], epoch, repeats)
+                labels, weights = self._labels[chosen], None if self._weights is None else self._weights[chosen]
+                return SequenceBatch(frames, torch.from_numpy(lengths), chosen, labels, epoch, repeats, weights)
             places = self._instead(places, np.flatnonzero(lengths == 0).tolist())
         return None

@@ -96,16 +96,29 @@ class SequenceSource(Source):
     ) -> None:
         root = Path(path).expanduser()
         files, self.left_out = folders.find_images(root, TENSOR_SUFFIXES)
-        digest = hashlib.blake2b(f"{max_frames}".encode(), digest_size=16)
+        sequences = group_frames(root, [file.name for file in files], labels)
+        self._hold(root, sequences, files, image_size, channels, max_frames)
+        if labels == "folder":
+            self.class_names, self._labels = folders.label_by_folder(root, self._names, class_names)
+
+    def _hold(
+        self,
+        root: Path,
+        sequences: Mapping[str, Sequence[Frame]],
+        files: Sequence[folders.ImageFile],
+        image_size: int,
+        channels: int,
+        max_frames: int | None,
+        chosen: str = "",
+    ) -> None:
+        """Keeps sequences, each by its name; ``chosen`` tells which frames of the files they are, if not all."""
+        digest = hashlib.blake2b(f"{max_frames}{chosen}".encode("utf-8", "surrogateescape"), digest_size=16)
         for file in files:
             digest.update(f"{file.name}\0{file.size}\0{file.modified}\n".encode("utf-8", "surrogateescape"))
-        sequences = group_frames(root, [file.name for file in files], labels)
         self._names = sorted(sequences, key=natural_key)
         size_of = {file.name: file.size for file in files}
         self._sizes = [sum(size_of[name] for name in {frame.file for frame in sequences[each]}) for each in self._names]
-        self._labels = None
-        if labels == "folder":
-            self.class_names, self._labels = folders.label_by_folder(root, self._names, class_names)
+        self._labels: NDArray[np.int64] | None = None
         frames: list[Frame] = []
         starts = [0]
         for name in self._names:
@@ -146,7 +159,7 @@ class SequenceSource(Source):
         return np.full(len(self), -1, dtype=np.int64) if self._labels is None else self._labels
 
 
-def _evenly(frames: list[Frame], max_frames: int | None) -> list[Frame]:
+def _evenly(frames: Sequence[Frame], max_frames: int | None) -> Sequence[Frame]:
     """At most so many frames: the middles of as many equal parts."""
     if max_frames is None or len(frames) <= max_frames:
         return frames

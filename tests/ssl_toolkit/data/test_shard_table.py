@@ -138,7 +138,7 @@ def test_the_classes_of_cls_files_stay_where_the_table_has_none(tmp_path: Path) 
         (["0"], r"path 0 in row 2, which is the name of 2 images"),
         (["scan"], r"path scan in row 2, which is the name of 2 images in .* \(s0.tar/scan.1.png, s0.tar/scan.2.png\)"),
         (["1.png", "s0.tar/1.png"], "has the image s0.tar/1.png in row 2 and in row 3"),
-        (["1.png", "scan.1", "./1.png"], "has the image 1.png in row 2 and in row 4"),
+        (["1.png", "scan.1", "./1.png"], "has the path 1.png in row 2 and in row 4"),
     ],
 )
 def test_what_names_no_image_or_several_is_refused(tmp_path: Path, rows: list[str], message: str) -> None:

@@ -74,7 +74,7 @@ def test_parquet_says_the_same(tmp_path: Path) -> None:
     [
         ("path,label\na.png,x\n,y\n", "has no path in row 3"),
         ("path,label\na.png,\nb.png,x\nc.png,\nd.png, \ne.png,\n", r"has no label in 4 rows \(2, 4, 5, ...\)"),
-        ("path,label\na.png,x\nb.png,x\n./a.png,y\n", "has the image a.png in row 2 and in row 4"),
+        ("path,label\na.png,x\nb.png,x\n./a.png,y\n", "has the path a.png in row 2 and in row 4"),
         ("path,label\na.png,x,7\n", "has 3 cells in row 2, but 2 columns"),
         ("path,path\na.png,x\n", "has two columns 'path'"),
         ("file,label\na.png,x\n", r"no column 'path'; its columns are 'file', 'label'.*--data.columns.path COLUMN"),
