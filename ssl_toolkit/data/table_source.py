@@ -104,7 +104,7 @@ class TableSource(Annotated, FolderSource):
         read = read_table(table, columns, targets)
         folder = read.file.parent if path is None else Path(path).expanduser()
         check_folder(folder)
-        files = _find(read, folder)
+        files = find_files(read, read.values["path"], folder)
         order = sorted(range(len(files)), key=lambda place: files[place].name)
         self._hold(folder, [files[place] for place in order], image_size, channels)
         self._annotate(read, order, targets)
@@ -112,10 +112,19 @@ class TableSource(Annotated, FolderSource):
             self.class_names, self._labels = label_by_folder(folder, self._names)
 
 
-def _find(table: Table, folder: Path) -> list[ImageFile]:
-    """The file of each row."""
+def find_files(table: Table, names: Sequence[str], folder: Path) -> list[ImageFile]:
+    """The file of each row.
+
+    Args:
+        table: The table.
+        names: What the rows call them.
+        folder: Where these names begin.
+
+    Raises:
+        ValueError: In one line with the rows, if some are not there.
+    """
     found, missing = [], []
-    for name, row in zip(table.values["path"], table.rows.tolist(), strict=True):
+    for name, row in zip(names, table.rows.tolist(), strict=True):
         try:
             status = (folder / name).stat()
         except OSError:

@@ -8,6 +8,7 @@ from ssl_toolkit.data.checks import check_at_least_one, check_choice
 from ssl_toolkit.data.console import say
 from ssl_toolkit.data.dataset import ImageSet
 from ssl_toolkit.data.frames.loader import SequenceLoader, SequenceSet
+from ssl_toolkit.data.frames.pairs import PairTableSource
 from ssl_toolkit.data.frames.source import SequenceSource
 from ssl_toolkit.data.frames.table_source import SequenceTableSource
 from ssl_toolkit.data.loader import BatchLoader
@@ -35,7 +36,8 @@ class FrameData(ImageData):
             "split" and "group" (a patient's), as for images.
         columns: The names of these columns, where they are others. {weight: NAME} names one of weights; {start: NAME}
             and {end: NAME} the first frame of a part and the one after its last, as numbers in the order of the frames,
-            from 0: one path may then have several rows, which are always in one split.
+            from 0: one path may then have several rows, which are always in one split. {second: NAME} names a second
+            image: each row is then the pair of the image files "path" and NAME, in this order.
         **kwargs: Arguments of `ImageData`, whose images are the sequences here.
 
     Raises:
@@ -79,10 +81,14 @@ class FrameData(ImageData):
         evenly, clip = (self._max_frames, None) if self._sampling == "uniform" else (None, self._max_frames)
         if origin.table is not None:
             check_one_path(origin, self.noun)
-            source = SequenceTableSource(
-                origin.table, origin.path, origin.labels, options.image_size, options.channels, evenly,
-                dict(origin.columns),
-            )  # fmt: skip
+            columns, kind = dict(origin.columns), SequenceTableSource
+            if "second" in columns:
+                kind = PairTableSource
+                if self._max_frames == 1:
+                    raise ValueError("data.max_frames is 1, but a pair has two images: set it to 2, or leave it out")
+            source = kind(
+                origin.table, origin.path, origin.labels, options.image_size, options.channels, evenly, columns
+            )
             if is_rank_zero():
                 say(source.summary())
             return {"train": SequenceSet(source, options, is_rank_zero(), clip_frames=clip)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,10 +81,13 @@ class SequenceSource(Source):
         frames: The frames of all sequences.
         starts: int64 array of shape ``[num_sequences + 1]``: sequence ``i`` has the frames ``starts[i]`` to
             ``starts[i + 1] - 1``.
+        needs_all: Whether a sequence is of no use without one of its frames.
 
     Raises:
         ValueError: The path is not a folder with sequences, or the labels cannot be read from it.
     """
+
+    needs_all: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -20,6 +20,7 @@ from ssl_toolkit.data.table_source import Annotated
 from ssl_toolkit.errors import counted
 
 PARTS = ("start", "end")
+FURTHER = (*PARTS, "second")
 _SHOWN = 3
 
 
@@ -65,7 +66,7 @@ class SequenceTableSource(Annotated, SequenceSource):
         max_frames: int | None = None,
         columns: Mapping[str, str] | None = None,
     ) -> None:
-        read = read_table(table, columns, further=PARTS)
+        read = read_table(table, columns, further=FURTHER)
         root = read.file.parent if path is None else Path(path).expanduser()
         check_folder(root)
         files, self.left_out = _find(read, root)

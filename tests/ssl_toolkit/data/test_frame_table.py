@@ -215,7 +215,7 @@ def test_weights_are_delivered_in_training_whatever_the_number_of_processes(fold
         (
             "path,s\njump/take 1,4\n",
             {"strat": "s"},
-            "'strat', expected path, label, split, group, weight, start, end; d",
+            "'strat', expected path, label, split, group, weight, start, end, second; d",
         ),
         ("path,s\njump/take 1,4\n", {"start": "t"}, "has no column 't'; its columns are 'path', 's'"),
         (
