@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,15 +71,15 @@ def _find(table: Table, shards: ShardSource, path: str) -> NDArray[np.int64]:
     wanted: dict[str, list[int]] = {}
     for row, text in enumerate(table.values["path"]):
         wanted.setdefault(printable(text), []).append(row)
+    found: dict[int, list[int]] = {}
     # the whole name before a shorter one, which may be that of several images
-    found: list[dict[int, list[int]]] = [{} for _ in range(4)]
-    for place, (shard, member) in enumerate(shards.members()):
-        for length, name in enumerate(_names(shard, member)):
-            for row in wanted.get(name, ()):
-                found[length].setdefault(row, []).append(place)
+    for name_of in (_with_shard, _alone, _without_ending, _of_sample):
+        left = {text: rows for text, rows in wanted.items() if rows[0] not in found}
+        for place, (shard, member) in enumerate(shards.members() if left else ()):
+            for row in left.get(name_of(shard, member), ()):
+                found.setdefault(row, []).append(place)
     places = np.full(len(table.rows), -1, dtype=np.int64)
-    for row in range(len(places)):
-        candidates = next((each[row] for each in found if row in each), [])
+    for row, candidates in sorted(found.items()):
         if len(candidates) > 1:
             shown = ", ".join(shards.name(place) for place in candidates[:_SHOWN]) + ", ..." * (
                 len(candidates) > _SHOWN
@@ -88,23 +88,28 @@ def _find(table: Table, shards: ShardSource, path: str) -> NDArray[np.int64]:
                 f"the table '{table.file}' has the path {table.values['path'][row]} in row {table.rows[row]:,}, which "
                 f"is the name of {len(candidates):,} images in '{path}' ({shown}); write the shard before it, as there"
             )
-        if candidates:
-            places[row] = candidates[0]
+        places[row] = candidates[0]
     _check_found(table, places, path)
     _check_once(table, places, shards)
     return places
 
 
-def _names(shard: str, member: str) -> Iterator[str]:
-    """What an image may be called: with its shard, alone, without its ending, and as its sample."""
-    yield _normal(f"{shard}/{member}")
-    member = _normal(member)
-    yield member
-    folder, slash, base = member.rpartition("/")
-    stem, key = base.rpartition(".")[0] or base, base.partition(".")[0]
-    yield f"{folder}{slash}{stem}"
-    if key != stem:
-        yield f"{folder}{slash}{key}"
+def _with_shard(shard: str, member: str) -> str:
+    return _normal(f"{shard}/{member}")
+
+
+def _alone(shard: str, member: str) -> str:
+    return _normal(member)
+
+
+def _without_ending(shard: str, member: str) -> str:
+    folder, slash, base = _normal(member).rpartition("/")
+    return f"{folder}{slash}{base.rpartition('.')[0] or base}"
+
+
+def _of_sample(shard: str, member: str) -> str:
+    folder, slash, base = _normal(member).rpartition("/")
+    return f"{folder}{slash}{base.partition('.')[0]}"
 
 
 def _normal(name: str) -> str:
