@@ -64,7 +64,7 @@ class SequenceStore(Store):
         lost = np.zeros(len(source.frames), dtype=bool)
         lost[list(frames.bad.found)] = True
         whether = np.logical_or if source.needs_all else np.logical_and
-        for index in np.flatnonzero(whether.reduceat(lost, source.starts[:-1])):
+        for index in np.flatnonzero(whether.reduceat(lost[source.places], source.starts[:-1])):
             self._lose(int(index))
 
     def gather(self, indices: NDArray[np.int64]) -> tuple[Images, list[int]]:
@@ -97,7 +97,8 @@ class SequenceStore(Store):
             ends = np.minimum(ends, starts + self._clip_frames)
         counts = ends - starts
         firsts = np.cumsum(counts) - counts
-        frames, missing = self.frames.gather(np.repeat(starts - firsts, counts) + np.arange(counts.sum()))
+        wanted = self._source.places[np.repeat(starts - firsts, counts) + np.arange(counts.sum())]
+        frames, missing = self.frames.gather(wanted)
         owners = np.repeat(np.arange(len(indices)), counts)
         lengths = counts - np.bincount(owners[missing], minlength=len(indices))
         if self._source.needs_all:

@@ -78,9 +78,10 @@ class SequenceSource(Source):
         class_names: The classes in the order of their numbers, where another folder defines them.
 
     Attributes:
-        frames: The frames of all sequences.
-        starts: int64 array of shape ``[num_sequences + 1]``: sequence ``i`` has the frames ``starts[i]`` to
-            ``starts[i + 1] - 1``.
+        frames: The frames of all sequences, each once.
+        places: int64 array: the numbers among these of the frames of the first sequence, of the second, and so on.
+        starts: int64 array of shape ``[num_sequences + 1]``: sequence ``i`` has the frames ``places[starts[i]]`` to
+            ``places[starts[i + 1] - 1]``.
         needs_all: Whether a sequence is of no use without one of its frames.
 
     Raises:
@@ -123,13 +124,15 @@ class SequenceSource(Source):
         size_of = {file.name: file.size for file in files}
         self._sizes = [sum(size_of[name] for name in {frame.file for frame in sequences[each]}) for each in self._names]
         self._labels: NDArray[np.int64] | None = None
-        frames: list[Frame] = []
+        number: dict[Frame, int] = {}
+        places: list[int] = []
         starts = [0]
         for name in self._names:
-            frames += _evenly(sequences[name], max_frames)
-            starts.append(len(frames))
+            places += [number.setdefault(frame, len(number)) for frame in _evenly(sequences[name], max_frames)]
+            starts.append(len(places))
+        self.places = np.array(places, dtype=np.int64)
         self.starts = np.array(starts, dtype=np.int64)
-        self.frames = FrameSource(root, frames, digest.hexdigest(), image_size, channels)
+        self.frames = FrameSource(root, list(number), digest.hexdigest(), image_size, channels)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -145,7 +148,7 @@ class SequenceSource(Source):
         self.frames.use_ranges(ranges)
 
     def _middle(self, index: int) -> int:
-        return int(self.starts[index] + self.starts[index + 1]) // 2
+        return int(self.places[int(self.starts[index] + self.starts[index + 1]) // 2])
 
     def fingerprint(self) -> str:
         return f"sequences of {self.frames.fingerprint()}"

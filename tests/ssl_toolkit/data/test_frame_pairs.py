@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ssl_toolkit.data import Split
-from ssl_toolkit.data.frames import FrameData, SequenceBatch
+from ssl_toolkit.data.frames import FrameData, SequenceBatch, SequenceSource
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 SECOND = {"second": "other"}
@@ -177,3 +177,19 @@ def test_how_many_pairs_hang_together_is_said(folder: Path, capsys: pytest.Captu
     data_of(written(folder, rows, "path,other"), val_fraction=0.3).setup()
     said = capsys.readouterr().err
     assert "t.csv: 3 pairs; path from 'path', second from 'other'; 2 groups without an image in common" in said
+
+
+@pytest.mark.parametrize("cache", ["memory", "none"])
+def test_an_image_of_many_pairs_is_decoded_once_and_counted_once_if_it_is_bad(folder: Path, cache: str) -> None:
+    (folder / "7.png").write_bytes(b"nothing")
+    pairs = [(first, second) for first in range(8) for second in range(8) if first != second]
+    data = data_of(
+        written(folder, [(f"{first}.png", f"{second}.png", "x") for first, second in pairs]), cache=cache, max_bad=0.2
+    )
+    sets = data._divided().split("train").images
+    assert isinstance(sets.source, SequenceSource)
+    assert len(sets.source.frames) == 8
+    assert levels(data) == {
+        f"{first}.png|{second}.png": [first, second] for first, second in pairs if 7 not in (first, second)
+    }
+    assert [bad.path for bad in data.bad_files] == ["7.png"]
