@@ -18,7 +18,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 from downstream.base import Classifier
 from ssl_toolkit.batch import Images
 from ssl_toolkit.data.frames import FrameData, SequenceBatch
-from ssl_toolkit.errors import nearest
+from ssl_toolkit.errors import counted, nearest
+from ssl_toolkit.modules.multiplicative import MultiplicativeInteraction
 from ssl_toolkit.step import StepContext, StepOutput
 
 if TYPE_CHECKING:
@@ -202,6 +203,40 @@ class TransformerHead(SequenceHead):
         return self.position_table[:, :num]
 
 
+class PairHead(SequenceHead):
+    """Pair head: compares two images, the first with the second, by products of their features.
+
+    The scores are quadratic forms of the two (`ssl_toolkit.modules.multiplicative.MultiplicativeInteraction`): they can
+    tell whether two images are alike, which a sum of a term of each cannot. Sequences of exactly two frames are what a
+    table with a second image gives (``data.columns.second``).
+
+    Args:
+        rank: Of these forms, at least 1; None for full ones, with the square of the number of features for each class.
+        dropout: Probability in [0, 1) of dropping a feature.
+    """
+
+    def __init__(self, rank: int | None = None, dropout: float = 0.0) -> None:
+        super().__init__()
+        if rank is not None and rank < 1:
+            raise ValueError(f"PairHead: rank is {rank}, expected at least 1")
+        self.rank = rank
+        self.dropout = nn.Dropout(dropout)
+
+    def build(self, num_features: int, num_classes: int) -> None:
+        self.classifier = MultiplicativeInteraction(num_features, num_features, num_classes, self.rank)
+
+    def forward(
+        self, features: Float[Tensor, "batch longest width"], lengths: Int64[Tensor, " batch"]
+    ) -> Float[Tensor, "batch classes"]:
+        if (other := lengths[lengths != 2]).numel():
+            raise ValueError(
+                f"PairHead compares two images, but a sequence has {counted(int(other[0]), 'frames')}: name a column "
+                "of second images with --data.columns.second, or take another head"
+            )
+        first, second = self.dropout(features[:, :2]).unbind(1)
+        return self.classifier(first, second)
+
+
 def sinusoidal_positions(num: int, dim: int) -> Float[Tensor, "num dim"]:
     """Sinusoidal position encodings: sines and cosines of geometric wavelengths (Vaswani et al. 2017, section 3.5).
 
@@ -222,7 +257,8 @@ class SequenceClassification(Classifier):
     """Sequence classification by the features of the frames, in order.
 
     Args:
-        head: What reads the features of the frames: `RecurrentHead` or `TransformerHead`.
+        head: What reads the features of the frames: `RecurrentHead` or `TransformerHead`, or of pairs of images
+            `PairHead`.
         **kwargs: Arguments of `Classifier`.
     """
 

@@ -48,7 +48,7 @@ def _kept(sets: Sequence[ImageSet], files: Sequence[tuple[Path, int]]) -> NDArra
         kept = np.frombuffer(file.read_bytes(), dtype="<i8").reshape(2, -1)
         if kept.size == 0 or (kept.min() >= 0 and kept.max() < len(files)):
             return kept.astype(np.int64)
-    firsts = _first_files(files)
+    firsts = first_files(files)
     places = np.flatnonzero(firsts != np.arange(len(files)))
     found = np.stack([places, firsts[places]])
     if len(files) >= _FEWEST_KEPT:
@@ -72,7 +72,12 @@ def files_of(source: Source) -> list[tuple[Path, int]]:
     return source.files() if isinstance(source, FolderSource) else []
 
 
-def _first_files(files: Sequence[tuple[Path, int]]) -> NDArray[np.int64]:
+def first_files(files: Sequence[tuple[Path, int]]) -> NDArray[np.int64]:
+    """The place of the first of the files that are identical to each, byte by byte.
+
+    Args:
+        files: Path and number of bytes of each.
+    """
     firsts = np.arange(len(files))
     # of most files the size alone says that they have no copy, and of nearly all others their ends
     for places in _shared((size for _, size in files), range(len(files))):

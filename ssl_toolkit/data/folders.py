@@ -124,7 +124,7 @@ def check_folder(path: Path) -> None:
 
 
 def label_by_folder(
-    path: Path, names: Sequence[str], class_names: Sequence[str] | None = None
+    path: str | Path, names: Sequence[str], class_names: Sequence[str] | None = None
 ) -> tuple[list[str], NDArray[np.int64]]:
     """Classes from the first-level sub-folders.
 

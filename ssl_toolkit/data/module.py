@@ -80,10 +80,10 @@ class ImageData(DividedData):
         fold: The test images are one of several folds, such as "2/5": the second of five, with the same fraction of
             each class in each (groups and identical images together); `val_fraction` is then of the other folds. For
             all of them one after the other there is ``ssl-toolkit transfer --folds 5``.
-        table: A CSV, TSV or Parquet file that names the images of `path` (of its own folder, if there is none), a row
-            each: a column "path", and where they are there "label" (the class), "split" (train, val or test; if none
-            is val, or test, these are drawn from the training rows) and "group": images of one patient, video or
-            writer, which are never in two splits.
+        table: A CSV, TSV or Parquet file that names the images of `path` (of its own folder, if there is none; or of
+            shards), a row each: a column "path", and where they are there "label" (the class), "split" (train, val or
+            test; if none is val, or test, these are drawn from the training rows) and "group": images of one patient,
+            video or writer, which are never in two splits.
         columns: The names of these columns, where they are others, as {label: diagnosis, group: patient}. {weight:
             NAME} names a column of numbers of at least 0: how much each image counts in the loss of a transfer, of mean
             1 over the training images; figures of validation and test count all images alike.

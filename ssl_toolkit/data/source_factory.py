@@ -13,9 +13,10 @@ from ssl_toolkit.data.console import say
 from ssl_toolkit.data.dataset import ImageSet, ReadOptions
 from ssl_toolkit.data.shards import ShardOptions, ShardSource
 from ssl_toolkit.data.shards.remote import is_remote, plain
+from ssl_toolkit.data.shards.table_source import ShardTableSource
 from ssl_toolkit.data.sources import FolderSource, LabelKind, Source, SubsetSource
 from ssl_toolkit.data.splits import stratified_choice
-from ssl_toolkit.data.table import ROLES
+from ssl_toolkit.data.table import ROLES, read_table
 from ssl_toolkit.data.table_source import SPLITS, TableSource
 from ssl_toolkit.data.torchvision_sets import TorchvisionSource, has_test_split
 from ssl_toolkit.distributed.ranks import is_rank_zero
@@ -96,8 +97,7 @@ def open_sources(origin: Origin, options: ReadOptions) -> dict[str, Source]:
         raise ValueError("data.covariates are columns of data.table, but there is none; give the table")
     if origin.table is not None:
         return {"train": _open_table(origin, options)}
-    if origin.columns:
-        raise ValueError("data.columns are those of data.table, but there is none; give the table")
+    check_no_columns(origin)
     if kind == "procedural":
         return {"train": _open_procedural(origin, options)}
     if kind == "torchvision":
@@ -116,18 +116,32 @@ def _open_procedural(origin: Origin, options: ReadOptions) -> Source:
 
 
 def _open_table(origin: Origin, options: ReadOptions) -> Source:
-    if origin.source != "folder":
-        raise ValueError(f"data.table names files of a folder, but data.source is {origin.source}; leave one out")
-    for name, path in (("val_path", origin.val_path), ("test_path", origin.test_path)):
-        if path is not None:
-            raise ValueError(f"data.{name} does not go with data.table: say in a column `split` which images they are")
-    source = TableSource(
-        f"{origin.table}", origin.path, origin.labels, options.image_size, options.channels, dict(origin.columns),
-        origin.targets, origin.covariates, origin.roles,
-    )  # fmt: skip
+    if origin.source not in FILE_SOURCES:
+        raise ValueError(
+            f"data.table names files of a folder or of shards, but data.source is {origin.source}; leave one out"
+        )
+    check_one_path(origin)
+    if origin.source == "shards":
+        source = _open_shard_table(origin, options)
+    else:
+        source = TableSource(
+            f"{origin.table}", origin.path, origin.labels, options.image_size, options.channels, dict(origin.columns),
+            origin.targets, origin.covariates, origin.roles,
+        )  # fmt: skip
     if is_rank_zero():
         say(source.summary())
     return _limit(source, origin)
+
+
+def _open_shard_table(origin: Origin, options: ReadOptions) -> ShardTableSource:
+    if origin.path is None:
+        raise ValueError("data.path is missing: give the tar shards whose images the table names")
+    read = read_table(f"{origin.table}", dict(origin.columns), origin.targets, origin.covariates, origin.roles)
+    # other classes than those of the table's images have nothing to say
+    labels = "none" if origin.labels == "folder" or "label" in read.values else origin.labels
+    shards = _open(origin.path, origin._replace(labels=labels), options)
+    assert isinstance(shards, ShardSource)
+    return ShardTableSource(read, shards, origin.labels, origin.path, origin.targets, origin.covariates)
 
 
 def _open_files(origin: Origin, options: ReadOptions) -> dict[str, Source]:
@@ -142,6 +156,19 @@ def _open_files(origin: Origin, options: ReadOptions) -> dict[str, Source]:
         if path is not None:
             sources[name] = _open(path, origin, options, main.class_names)
     return sources
+
+
+def check_no_columns(origin: Origin) -> None:
+    """Refuses columns of no table."""
+    if origin.columns:
+        raise ValueError("data.columns are those of data.table, but there is none; give the table")
+
+
+def check_one_path(origin: Origin, noun: str = "images") -> None:
+    """Refuses paths of splits beside a table."""
+    for name, path in (("val_path", origin.val_path), ("test_path", origin.test_path)):
+        if path is not None:
+            raise ValueError(f"data.{name} does not go with data.table: say in a column `split` which {noun} they are")
 
 
 def check_apart(origin: Origin) -> None:

@@ -34,8 +34,8 @@ class Table(NamedTuple):
     Attributes:
         file: Of the table.
         rows: int64 array: the row of each image as a spreadsheet counts it, 2 for the first after the names of columns.
-        values: The texts of each column, by what it is for: ``path``, and ``label``, ``split`` and ``group`` where
-            there are such; none is empty.
+        values: The texts of each column, by what it is for: ``path``, and ``label``, ``split``, ``group`` and what
+            else was asked for, where there are such; none is empty.
         names: The name of each of these columns in the file.
         targets: float32 array of shape ``[rows, targets]``: numbers, NaN where a cell is empty.
         weights: float32 array of shape ``[rows]``: how much each image counts, at least 0; None without such a column.
@@ -57,6 +57,7 @@ def read_table(
     targets: Sequence[str] = (),
     covariates: Sequence[str] = (),
     roles: Sequence[str] = ROLES,
+    further: Sequence[str] = (),
 ) -> Table:
     """Reads an annotation table.
 
@@ -68,13 +69,15 @@ def read_table(
         targets: Columns of numbers, or of yes and no (or true and false), which become 1 and 0.
         covariates: Likewise: what is given with each image, and not to be predicted.
         roles: What columns may be for; those of others are not read.
+        further: What else columns may be for; each is taken only if it is named. One path may then have several rows,
+            which differ in these.
 
     Raises:
         ValueError: In one line that names the row, if the file cannot be read, a column is missing, a cell is empty or
             no number where there must be one, or an image has two rows.
     """
     file = Path(file).expanduser()
-    wanted = _wanted(columns, roles)
+    wanted = _wanted(columns, roles, further)
     for option, chosen in (("data.targets", targets), ("data.covariates", covariates)):
         twice = next((name for name in chosen if list(chosen).count(name) > 1), None)
         if twice is not None:
@@ -112,7 +115,9 @@ def read_table(
         if empty := [int(row) for row, text in zip(rows, texts, strict=True) if not text]:
             raise ValueError(f"the table '{file}' has no {role} in {rows_of(empty)}")
     values["path"] = [posixpath.normpath(text) for text in values["path"]]
-    _check_once(file, values["path"], rows)
+    if not any(role in values for role in further):
+        options = " or ".join(f"--data.columns.{role} COLUMN" for role in further)
+        _check_once(file, values["path"], rows, f"; what tells them apart is named by {options}" if further else "")
     numbers, given = (
         [_numbers(file, name, cells[header.index(name)], rows, option) for name in chosen]
         for option, chosen in (("data.targets", targets), ("data.covariates", covariates))
@@ -151,11 +156,13 @@ def rows_of(rows: Sequence[int]) -> str:
     return f"{len(rows):,} rows ({shown}{', ...' if len(rows) > _SHOWN else ''})"
 
 
-def _wanted(columns: Mapping[str, str] | None, allowed: Sequence[str]) -> dict[str, str]:
-    unknown = next((role for role in columns or {} if role not in ROLES), None)
+def _wanted(columns: Mapping[str, str] | None, allowed: Sequence[str], further: Sequence[str]) -> dict[str, str]:
+    known = (*ROLES, *further)
+    unknown = next((role for role in columns or {} if role not in known), None)
     if unknown is not None:
-        raise ValueError(f"data.columns has {unknown!r}, expected {', '.join(ROLES)}{nearest(unknown, ROLES)}")
-    roles = [role for role in allowed if role not in _ONLY_NAMED or role in (columns or {})]
+        raise ValueError(f"data.columns has {unknown!r}, expected {', '.join(known)}{nearest(unknown, known)}")
+    only_named = (*_ONLY_NAMED, *further)
+    roles = [role for role in (*allowed, *further) if role not in only_named or role in (columns or {})]
     wanted = {role: (columns or {}).get(role, role) for role in roles}
     for number, (role, name) in enumerate(wanted.items()):
         other = next((earlier for earlier in list(wanted)[:number] if wanted[earlier] == name), None)
@@ -265,8 +272,8 @@ def _check_header(file: Path, header: Sequence[str]) -> None:
         raise ValueError(f"the table '{file}' has two columns {twice!r}")
 
 
-def _check_once(file: Path, paths: Sequence[str], rows: NDArray[np.int64]) -> None:
+def _check_once(file: Path, paths: Sequence[str], rows: NDArray[np.int64], advice: str) -> None:
     seen: dict[str, int] = {}
     for path, row in zip(paths, rows.tolist(), strict=True):
         if (earlier := seen.setdefault(path, row)) != row:
-            raise ValueError(f"the table '{file}' has the image {path} in row {earlier:,} and in row {row:,}")
+            raise ValueError(f"the table '{file}' has the path {path} in row {earlier:,} and in row {row:,}{advice}")

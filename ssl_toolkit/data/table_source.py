@@ -5,12 +5,13 @@ from __future__ import annotations
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssl_toolkit.data.folders import ImageFile, check_folder, label_by_folder
-from ssl_toolkit.data.sources import FolderSource, LabelKind
+from ssl_toolkit.data.sources import FolderSource, LabelKind, Source
 from ssl_toolkit.data.table import ROLES, Table, read_table, rows_of
 from ssl_toolkit.errors import counted, nearest
 
@@ -18,7 +19,70 @@ SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"),
 _SHOWN = 3
 
 
-class TableSource(FolderSource):
+class Annotated(Source):
+    """Base class of sources whose samples are the rows of a table: what it says of them.
+
+    Attributes:
+        noun: What the samples are called in messages.
+        table: The table.
+    """
+
+    noun: ClassVar[str] = "images"
+    table: Table
+    _labels: NDArray[np.int64] | None = None
+
+    def _annotate(
+        self, read: Table, rows: Sequence[int], targets: Sequence[str] = (), covariates: Sequence[str] = ()
+    ) -> None:
+        """Takes over what a table says.
+
+        Args:
+            read: The table.
+            rows: The place in the table of the row of each sample.
+            targets: As for `read_table`.
+            covariates: As for `read_table`.
+        """
+        order = np.array(rows, dtype=np.int64)
+        values = {role: [texts[place] for place in order] for role, texts in read.values.items()}
+        self.table = read
+        self._splits = _splits(read, order) if "split" in values else None
+        self._groups = np.unique(values["group"], return_inverse=True)[1] if "group" in values else None
+        if self._splits is not None and "group" in values:
+            _check_groups(read, values["group"], self._splits)
+        self.target_names, self._targets = tuple(targets), read.targets[order] if targets else None
+        self._weights = None if read.weights is None else read.weights[order]
+        self.covariate_names = tuple(covariates)
+        self._covariates = None if read.covariates is None else read.covariates[order]
+        self.labels_may_change = "label" in values
+        if "label" in values:
+            self.class_names = _in_order(set(values["label"]))
+            number = {name: place for place, name in enumerate(self.class_names)}
+            self._labels = np.array([number[text] for text in values["label"]], dtype=np.int64)
+
+    def summary(self) -> str:
+        """What was taken from the table, for people."""
+        columns = ", ".join(f"{role} from {name!r}" for role, name in self.table.names.items())
+        columns += f", targets {', '.join(map(repr, self.target_names))}" if self.target_names else ""
+        columns += f", covariates {', '.join(map(repr, self.covariate_names))}" if self.covariate_names else ""
+        return f"{self.table.file}: {counted(len(self), self.noun)}; {columns}"
+
+    def targets(self) -> NDArray[np.float32] | None:
+        return self._targets
+
+    def weights(self) -> NDArray[np.float32] | None:
+        return self._weights
+
+    def covariates(self) -> NDArray[np.float32] | None:
+        return self._covariates
+
+    def given_splits(self) -> NDArray[np.str_] | None:
+        return self._splits
+
+    def split_groups(self) -> NDArray[np.int64] | None:
+        return self._groups
+
+
+class TableSource(Annotated, FolderSource):
     """The images of a folder that a table names, in the order of their paths: the order of the rows plays no role.
 
     Args:
@@ -53,54 +117,27 @@ class TableSource(FolderSource):
         read = read_table(table, columns, targets, covariates, roles)
         folder = read.file.parent if path is None else Path(path).expanduser()
         check_folder(folder)
-        files = _find(read, folder)
+        files = find_files(read, read.values["path"], folder)
         order = sorted(range(len(files)), key=lambda place: files[place].name)
         self._hold(folder, [files[place] for place in order], image_size, channels)
-        values = {role: [texts[place] for place in order] for role, texts in read.values.items()}
-        self.table = read
-        self._splits = _splits(read, np.array(order)) if "split" in values else None
-        self._groups = np.unique(values["group"], return_inverse=True)[1] if "group" in values else None
-        if self._splits is not None and "group" in values:
-            _check_groups(read, values["group"], self._splits)
-        self.target_names, self._targets = tuple(targets), read.targets[order] if targets else None
-        self._weights = None if read.weights is None else read.weights[order]
-        self.covariate_names = tuple(covariates)
-        self._covariates = None if read.covariates is None else read.covariates[order]
-        self.labels_may_change = "label" in values
-        if "label" in values:
-            self.class_names = _in_order(set(values["label"]))
-            number = {name: place for place, name in enumerate(self.class_names)}
-            self._labels = np.array([number[text] for text in values["label"]], dtype=np.int64)
-        elif labels == "folder":
-            self.class_names, self._labels = label_by_folder(folder, values["path"])
-
-    def summary(self) -> str:
-        """What was taken from the table, for people."""
-        columns = ", ".join(f"{role} from {name!r}" for role, name in self.table.names.items())
-        columns += f", targets {', '.join(map(repr, self.target_names))}" if self.target_names else ""
-        columns += f", covariates {', '.join(map(repr, self.covariate_names))}" if self.covariate_names else ""
-        return f"{self.table.file}: {counted(len(self), 'images')}; {columns}"
-
-    def targets(self) -> NDArray[np.float32] | None:
-        return self._targets
-
-    def weights(self) -> NDArray[np.float32] | None:
-        return self._weights
-
-    def covariates(self) -> NDArray[np.float32] | None:
-        return self._covariates
-
-    def given_splits(self) -> NDArray[np.str_] | None:
-        return self._splits
-
-    def split_groups(self) -> NDArray[np.int64] | None:
-        return self._groups
+        self._annotate(read, order, targets, covariates)
+        if "label" not in read.values and labels == "folder":
+            self.class_names, self._labels = label_by_folder(folder, self._names)
 
 
-def _find(table: Table, folder: Path) -> list[ImageFile]:
-    """The file of each row."""
+def find_files(table: Table, names: Sequence[str], folder: Path) -> list[ImageFile]:
+    """The file of each row.
+
+    Args:
+        table: The table.
+        names: What the rows call them.
+        folder: Where these names begin.
+
+    Raises:
+        ValueError: In one line with the rows, if some are not there.
+    """
     found, missing = [], []
-    for name, row in zip(table.values["path"], table.rows.tolist(), strict=True):
+    for name, row in zip(names, table.rows.tolist(), strict=True):
         try:
             status = (folder / name).stat()
         except OSError:

@@ -23,6 +23,7 @@ from ssl_toolkit.data.frames import FrameData, SequenceBatch
 from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.optim import AdamW
 from ssl_toolkit.schedule import Cosine
+from ssl_toolkit.step import StepContext
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning"),
@@ -236,6 +237,19 @@ def test_the_output_holds_the_features_of_real_frames_only():
     output = task.compute(batch, batch.indices)
     expected = task.backbone_features(batch.frames, batch.indices.repeat_interleave(batch.lengths))
     assert torch.allclose(output.features, expected, atol=1e-5)
+
+
+def test_the_weights_of_sequences_count_in_training_alone():
+    task = make_task(HEADS["lstm"](), num_classes=2, image_size=32)
+    task.setup("validate")
+    task.eval()
+    weights = torch.tensor([0.0, 2.0, 1.0])
+    batch = make_batch([4, 2, 3])._replace(weights=weights)
+    features = task.encode(batch, batch.indices)
+    each = F.cross_entropy(task.logits(features), batch.labels, reduction="none")
+    for training, expected in ((True, (weights * each).mean()), (False, each.mean())):
+        found = task.loss(features, batch.labels, StepContext(training, batch=batch)).loss
+        assert torch.allclose(found, expected)
 
 
 @pytest.fixture(scope="module")

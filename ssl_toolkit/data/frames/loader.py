@@ -31,6 +31,7 @@ class SequenceBatch(NamedTuple):
         labels: int64 tensor of shape ``[batch]``: class numbers, -1 where there is no label.
         epoch: The epoch the batch belongs to, counted from 0.
         repeats: As in `Batch`.
+        weights: As in `Batch`.
     """
 
     frames: Images
@@ -39,10 +40,11 @@ class SequenceBatch(NamedTuple):
     labels: Tensor
     epoch: int
     repeats: Tensor | None = None
+    weights: Tensor | None = None
 
 
 class SequenceStore(Store):
-    """The decoded frames of sequences. Frames that cannot be decoded are left out of their sequence.
+    """The decoded frames of sequences. Frames that cannot be decoded are left out of their sequence, or it with them.
 
     Args:
         source: The sequences.
@@ -50,7 +52,7 @@ class SequenceStore(Store):
         clip_frames: Longer sequences are cut to so many consecutive frames; None takes them whole.
 
     Attributes:
-        bad: The sequences none of whose frames could be decoded.
+        bad: The sequences none of whose frames could be decoded; or one of whose could not, if the source needs all.
         frames: The store of the frames, with the bad frames.
     """
 
@@ -61,13 +63,17 @@ class SequenceStore(Store):
         self._clip_frames = clip_frames
         lost = np.zeros(len(source.frames), dtype=bool)
         lost[list(frames.bad.found)] = True
-        for index in np.flatnonzero(np.logical_and.reduceat(lost, source.starts[:-1])):
+        whether = np.logical_or if source.needs_all else np.logical_and
+        for index in np.flatnonzero(whether.reduceat(lost[source.places], source.starts[:-1])):
             self._lose(int(index))
 
     def gather(self, indices: NDArray[np.int64]) -> tuple[Images, list[int]]:
         """The frames of the sequences, one after the other, and the places of those that have none."""
         frames, lengths = self.gather_sequences(indices)
-        return frames, np.flatnonzero(lengths == 0).tolist()
+        missing = np.flatnonzero(lengths == 0)
+        if len(missing) and self._source.needs_all:
+            frames, _ = self.gather_sequences(np.delete(indices, missing))
+        return frames, missing.tolist()
 
     def gather_sequences(
         self, indices: NDArray[np.int64], shifts: NDArray[np.float32] | None = None
@@ -81,7 +87,7 @@ class SequenceStore(Store):
 
         Returns:
             The frames, one sequence after the other, and an int64 array of shape ``[batch]``: how many frames each
-            sequence has; 0 where none can be decoded.
+            sequence has; 0 where it is bad, and then what can be decoded of it is still among the frames.
         """
         starts, ends = self._source.starts[indices], self._source.starts[indices + 1]
         if self._clip_frames is not None:
@@ -91,15 +97,19 @@ class SequenceStore(Store):
             ends = np.minimum(ends, starts + self._clip_frames)
         counts = ends - starts
         firsts = np.cumsum(counts) - counts
-        frames, missing = self.frames.gather(np.repeat(starts - firsts, counts) + np.arange(counts.sum()))
+        wanted = self._source.places[np.repeat(starts - firsts, counts) + np.arange(counts.sum())]
+        frames, missing = self.frames.gather(wanted)
         owners = np.repeat(np.arange(len(indices)), counts)
         lengths = counts - np.bincount(owners[missing], minlength=len(indices))
+        if self._source.needs_all:
+            lengths[lengths < counts] = 0
         for index in indices[lengths == 0]:
             self._lose(int(index))
         return frames, lengths
 
     def _lose(self, index: int) -> None:
-        self.bad.saw(index, BadImage(self._source.name(index), "none of its frames can be decoded"))
+        what = "one of its images cannot" if self._source.needs_all else "none of its frames can"
+        self.bad.saw(index, BadImage(self._source.name(index), f"{what} be decoded"))
 
 
 class SequenceSet(ImageSet):
@@ -157,6 +167,7 @@ class SequenceLoader(BatchLoader):
             shifts = uniform(keys).numpy() if self._shuffle else None
             frames, lengths = self._store.gather_sequences(indices, shifts)
             if lengths.all():
-                return SequenceBatch(frames, torch.from_numpy(lengths), chosen, self._labels[chosen], epoch, repeats)
+                labels, weights = self._labels[chosen], None if self._weights is None else self._weights[chosen]
+                return SequenceBatch(frames, torch.from_numpy(lengths), chosen, labels, epoch, repeats, weights)
             places = self._instead(places, np.flatnonzero(lengths == 0).tolist())
         return None

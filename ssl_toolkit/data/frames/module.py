@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal, get_args
 
 from ssl_toolkit.data.checks import check_at_least_one, check_choice
+from ssl_toolkit.data.console import say
 from ssl_toolkit.data.dataset import ImageSet
 from ssl_toolkit.data.frames.loader import SequenceLoader, SequenceSet
+from ssl_toolkit.data.frames.pairs import PairTableSource
 from ssl_toolkit.data.frames.source import SequenceSource
+from ssl_toolkit.data.frames.table_source import SequenceTableSource
 from ssl_toolkit.data.loader import BatchLoader
 from ssl_toolkit.data.module import ImageData
-from ssl_toolkit.data.source_factory import check_apart
+from ssl_toolkit.data.source_factory import check_apart, check_no_columns, check_one_path
 from ssl_toolkit.distributed.ranks import is_rank_zero
 
 Sampling = Literal["uniform", "clip"]
@@ -28,6 +31,13 @@ class FrameData(ImageData):
         max_frames: The most frames of a sequence that are used, at least 1; None for all of them.
         sampling: How they are chosen from a longer sequence: "uniform" takes evenly spaced ones, always the same;
             "clip" takes consecutive ones, from a random place in training and from the middle in evaluation.
+        table: A CSV, TSV or Parquet file that names the sequences of `path` (of its own folder, if there is none), a
+            row each: a column "path" with a folder of frames or a file with a tensor, and where they are there "label",
+            "split" and "group" (a patient's), as for images.
+        columns: The names of these columns, where they are others. {weight: NAME} names one of weights; {start: NAME}
+            and {end: NAME} the first frame of a part and the one after its last, as numbers in the order of the frames,
+            from 0: one path may then have several rows, which are always in one split. {second: NAME} names a second
+            image: each row is then the pair of the image files "path" and NAME, in this order.
         **kwargs: Arguments of `ImageData`, whose images are the sequences here.
 
     Raises:
@@ -43,6 +53,8 @@ class FrameData(ImageData):
         batch_size: int = 16,
         max_frames: int | None = 32,
         sampling: Sampling = "uniform",
+        table: str | None = None,
+        columns: dict[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
         check_at_least_one(max_frames=max_frames)
@@ -56,8 +68,8 @@ class FrameData(ImageData):
             index=None,
             shard_window=None,
             shard_cache=1.0,
-            table=None,
-            columns=None,
+            table=table,
+            columns=columns,
             targets=None,
             covariates=None,
             **kwargs,
@@ -67,10 +79,24 @@ class FrameData(ImageData):
 
     def _open_sets(self) -> dict[str, ImageSet]:
         origin, options = self._origin, self._options
+        evenly, clip = (self._max_frames, None) if self._sampling == "uniform" else (None, self._max_frames)
+        if origin.table is not None:
+            check_one_path(origin, self.noun)
+            columns, kind = dict(origin.columns), SequenceTableSource
+            if "second" in columns:
+                kind = PairTableSource
+                if self._max_frames == 1:
+                    raise ValueError("data.max_frames is 1, but a pair has two images: set it to 2, or leave it out")
+            source = kind(
+                origin.table, origin.path, origin.labels, options.image_size, options.channels, evenly, columns
+            )
+            if is_rank_zero():
+                say(source.summary())
+            return {"train": SequenceSet(source, options, is_rank_zero(), clip_frames=clip)}
+        check_no_columns(origin)
         if origin.path is None:
             raise ValueError("data.path is missing: give the folder of the sequences")
         check_apart(origin)
-        evenly, clip = (self._max_frames, None) if self._sampling == "uniform" else (None, self._max_frames)
         sets: dict[str, ImageSet] = {}
         class_names = None
         for split, path in (("train", origin.path), ("val", origin.val_path), ("test", origin.test_path)):

@@ -84,8 +84,10 @@ class SingleFrames(DividedData):
                 lengths = np.diff(source.images.sequences.starts)
                 splits = np.repeat(source.splits, lengths)
                 own = {name: np.flatnonzero(splits == number) for number, name in enumerate(get_args(Split))}
-                own = {name: places for name, places in own.items() if len(places)}
-                frames = source.images.frames
+                own = {name: members for name, members in own.items() if len(members)}
+                frames, places = source.images.frames, source.images.sequences.places
+                if not np.array_equal(places, np.arange(len(frames.source))):
+                    frames = frames.subset(places)  # a frame of two sequences is one of each
                 frames.labels = source.images.labels.repeat_interleave(torch.from_numpy(lengths))
                 self._owners[id(frames)] = source.images
                 for name in ["train"] if source.images is main else own:

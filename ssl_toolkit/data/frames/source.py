@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,13 +78,17 @@ class SequenceSource(Source):
         class_names: The classes in the order of their numbers, where another folder defines them.
 
     Attributes:
-        frames: The frames of all sequences.
-        starts: int64 array of shape ``[num_sequences + 1]``: sequence ``i`` has the frames ``starts[i]`` to
-            ``starts[i + 1] - 1``.
+        frames: The frames of all sequences, each once.
+        places: int64 array: the numbers among these of the frames of the first sequence, of the second, and so on.
+        starts: int64 array of shape ``[num_sequences + 1]``: sequence ``i`` has the frames ``places[starts[i]]`` to
+            ``places[starts[i + 1] - 1]``.
+        needs_all: Whether a sequence is of no use without one of its frames.
 
     Raises:
         ValueError: The path is not a folder with sequences, or the labels cannot be read from it.
     """
+
+    needs_all: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -96,23 +101,38 @@ class SequenceSource(Source):
     ) -> None:
         root = Path(path).expanduser()
         files, self.left_out = folders.find_images(root, TENSOR_SUFFIXES)
-        digest = hashlib.blake2b(f"{max_frames}".encode(), digest_size=16)
+        sequences = group_frames(root, [file.name for file in files], labels)
+        self._hold(root, sequences, files, image_size, channels, max_frames)
+        if labels == "folder":
+            self.class_names, self._labels = folders.label_by_folder(root, self._names, class_names)
+
+    def _hold(
+        self,
+        root: Path,
+        sequences: Mapping[str, Sequence[Frame]],
+        files: Sequence[folders.ImageFile],
+        image_size: int,
+        channels: int,
+        max_frames: int | None,
+        chosen: str = "",
+    ) -> None:
+        """Keeps sequences, each by its name; ``chosen`` tells which frames of the files they are, if not all."""
+        digest = hashlib.blake2b(f"{max_frames}{chosen}".encode("utf-8", "surrogateescape"), digest_size=16)
         for file in files:
             digest.update(f"{file.name}\0{file.size}\0{file.modified}\n".encode("utf-8", "surrogateescape"))
-        sequences = group_frames(root, [file.name for file in files], labels)
         self._names = sorted(sequences, key=natural_key)
         size_of = {file.name: file.size for file in files}
         self._sizes = [sum(size_of[name] for name in {frame.file for frame in sequences[each]}) for each in self._names]
-        self._labels = None
-        if labels == "folder":
-            self.class_names, self._labels = folders.label_by_folder(root, self._names, class_names)
-        frames: list[Frame] = []
+        self._labels: NDArray[np.int64] | None = None
+        number: dict[Frame, int] = {}
+        places: list[int] = []
         starts = [0]
         for name in self._names:
-            frames += _evenly(sequences[name], max_frames)
-            starts.append(len(frames))
+            places += [number.setdefault(frame, len(number)) for frame in _evenly(sequences[name], max_frames)]
+            starts.append(len(places))
+        self.places = np.array(places, dtype=np.int64)
         self.starts = np.array(starts, dtype=np.int64)
-        self.frames = FrameSource(root, frames, digest.hexdigest(), image_size, channels)
+        self.frames = FrameSource(root, list(number), digest.hexdigest(), image_size, channels)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -128,7 +148,7 @@ class SequenceSource(Source):
         self.frames.use_ranges(ranges)
 
     def _middle(self, index: int) -> int:
-        return int(self.starts[index] + self.starts[index + 1]) // 2
+        return int(self.places[int(self.starts[index] + self.starts[index + 1]) // 2])
 
     def fingerprint(self) -> str:
         return f"sequences of {self.frames.fingerprint()}"
@@ -146,7 +166,7 @@ class SequenceSource(Source):
         return np.full(len(self), -1, dtype=np.int64) if self._labels is None else self._labels
 
 
-def _evenly(frames: list[Frame], max_frames: int | None) -> list[Frame]:
+def _evenly(frames: Sequence[Frame], max_frames: int | None) -> Sequence[Frame]:
     """At most so many frames: the middles of as many equal parts."""
     if max_frames is None or len(frames) <= max_frames:
         return frames

@@ -10,6 +10,7 @@ int64; eight bytes that name the format.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -129,6 +130,13 @@ class Index(NamedTuple):
         base = int(self.name_starts[shard])
         begin = 0 if image == first else int(ends[image - 1])
         return names[base + begin : base + int(ends[image])].tobytes().decode("utf-8", "replace")
+
+    def names(self, shard: int) -> list[str]:
+        """The names of the images of one shard."""
+        images = slice(int(self.starts[shard]), int(self.starts[shard + 1]))
+        ends = self.columns["name_ends"][images].tolist()
+        names = self.columns["names"][int(self.name_starts[shard]) : int(self.name_starts[shard + 1])].tobytes()
+        return [names[begin:end].decode("utf-8", "replace") for begin, end in itertools.pairwise([0, *ends])]
 
     def shard(self, image: int) -> int:
         """The shard that holds an image."""

@@ -149,6 +149,12 @@ class ShardSource(Source):
     def name(self, index: int) -> str:
         return printable(f"{self._names[self._index.shard(index)]}/{self._index.name(index)}")
 
+    def members(self) -> Iterator[tuple[str, str]]:
+        """Of each image the name of its shard, and its own name in there: `name` has both."""
+        for shard, name in enumerate(self._names):
+            for member in self._index.names(shard):
+                yield name, member
+
     def sizes(self) -> NDArray[np.int64]:
         return np.asarray(self._index.columns["sizes"][:], dtype=np.int64)
 

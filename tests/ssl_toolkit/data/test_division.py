@@ -357,8 +357,8 @@ def test_copies_are_looked_for_once(tmp_path, monkeypatch):
     write(tmp_path / "main", names(20))
     shutil.copy(tmp_path / "main/ant/000.bmp", tmp_path / "main/bee/copy.bmp")
     monkeypatch.setattr(copies, "_FEWEST_KEPT", 0)
-    looked, original = [], copies._first_files
-    monkeypatch.setattr(copies, "_first_files", lambda files: looked.append(len(files)) or original(files))
+    looked, original = [], copies.first_files
+    monkeypatch.setattr(copies, "first_files", lambda files: looked.append(len(files)) or original(files))
     first, again = (data(tmp_path / "main", cache_dir=str(tmp_path / "cache")) for _ in range(2))
     assert all((first.indices(split) == again.indices(split)).all() for split in SPLITS)
     assert looked == [21]

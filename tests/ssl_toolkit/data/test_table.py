@@ -74,7 +74,7 @@ def test_parquet_says_the_same(tmp_path: Path) -> None:
     [
         ("path,label\na.png,x\n,y\n", "has no path in row 3"),
         ("path,label\na.png,\nb.png,x\nc.png,\nd.png, \ne.png,\n", r"has no label in 4 rows \(2, 4, 5, ...\)"),
-        ("path,label\na.png,x\nb.png,x\n./a.png,y\n", "has the image a.png in row 2 and in row 4"),
+        ("path,label\na.png,x\nb.png,x\n./a.png,y\n", "has the path a.png in row 2 and in row 4"),
         ("path,label\na.png,x,7\n", "has 3 cells in row 2, but 2 columns"),
         ("path,path\na.png,x\n", "has two columns 'path'"),
         ("file,label\na.png,x\n", r"no column 'path'; its columns are 'file', 'label'.*--data.columns.path COLUMN"),
@@ -271,7 +271,7 @@ def test_a_split_file_of_an_earlier_version_has_no_labels(folder: Path, tmp_path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"source": "procedural"}, "data.table names files of a folder, but data.source is procedural"),
+        ({"source": "procedural"}, "data.table names files of a folder or of shards, but data.source is procedural"),
         ({"val_path": "elsewhere"}, "data.val_path does not go with data.table"),
         ({"table": None, "columns": {"label": "x"}}, "data.columns are those of data.table, but there is none"),
     ],

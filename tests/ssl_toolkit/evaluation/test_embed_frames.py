@@ -92,6 +92,20 @@ def test_a_frame_is_in_the_split_of_its_sequence(folder, weights, tmp_path):
     assert [row["frame"] for row in rows if row["sequence"] == "walk/d"] == [0, 1]
 
 
+def test_a_frame_of_two_parts_has_a_row_in_each(folder, weights, as_images, tmp_path):
+    table = tmp_path / "parts.csv"
+    table.write_text("path,from,to\nwalk/d,0,3\nwalk/d,1,4\nrun/a,0,2\n")
+    columns = {"start": "from", "end": "to"}
+    data = FrameData(str(folder), table=str(table), columns=columns, val_fraction=0.0, **SETTINGS)
+    out = embed(weights, data, tmp_path / "frames.parquet", per_frame=True, device="cpu", precision="32")
+    rows = pyarrow.parquet.read_table(out).to_pylist()
+    expected = [("run/a[0:2]", place, f"run/a/{place:02d}.png") for place in range(2)]
+    expected += [(f"walk/d[{s}:{s + 3}]", place, f"walk/d/{s + place:02d}.png") for s in (0, 1) for place in range(3)]
+    assert [(row["sequence"], row["frame"], row["name"]) for row in rows] == expected
+    for row in rows:
+        np.testing.assert_allclose(row["features"], as_images[row["name"]], rtol=0, atol=1e-6)
+
+
 def test_the_store_has_the_frames(folder, weights, tmp_path, monkeypatch):
     settings = {"per_frame": True, "device": "cpu", "feature_store": str(tmp_path / "store")}
     first = embed(weights, frame_data(folder), tmp_path / "first.parquet", **settings)
