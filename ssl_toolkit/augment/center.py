@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from ssl_toolkit.augment.base import View, check_size, in_parts
@@ -12,7 +13,7 @@ from ssl_toolkit.augment.geometry import crop_resize
 from ssl_toolkit.batch import Images
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int64
+    from jaxtyping import Float, Int64, Num
 
 
 class CenterView(View):
@@ -36,6 +37,20 @@ class CenterView(View):
     def make(self, images: Images, keys: Int64[Tensor, " batch"]) -> Float[Tensor, "batch channels size size"]:
         boxes = centre_boxes(images.sizes, self.crop_fraction)
         return in_parts(lambda pixels, boxes: crop_resize(pixels, boxes, self.size), images.pixels, boxes)
+
+    def places(self, sizes: Num[Tensor, "batch 2"]) -> tuple[Int64[Tensor, "batch size"], Int64[Tensor, "batch size"]]:
+        """Which pixel of an image is nearest to the centre of each pixel of its view: for masks.
+
+        Args:
+            sizes: Heights and widths of the images in pixels.
+
+        Returns:
+            Their rows and their columns.
+        """
+        top, left, side, _ = centre_boxes(sizes, self.crop_fraction).long()[:, :, None].unbind(1)
+        # exact, as it is in whole numbers: the centre of a view's pixel, in half steps
+        steps = (2 * torch.arange(self.size, device=sizes.device) + 1) * side // (2 * self.size)
+        return top + steps, left + steps
 
     def __repr__(self) -> str:
         return f"CenterView(size={self.size}, crop_fraction={self.crop_fraction:g})"

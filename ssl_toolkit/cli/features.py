@@ -46,6 +46,8 @@ def evaluate(arguments: Sequence[str]) -> Evaluation:
         print(line)
     if evaluation.robustness is not None:
         Console().print(evaluation.robustness.table())
+    if evaluation.dense is not None and evaluation.rows:
+        Console().print(evaluation.dense.table())
     if evaluation.shortcuts is not None:
         Console().print(evaluation.shortcuts.table())
         for line in evaluation.shortcuts.words:

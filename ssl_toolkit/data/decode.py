@@ -123,6 +123,27 @@ def look_at(path: str | Path | IO[bytes], name: str) -> Contents:
     return _opened(path, name, _look_at)
 
 
+def with_opened(
+    path: str | Path | IO[bytes], name: str, action: Callable[[Image.Image, IO[bytes]], _Result]
+) -> _Result:
+    """What an action makes of an image that is opened and known not to be too large, but not loaded.
+
+    Args:
+        path: The file, or an open binary file.
+        name: What to call it in messages.
+        action: What is done with it and its file.
+
+    Raises:
+        BadImage: As for `decode_file`, or the action has raised a ValueError, whose text is the reason.
+    """
+
+    def act(file: IO[bytes]) -> _Result:
+        with _checked(file) as image:
+            return action(image, file)
+
+    return _opened(path, name, act)
+
+
 def _opened(path: str | Path | IO[bytes], name: str, action: Callable[[IO[bytes]], _Result]) -> _Result:
     """What an action makes of a file."""
     try:
@@ -163,7 +184,7 @@ def _to_array(
         image.load()
         if low_bytes is not None:
             low_bytes.load()
-        orientation = _orientation(image)  # asked after loading: Pillow turns a TIFF upright itself while it loads
+        orientation = orientation_of(image)  # asked after loading: Pillow turns a TIFF upright itself while it loads
         image = reduce(eight_bit(image, mode, depth, low_bytes, scale), image_size)
     image = image if image.mode == mode else image.convert(mode)  # grey takes a quarter of the memory until here
     if orientation in _UPRIGHT:
@@ -238,7 +259,8 @@ def _reason(error: Exception) -> str:
     return text if len(text) <= 120 else text[:117] + "..."
 
 
-def _orientation(image: Image.Image) -> Any:
+def orientation_of(image: Image.Image) -> Any:
+    """The EXIF orientation of an image: a number from 1 to 8, or None, or what a damaged file says."""
     try:
         return image.getexif().get(_ORIENTATION)
     except Exception:

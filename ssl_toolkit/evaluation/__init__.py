@@ -1,4 +1,4 @@
-"""Evaluation on frozen features: kNN, linear probe, few labels, retrieval, clusters, stage by stage, with intervals."""
+"""Evaluation on frozen features: kNN, linear probes, masks, retrieval, clusters, stage by stage, with intervals."""
 
 from ssl_toolkit.data.folds import stratified_folds
 from ssl_toolkit.evaluation.classes import Classes, ClassRow, by_class, calibration_error
@@ -10,6 +10,7 @@ from ssl_toolkit.evaluation.clustering import (
 )
 from ssl_toolkit.evaluation.compare import compare
 from ssl_toolkit.evaluation.comparison import Comparison
+from ssl_toolkit.evaluation.dense_rows import DenseClass, DenseDifference, DenseProbe, DenseRow
 from ssl_toolkit.evaluation.ensembles import (
     EnsembleResult,
     FoldsResult,
@@ -40,6 +41,7 @@ from ssl_toolkit.evaluation.representation import alignment, lidar, rank_me, spr
 from ssl_toolkit.evaluation.results import Evaluation
 from ssl_toolkit.evaluation.retrieval import retrieve
 from ssl_toolkit.evaluation.rows import Difference, EnsembleRow, FoldsRow, Row
+from ssl_toolkit.evaluation.segmentation import class_iou, image_confusions, mean_iou, pixel_accuracy
 from ssl_toolkit.evaluation.shortcut_rows import ShortcutDifference, ShortcutRow, Shortcuts
 from ssl_toolkit.evaluation.shortcuts import measure_shortcuts
 from ssl_toolkit.evaluation.significance import holm, mcnemar_exact, paired_permutation_test
@@ -51,6 +53,10 @@ __all__ = [
     "ClusterRow",
     "Clustering",
     "Comparison",
+    "DenseClass",
+    "DenseDifference",
+    "DenseProbe",
+    "DenseRow",
     "Difference",
     "EnsembleResult",
     "EnsembleRow",
@@ -83,6 +89,7 @@ __all__ = [
     "calibrate_batch_norm",
     "calibration_error",
     "chance_information",
+    "class_iou",
     "compare",
     "confidence_interval",
     "cross_validate",
@@ -95,6 +102,7 @@ __all__ = [
     "flatness",
     "has_native_bf16",
     "holm",
+    "image_confusions",
     "k_means",
     "knn_accuracy",
     "knn_predict",
@@ -102,10 +110,12 @@ __all__ = [
     "linear_probe",
     "mcnemar_exact",
     "mean_and_spread",
+    "mean_iou",
     "measure_shortcuts",
     "normalized_mutual_information",
     "paired_difference",
     "paired_permutation_test",
+    "pixel_accuracy",
     "random_backbone",
     "rank_me",
     "retrieve",

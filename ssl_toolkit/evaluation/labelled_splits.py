@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from ssl_toolkit.data import ImageData, Split
 
 
-def check_labelled_splits(data: ImageData) -> None:
-    """Raises a ValueError of one line if a split is empty, one of its images has no label, or images have weights."""
+def has_no_labels(data: ImageData) -> bool:
+    """Whether no image of any split has a label."""
+    return not any(bool((data.labels(split) >= 0).any()) for split in get_args(Split))
+
+
+def check_labelled_splits(data: ImageData, with_labels: bool = True) -> None:
+    """Raises a ValueError of one line if a split is empty, one of its images has no label, or images have weights.
+
+    Args:
+        data: The images.
+        with_labels: Whether they need labels.
+    """
     if data.weighted:
         raise ValueError("data.columns.weight is for the loss of a transfer; an evaluation counts all images alike")
     if data.has_covariates:
@@ -24,7 +36,7 @@ def check_labelled_splits(data: ImageData) -> None:
                 f"an evaluation needs the splits train, val and test, but the {split} split is empty; {fix}"
             )
         missing = int((data.labels(split) < 0).sum())
-        if missing:
+        if missing and with_labels:
             raise ValueError(
                 f"an evaluation needs labelled images, but {missing} of {data.num_images(split)} images of the {split} "
                 "split have no label; with one sub-folder for each class give --data.labels folder"

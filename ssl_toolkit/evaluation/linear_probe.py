@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -73,6 +73,7 @@ def linear_probe(
     strengths: Sequence[float] = STRENGTHS,
     max_iterations: int = 200,
     tolerance: float = 1e-5,
+    score: Callable[[Tensor, Tensor], float] | None = None,
 ) -> ProbeResult:
     """Fits a linear classifier on frozen features and measures it.
 
@@ -88,6 +89,8 @@ def linear_probe(
         strengths: Strengths of the L2 penalty, each above 0.
         max_iterations: Most iterations of L-BFGS for each strength.
         tolerance: L-BFGS stops when no entry of the gradient (of the rescaled weights) is larger.
+        score: Takes predicted and true classes of the validation images; the strength of the highest score is chosen
+            instead of that of the highest accuracy.
 
     Returns:
         The accuracy and what led to it. All computation runs on the device of the training features.
@@ -100,7 +103,7 @@ def linear_probe(
     num_classes = 1 + max(int(labels.max()) for _, labels in (train, val, test))
     with onednn_matmul():
         return _along_the_path(
-            train, val, test, sorted(strengths, reverse=True), num_classes, max_iterations, tolerance
+            train, val, test, sorted(strengths, reverse=True), num_classes, max_iterations, tolerance, score
         )
 
 
@@ -112,13 +115,14 @@ def _along_the_path(
     num_classes: int,
     max_iterations: int,
     tolerance: float,
+    score: Callable[[Tensor, Tensor], float] | None,
 ) -> ProbeResult:
     axes = PrincipalAxes(train[0])
     z, z_val = axes(train[0]), axes(val[0])
     weight = torch.zeros(num_classes, len(z), dtype=torch.float64, device=z.device)
     bias = weight.new_zeros(num_classes)
     path: list[PathPoint] = []
-    best, best_weight, best_bias = None, weight, bias
+    best, best_score, best_weight, best_bias = None, 0.0, weight, bias
     for strength in strengths:
         # the curvature of the cross-entropy at weights 0 is the variance along the axis over the number of classes
         scale = (axes.variance / num_classes + strength).rsqrt()
@@ -135,8 +139,9 @@ def _along_the_path(
             converged,
         )
         path.append(point)
-        if best is None or (point.val_top1, -point.val_loss) > (best.val_top1, -best.val_loss):
-            best, best_weight, best_bias = point, weight, bias
+        reached = point.val_top1 if score is None else score(logits.argmax(dim=0), val[1])
+        if best is None or (reached, -point.val_loss) > (best_score, -best.val_loss):
+            best, best_score, best_weight, best_bias = point, reached, weight, bias
         elif path.index(best) + _PATIENCE < len(path):
             break
     assert best is not None

@@ -3,40 +3,36 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
-import torch
 from torch import Tensor
 
-from ssl_toolkit.augment import CenterView, View
+from ssl_toolkit.augment import CenterView
 from ssl_toolkit.data import ImageData
-from ssl_toolkit.evaluation.classes import by_class, calibration_error
-from ssl_toolkit.evaluation.ensemble_rows import Extras, extra_rows
-from ssl_toolkit.evaluation.feature_store import FeatureStore, stored_features
-from ssl_toolkit.evaluation.features import Features, Precision, chosen_device
-from ssl_toolkit.evaluation.intervals import confidence_interval, paired_difference
+from ssl_toolkit.data.masks import open_masks
+from ssl_toolkit.evaluation.classes import by_class
+from ssl_toolkit.evaluation.dense import check_dense, measure_dense
+from ssl_toolkit.evaluation.dense_maps import DenseSettings
+from ssl_toolkit.evaluation.ensemble_rows import Extras
+from ssl_toolkit.evaluation.feature_store import FeatureStore
+from ssl_toolkit.evaluation.features import Precision, chosen_device
+from ssl_toolkit.evaluation.intervals import paired_difference
 from ssl_toolkit.evaluation.invariance import measure_invariance
-from ssl_toolkit.evaluation.knn import knn_predict
 from ssl_toolkit.evaluation.label_curve import Splits, check_few_labels, measure_label_curve
-from ssl_toolkit.evaluation.labelled_splits import check_labelled_splits
-from ssl_toolkit.evaluation.linear_probe import ProbeResult, linear_probe
-from ssl_toolkit.evaluation.logistic_regression import Labelled, LinearClassifier
+from ssl_toolkit.evaluation.labelled_rows import Measured, best_of, best_probe, measure_representations
+from ssl_toolkit.evaluation.labelled_splits import check_labelled_splits, has_no_labels
 from ssl_toolkit.evaluation.progress import Steps
 from ssl_toolkit.evaluation.random_weights import calibrate_batch_norm, random_backbone
-from ssl_toolkit.evaluation.representation import rank_me, spread
 from ssl_toolkit.evaluation.results import Evaluation
 from ssl_toolkit.evaluation.robustness import Probed, measure_robustness
-from ssl_toolkit.evaluation.rows import Difference, EnsembleRow, FoldsRow, Row, best_representation
+from ssl_toolkit.evaluation.rows import Difference
 from ssl_toolkit.evaluation.shortcut_rows import Weights
 from ssl_toolkit.evaluation.shortcuts import check_shortcuts, measure_shortcuts, patch_side
 from ssl_toolkit.evaluation.unlabelled_rows import check_unlabelled, measure_unlabelled
 from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.weights import load_backbone, read_header
-
-# rank and spread settle long before; the singular values of more images only take time
-_MAX_RANKED = 10_000
 
 
 def evaluate(
@@ -59,6 +55,9 @@ def evaluate(
     robustness: bool = False,
     robustness_images: int = 2000,
     shortcuts: bool = False,
+    masks: str | None = None,
+    mask_classes: int | None = None,
+    mask_pixels: int = 20_000,
     seed: int = 0,
     precision: Precision = "auto",
     device: str | None = None,
@@ -101,6 +100,14 @@ def evaluate(
         robustness_images: Corrupt at most so many test images; each is corrupted in 55 ways.
         shortcuts: Measure what the features of patches tell of their place in the image and of chromatic aberration,
             too, by which tasks on patches may be solved without a look at the objects.
+        masks: A folder with masks of images: of ``cats/01.jpg`` in the folder of images it is ``cats/01.png``, with one
+            channel or a palette, whose values are classes (255 for pixels that do not count). Or, of the built-in
+            images, ``procedural`` (background and ten kinds of objects) or ``procedural:object``. A linear classifier
+            of every place of each stage's map predicts them: mIoU and pixel accuracy. Images need no label for it:
+            without any (``--data.labels none``) nothing else is measured.
+        mask_classes: Number of classes of the masks, the background among them; by default as many as they show.
+        mask_pixels: About so many pixels of training masks are drawn, equally many of each image, to fit the
+            classifier; half as many of validation masks to choose its penalty.
         feature_store: Folder in which features are kept and found again: another evaluation of the same weights and
             images, with other options, does not compute them again (`ssl_toolkit.evaluation.feature_store`).
         seed: Of the random weights, of the bootstrap, of the folds, of the patches, of k-means.
@@ -113,13 +120,14 @@ def evaluate(
 
     Raises:
         ValueError: If the data lack labels, a split, or test images for what is asked for; if patches for the shortcuts
-            are too small or too few.
+            are too small or too few; if masks are missing or do not fit.
         WeightsError: If the weights file is missing or does not fit.
     """
     start = time.perf_counter()
     extras = Extras(ensemble, members, folds, seed)
     extras.check()
     check_few_labels(few_labels, few_label_draws)
+    check_dense(masks, mask_classes, mask_pixels)
     store = None if feature_store is None else FeatureStore(feature_store)
     if robustness_images < 1:
         raise ValueError(f"--robustness_images is {robustness_images}, expected at least 1")
@@ -136,7 +144,10 @@ def evaluate(
     backbone.check_size(image_size or data.image_size)
     data.prepare_data()
     data.setup("fit")
-    check_labelled_splits(data)
+    # with masks, labels are needed for what was asked for beside them
+    need_labels = bool(ensemble or folds or few_labels or retrieval or clustering or robustness)
+    only_masks = masks is not None and not need_labels and has_no_labels(data)
+    check_labelled_splits(data, with_labels=not only_masks)
     check_unlabelled(retrieval, clustering, data.labels("test"))
     size = image_size or data.image_size
     view = CenterView(size)
@@ -145,17 +156,27 @@ def evaluate(
         check_shortcuts(backbone, data, size, patch_size)
 
     with Steps(say) as steps:
-        given = _measure(backbone, data, view, "given", ks, stages, precision, extras, store, steps)
-        measured: dict[Weights, dict[str, _Measured]] = {"given": given}
+        opened = None
+        if masks is not None:
+            steps.begin("looking at the masks")
+            opened = open_masks(masks, data, data.image_size, mask_classes, steps.advance)
+            for remark in opened.remarks:
+                steps(remark)
+        measured: dict[Weights, dict[str, Measured]] = {}
         networks: dict[Weights, Backbone] = {"given": backbone}
         if random_weights:
-            baseline = random_backbone(backbone, seed)
-            steps.begin("estimating the batch-norm statistics of the random weights")
-            calibrate_batch_norm(baseline, data.loader("train", shuffle=True), view)
-            measured["random"] = _measure(baseline, data, view, "random", ks, stages, precision, extras, store, steps)
-            networks["random"] = baseline
-        pooled: dict[Weights, Tensor] = {weights: measured[weights]["pooled"].test[0] for weights in networks}
-        test_labels = given["pooled"].test[1]
+            networks["random"] = random_backbone(backbone, seed)
+        for weights_name, network in networks.items():
+            if weights_name == "random":
+                steps.begin("estimating the batch-norm statistics of the random weights")
+                calibrate_batch_norm(network, data.loader("train", shuffle=True), view)
+            if not only_masks:
+                measured[weights_name] = measure_representations(
+                    network, data, view, weights_name, ks, stages, precision, extras, store, steps
+                )
+        given = measured.get("given", {})
+        pooled: dict[Weights, Tensor] = {name: results["pooled"].test[0] for name, results in measured.items()}
+        test_labels = given["pooled"].test[1] if given else data.labels("test")
         unlabelled = measure_unlabelled(pooled, test_labels, retrieval, clustering, seed, steps)
         labelled: dict[Weights, Splits] = {}
         for weights_name, results in measured.items():
@@ -168,7 +189,7 @@ def evaluate(
         robust = None
         if robustness:
             tested: dict[Weights, Probed] = {
-                weights: _tested(networks[weights], results) for weights, results in measured.items()
+                name: best_probe(networks[name], results) for name, results in measured.items()
             }
             robust = measure_robustness(
                 tested, data, size, robustness_images, seed=seed, precision=precision, steps=steps
@@ -178,6 +199,10 @@ def evaluate(
             found = measure_shortcuts(
                 networks, data, size, patch_size, stages=stages, seed=seed, precision=precision, steps=steps
             )
+        dense = None
+        if opened is not None:
+            settings = DenseSettings(size, mask_pixels, stages, seed, precision)
+            dense = measure_dense(networks, data, opened, settings, steps)
     differences = [
         Difference(
             representation,
@@ -188,10 +213,14 @@ def evaluate(
         if representation in given
     ]
     best_difference = None
-    if random_weights:
-        best = {name: results[_best(results)].probe.correct for name, results in measured.items()}
+    if "random" in measured:
+        best = {name: results[best_of(results)].probe.correct for name, results in measured.items()}
         best_difference = paired_difference(best["given"], best["random"], seed=seed)
-    chosen = given[_best(given)]
+    classes = majority = None
+    if given:
+        chosen = given[best_of(given)]
+        classes = by_class(test_labels, chosen.probe.predicted, data.class_names, chosen.row.representation)
+        majority = float((data.labels("test") == data.labels("train").bincount().argmax()).double().mean())
     rows = [result.row for results in measured.values() for result in results.values()]
     num_images = {split: data.num_images(split) for split in ("train", "val", "test")}
     seconds = time.perf_counter() - start
@@ -200,122 +229,13 @@ def evaluate(
         name, config, size, num_images, data.num_classes, seed, rows, differences, best_difference, seconds,
         ensembles=[row for results in measured.values() for result in results.values() for row in result.ensembles],
         folds=[row for results in measured.values() for result in results.values() for row in result.folds],
-        majority=float((data.labels("test") == data.labels("train").bincount().argmax()).double().mean()),
+        majority=majority,
         shortcuts=found,
-        classes=by_class(test_labels, chosen.probe.predicted, data.class_names, chosen.row.representation),
+        classes=classes,
         label_curve=label_curve,
         retrieval=unlabelled.retrieval,
         clustering=unlabelled.clustering,
         invariance=invariant,
         robustness=robust,
+        dense=dense,
     )  # fmt: skip
-
-
-class _Measured(NamedTuple):
-    row: Row
-    knn_correct: Tensor
-    probe: ProbeResult
-    test: Labelled
-    ensembles: list[EnsembleRow]
-    folds: list[FoldsRow]
-    splits: Splits | None  # of the pooled features: those of all representations would take their memory
-
-
-def _measure(
-    backbone: Backbone,
-    data: ImageData,
-    view: View,
-    weights: Literal["given", "random"],
-    ks: Sequence[int],
-    stages: bool,
-    precision: Precision,
-    extras: Extras,
-    store: FeatureStore | None,
-    steps: Steps,
-) -> dict[str, _Measured]:
-    """All figures of one set of weights, by representation."""
-    splits: list[Features] = []
-    for split in ("train", "val", "test"):
-        steps.begin(f"features with {weights} weights, {split} images", data.num_images(split))
-        extracted = stored_features(
-            store, backbone, data, split, view, stages=stages, precision=precision, count=steps.advance
-        )
-        how = f"in {extracted.seconds:.0f} s" if extracted.seconds or store is None else f"from '{store.folder}'"
-        steps(f"features with {weights} weights: {len(extracted.labels):,} {split} images {how}")
-        splits.append(extracted)
-    train_labels, val_labels, test_labels = (split.labels for split in splits)
-    results = {}
-    for name in sorted(splits[0].features, key=lambda name: name != "pooled"):
-        if name != "pooled" and _is_pooled(name, splits[-1].features):
-            continue
-        train, val, test = (split.features[name] for split in splits)
-        steps.begin(f"kNN and linear probe of {name} with {weights} weights")
-        knn_val = _accuracies(knn_predict(train, train_labels, val, ks), val_labels)
-        k = max(knn_val, key=lambda number: (knn_val[number], -number))
-        predictions = knn_predict(train, train_labels, test, ks)
-        knn_correct = predictions[k] == test_labels
-        probe = linear_probe((train, train_labels), (val, val_labels), (test, test_labels))
-        row = Row(
-            weights,
-            name,
-            test.shape[1],
-            knn=confidence_interval(knn_correct),
-            knn_k=k,
-            knn_val=knn_val,
-            knn_test=_accuracies(predictions, test_labels),
-            linear=confidence_interval(probe.correct),
-            linear_val=probe.val_top1,
-            strength=probe.strength,
-            spread=spread(test[:_MAX_RANKED]),
-            rank_me=rank_me(test[:_MAX_RANKED]),
-            knn_mean_class=_mean_class(knn_correct, test_labels),
-            linear_mean_class=_mean_class(probe.correct, test_labels),
-            linear_ece=calibration_error(probe.confidence, probe.correct),
-        )
-        steps(
-            f"{name} with {weights} weights: kNN {100 * row.knn.value:.1f} %, "
-            f"linear probe {100 * row.linear.value:.1f} %"
-        )
-        more, parts = ([], []), None
-        if name == "pooled":
-            parts = (train, train_labels), (val, val_labels), (test, test_labels)
-            of_each = [
-                data.groups_of(split, each.indices) for split, each in zip(("train", "val"), splits, strict=False)
-            ]
-            groups = (
-                None
-                if any(each is None for each in of_each)
-                else torch.cat([each for each in of_each if each is not None])
-            )
-            more = extra_rows(extras, *parts, weights, probe, steps, groups)
-        results[name] = _Measured(row, knn_correct, probe, (test, test_labels), *more, parts)
-    return results
-
-
-def _is_pooled(stage: str, features: Mapping[str, Tensor]) -> bool:
-    """Whether the averaged map of a stage is what the backbone returns, to the rounding of bfloat16."""
-    averaged, pooled = features[stage], features["pooled"]
-    return averaged.shape == pooled.shape and torch.allclose(
-        averaged, pooled, rtol=0.02, atol=0.02 * float(pooled.std())
-    )
-
-
-def _best(results: dict[str, _Measured]) -> str:
-    return best_representation([result.row for result in results.values()])
-
-
-def _tested(network: Backbone, results: dict[str, _Measured]) -> Probed:
-    """The linear probe of the best representation."""
-    name = _best(results)
-    probe = results[name].probe
-    return Probed(network, name, LinearClassifier(probe.weight, probe.bias))
-
-
-def _accuracies(predictions: dict[int, Tensor], labels: Tensor) -> dict[int, float]:
-    return {k: float((predicted == labels).double().mean()) for k, predicted in predictions.items()}
-
-
-def _mean_class(correct: Tensor, labels: Tensor) -> float:
-    """The accuracy of each class, averaged over the classes that there are."""
-    counts = labels.bincount()
-    return float((labels[correct].bincount(minlength=len(counts)) / counts)[counts > 0].double().mean())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ssl_toolkit.evaluation.classes import Classes
+from ssl_toolkit.evaluation.dense_rows import DenseProbe
 from ssl_toolkit.evaluation.intervals import Interval
 from ssl_toolkit.evaluation.invariance import Invariance
 from ssl_toolkit.evaluation.label_curve import LabelCurve
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 # parts that are left out of the file where they were not measured
-_OPTIONAL = ("shortcuts", "classes", "label_curve", "retrieval", "clustering", "invariance", "robustness")
+_OPTIONAL = ("shortcuts", "classes", "label_curve", "retrieval", "clustering", "invariance", "robustness", "dense")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Evaluation:
         clustering: K-means on the test images, if it was asked for.
         invariance: Pooled features of random views of test images, if they were asked for.
         robustness: The linear probe on corrupted test images, if it was asked for.
+        dense: Masks predicted from the map of each stage, if they were asked for. Without a label on any image nothing
+            else is there: ``rows`` is empty.
     """
 
     weights: str
@@ -72,6 +75,7 @@ class Evaluation:
     clustering: Clustering | None = None
     invariance: Invariance | None = None
     robustness: Robustness | None = None
+    dense: DenseProbe | None = None
 
     def row(self, representation: str = "pooled", weights: Literal["given", "random"] = "given") -> Row:
         """The row of a representation.
@@ -89,7 +93,10 @@ class Evaluation:
         return best_representation([row for row in self.rows if row.weights == weights])
 
     def verdict(self) -> str:
-        """One sentence on the linear probe of the pooled features, and on that of the best stages if they differ."""
+        """One sentence on the linear probe of the pooled features, and on that of the best stages if they differ; on
+        the dense probe if there is no other."""
+        if not self.rows and self.dense is not None:
+            return self.dense.verdict()
         for difference in self.differences:
             if difference.representation == "pooled":
                 return _sentence(difference.linear) + self._best_stages() + self._over_majority()
@@ -124,11 +131,12 @@ class Evaluation:
     def words(self) -> list[str]:
         """What stands below the table: the classes one by one, calibration, and what else was asked for, in lines."""
         lines = [] if self.classes is None else self.classes.words()
-        if (ece := self.row().linear_ece) is not None:
+        if self.rows and (ece := self.row().linear_ece) is not None:
             lines.append(f"expected calibration error of the linear probe of pooled: {_percent(ece)} % (15 bins)")
         lines += [] if self.label_curve is None else self.label_curve.words()
         lines += unlabelled_words(self.retrieval, self.clustering)
-        return lines if self.invariance is None else [*lines, *self.invariance.words()]
+        lines += [] if self.invariance is None else self.invariance.words()
+        return lines if self.dense is None else [*lines, *self.dense.words()]
 
     def _best_stages(self) -> str:
         """What to add where random weights, or the given ones, have better features than the pooled ones."""
@@ -146,7 +154,7 @@ class Evaluation:
         return _plain(
             {
                 **values,
-                "best_representation": self.best_representation(),
+                "best_representation": self.best_representation() if self.rows else None,
                 "verdict": self.verdict(),
                 "baselines": self.baselines(),
                 "words": self.words(),
@@ -158,10 +166,13 @@ class Evaluation:
         write_atomically(path, json.dumps(self.to_json(), indent=2) + "\n")
 
     def table(self) -> Table:
-        """A rich table, 80 columns wide as a rule: each representation with the given and with random weights."""
+        """A rich table, 80 columns wide as a rule: each representation with the given and with random weights; that of
+        the dense probe if there is nothing else."""
         from rich import box
         from rich.table import Table
 
+        if not self.rows and self.dense is not None:
+            return self.dense.table()
         images = ", ".join(f"{num:,} {split}" for split, num in self.num_images.items())
         below = f"{baselines}\n" if (baselines := self.baselines()) else ""
         table = Table(

@@ -107,6 +107,8 @@ class Unlabelled(NamedTuple):
 
 def check_unlabelled(retrieval: bool, clustering: bool, labels: Tensor) -> None:
     """Raises a ValueError for what cannot be measured, before features take their time."""
+    if not (retrieval or clustering):
+        return
     counts = labels.bincount()
     if retrieval and int(counts.max()) < 2:
         raise ValueError(

@@ -227,8 +227,10 @@ def _evaluation(run: Path) -> list[Piece]:
         headers.append("its mean-class accuracy")
     if baselines := evaluation.get("baselines"):
         caption += f" {baselines[0].upper()}{baselines[1:]}."
-    pieces = [Text(f"{evaluation['verdict'].capitalize()}."), Table(headers, rows, caption)]
-    pieces += map(Text, evaluation.get("words") or ())
+    verdict = evaluation["verdict"] or "no verdict"
+    pieces: list[Piece] = [Text(f"{verdict[0].upper()}{verdict[1:]}.")]
+    pieces += [Table(headers, rows, caption)] if rows else []
+    pieces += [Text(line) for line in evaluation.get("words") or () if line != verdict]
     return [*pieces, *(shortcut_pieces(evaluation["shortcuts"]) if "shortcuts" in evaluation else ())]
 
 

@@ -8,14 +8,16 @@ little (0.27 top-1 from 4,000 images), while shapes and parts tell a network eve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ssl_toolkit.data.decode import BadImage
+from ssl_toolkit.data.procedural.masks import object_masks
 from ssl_toolkit.data.procedural.objects import OBJECTS
+from ssl_toolkit.data.procedural.pen import Pen
 from ssl_toolkit.data.procedural.scene import draw_scenes
 from ssl_toolkit.data.procedural.targets import TARGETS, check_targets, targets_of
 from ssl_toolkit.data.sources import Source
@@ -76,15 +78,37 @@ class ProceduralSource(Source):
         Returns:
             uint8 array of shape ``[len(indices), image_size, image_size, 3]``.
         """
+        images = np.empty((len(indices), self.image_size, self.image_size, 3), np.uint8)
+        for chunk, draw_objects, keys in self._chunks(indices):
+            images[chunk] = draw_scenes(draw_objects, keys, self.image_size)
+        return images
+
+    def masks(self, indices: Sequence[int] | np.ndarray | torch.Tensor) -> NDArray[np.uint8]:
+        """Which pixels are those of the object, its outline included.
+
+        Args:
+            indices: As for `render`.
+
+        Returns:
+            uint8 array of shape ``[len(indices), image_size, image_size]``: 0 for the background, else the number of
+            the class plus 1.
+        """
+        masks = np.empty((len(indices), self.image_size, self.image_size), np.uint8)
+        numbers = np.asarray(indices, dtype=np.int64)
+        for chunk, draw_objects, keys in self._chunks(indices):
+            classes = np.array([self.label(index) + 1 for index in numbers[chunk].tolist()], dtype=np.uint8)
+            masks[chunk] = object_masks(draw_objects, keys, self.image_size) * classes[:, None, None]
+        return masks
+
+    def _chunks(
+        self, indices: Sequence[int] | np.ndarray | torch.Tensor
+    ) -> Iterator[tuple[NDArray[np.int64], list[Callable[[Pen], None]], torch.Tensor]]:
+        """For images that are drawn at once: their places among the indices, what draws their objects, their keys."""
         numbers = torch.as_tensor(np.asarray(indices, dtype=np.int64))
         assert numbers.numel() == 0 or (int(numbers.min()) >= 0 and int(numbers.max()) < self.num_images)
-        keys = self._keys(numbers)
-        images = np.empty((len(numbers), self.image_size, self.image_size, 3), np.uint8)
-        objects = list(OBJECTS.values())
+        keys, objects = self._keys(numbers), list(OBJECTS.values())
         for chunk in torch.argsort(numbers % len(objects), stable=True).split(_CHUNK):
-            draw_objects = [objects[self.label(index)] for index in numbers[chunk].tolist()]
-            images[chunk.numpy()] = draw_scenes(draw_objects, keys[chunk], self.image_size)
-        return images
+            yield chunk.numpy(), [objects[self.label(index)] for index in numbers[chunk].tolist()], keys[chunk]
 
     def targets(self) -> NDArray[np.float32] | None:
         return self._numbers(self.target_names)

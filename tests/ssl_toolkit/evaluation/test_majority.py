@@ -15,7 +15,7 @@ from ssl_toolkit.cli.remarks import accuracy_lines
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.evaluation import evaluate
 from ssl_toolkit.evaluation.intervals import confidence_interval, wilson_interval
-from ssl_toolkit.evaluation.measure import _mean_class
+from ssl_toolkit.evaluation.labelled_rows import mean_class
 from ssl_toolkit.modules import Backbone
 from ssl_toolkit.tracking.metrics_csv import last_values
 
@@ -61,7 +61,7 @@ def test_every_class_counts_the_same_in_the_mean(evaluation):
 def test_a_class_without_test_images_is_not_in_the_mean():
     labels, predicted = torch.tensor([0, 0, 0, 2, 2, 3]), torch.tensor([0, 0, 1, 2, 0, 3])
     expected = sum(recall_score(labels, predicted, labels=[0, 2, 3], average=None)) / 3
-    assert _mean_class(predicted == labels, labels) == pytest.approx(expected)
+    assert mean_class(predicted == labels, labels) == pytest.approx(expected)
 
 
 def test_an_interval_of_counts_is_that_of_the_images():
