@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
+from ssl_toolkit.cli import main
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.data.masks import open_masks
 from ssl_toolkit.evaluation import dense_maps, evaluate
@@ -22,6 +23,7 @@ from ssl_toolkit.evaluation.progress import Steps
 from ssl_toolkit.evaluation.resampled_pixels import accuracy_of, miou_of, percentile_interval, resampled_sums
 from ssl_toolkit.evaluation.segmentation import image_confusions, mean_iou
 from ssl_toolkit.modules.backbone import Backbone
+from ssl_toolkit.weights import save_backbone
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -321,6 +323,28 @@ def test_beside_labels_the_other_figures_stay(backbone):
     assert [row.stage for row in dense.dense.rows] == backbone.stages[-1:]
     assert len(dense.dense.classes) == 11
     assert "random weights were not measured" in dense.dense.verdict()
+
+
+def test_the_command_says_and_writes_it(tmp_path, backbone, capsys, monkeypatch):
+    folder = write_pictures(tmp_path)
+    save_backbone(tmp_path / "backbone.safetensors", backbone)
+    monkeypatch.setenv("COLUMNS", "80")
+    status = main(
+        [
+            "evaluate", "--weights", str(tmp_path / "backbone.safetensors"), "--data.path", str(folder / "images"),
+            "--data.labels", "none", "--data.image_size", "32", "--data.val_fraction", "0.3", "--data.num_threads", "1",
+            "--masks", str(folder / "masks"), "--mask_pixels", "100", "--stages", "false", "--device", "cpu",
+        ]
+    )  # fmt: skip
+    said = capsys.readouterr()
+    assert status == 0, said.err
+    assert max(map(len, said.out.split("dense probe: mIoU")[0].splitlines())) <= 80
+    assert said.out.count("mIoU in %") == 1
+    assert "all class 0" in said.out
+    assert "24 of 24 images have one" in said.err
+    written = json.loads((tmp_path / "evaluation.json").read_text())
+    assert written["dense"]["num_images"] == {"train": 12, "val": 7, "test": 5}
+    assert written["verdict"] in said.out
 
 
 def test_more_images_than_pixels_are_some_of_them():
