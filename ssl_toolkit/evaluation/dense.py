@@ -74,7 +74,8 @@ def measure_dense(
     sums = resampled_sums([each.tested.counts for each in fitted], seed=settings.seed)
     rows, draws = [], {}
     for each, drawn in zip(fitted, sums, strict=True):
-        total, mious = each.tested.counts.sum(dim=0), miou_of(drawn)
+        total = each.tested.counts.sum(dim=0)
+        mious = miou_of(drawn, total)
         draws[each.weights, each.stage] = miou_of(total), mious
         rows.append(
             DenseRow(

@@ -46,13 +46,25 @@ def resampled_sums(
     return [torch.cat(each) for each in parts]
 
 
-def miou_of(sums: Num[Tensor, "*draws 3 classes"]) -> Float[Tensor, "*draws"]:
+def miou_of(
+    sums: Num[Tensor, "*draws 3 classes"], whole: Num[Tensor, "3 classes"] | None = None
+) -> Float[Tensor, "*draws"]:
     """Mean intersection over union: of pixels that are right, that are or are taken for a class, and that are of it.
 
-    Classes that have no pixel do not count.
+    Args:
+        sums: These.
+        whole: The same of all images, of which the sums are draws. A class that a draw lacks keeps its figure of all
+            images: the mean over those classes that are left would be that of easier images. Classes that have no
+            pixel at all do not count.
     """
     right, union, truth = sums.double().unbind(dim=-2)
-    return (right / union).where(truth > 0, math.nan).nanmean(dim=-1)
+    of_whole = torch.full_like(right, math.nan) if whole is None else _iou(whole.double())
+    return (right / union).where(truth > 0, of_whole).nanmean(dim=-1)
+
+
+def _iou(sums: Tensor) -> Tensor:
+    right, union, truth = sums.unbind(dim=-2)
+    return (right / union).where(truth > 0, math.nan)
 
 
 def accuracy_of(sums: Num[Tensor, "*draws 3 classes"]) -> Float[Tensor, "*draws"]:
