@@ -8,7 +8,7 @@ from ssl_toolkit.data.checks import check_at_least_one, check_choice
 from ssl_toolkit.data.console import say
 from ssl_toolkit.data.dataset import ImageSet
 from ssl_toolkit.data.frames.loader import SequenceLoader, SequenceSet
-from ssl_toolkit.data.frames.pairs import PairTableSource
+from ssl_toolkit.data.frames.pairs import PairFolderSource, PairTableSource
 from ssl_toolkit.data.frames.source import SequenceSource
 from ssl_toolkit.data.frames.table_source import SequenceTableSource
 from ssl_toolkit.data.loader import BatchLoader
@@ -76,6 +76,11 @@ class FrameData(ImageData):
         )
         self._max_frames = max_frames
         self._sampling = sampling
+        self._in_pairs = False
+
+    def read_pairs(self) -> None:
+        """Takes the folders of `path` for pairs of images, each with two: to be called at first."""
+        self._in_pairs = True
 
     def _open_sets(self) -> dict[str, ImageSet]:
         origin, options = self._origin, self._options
@@ -88,14 +93,18 @@ class FrameData(ImageData):
                 if self._max_frames == 1:
                     raise ValueError("data.max_frames is 1, but a pair has two images: set it to 2, or leave it out")
             source = kind(
-                origin.table, origin.path, origin.labels, options.image_size, options.channels, evenly, columns
-            )
+                origin.table, origin.path, origin.labels, options.image_size, options.channels, evenly, columns,
+                origin.roles,
+            )  # fmt: skip
             if is_rank_zero():
                 say(source.summary())
             return {"train": SequenceSet(source, options, is_rank_zero(), clip_frames=clip)}
         check_no_columns(origin)
         if origin.path is None:
             raise ValueError("data.path is missing: give the folder of the sequences")
+        if self._in_pairs:
+            source = PairFolderSource(origin.path, options.image_size, options.channels)
+            return {"train": SequenceSet(source, options, is_rank_zero())}
         check_apart(origin)
         sets: dict[str, ImageSet] = {}
         class_names = None
