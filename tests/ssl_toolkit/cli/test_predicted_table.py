@@ -259,3 +259,27 @@ def test_the_next_command_names_the_table(pairs, parts, single):
         command = predict_command(run, read_config(run))
         assert (" --data.table TABLE " in command) == has_table
         assert command in (run / "report.html").read_text().replace("&#x27;", "'")
+
+
+@pytest.mark.slow
+def test_the_graph_of_pairs_has_two_images(pairs, parts, folder, tmp_path, capsys):
+    runtime = pytest.importorskip("onnxruntime")
+    run, tested = pairs
+    graph = tmp_path / "pairs.onnx"
+    assert main(["export", "--weights", str(run / "model.safetensors"), "--format", "onnx", "--out", str(graph)]) == 0
+    session = runtime.InferenceSession(graph)
+    assert [each.name for each in session.get_inputs()] == ["first", "second"]
+    assert [each.name for each in session.get_outputs()] == ["logits", "probabilities"]
+    names = [name.split("|") for name in tested]
+    first, second = (
+        np.stack([np.asarray(Image.open(folder / "images" / name[place])) for name in names]) for place in (0, 1)
+    )
+    _, found = session.run(None, {"first": first, "second": second})
+    np.testing.assert_allclose(found, list(tested.values()), rtol=1e-4, atol=1e-4)
+    _, alone = session.run(None, {"first": first[2:3], "second": second[2:3]})
+    np.testing.assert_allclose(alone, found[2:3], rtol=1e-4, atol=1e-4)
+    weights = ["--weights", parts[0] / "model.safetensors", "--format", "onnx"]
+    capsys.readouterr()
+    assert main(["export", *map(str, weights), "--out", str(tmp_path / "parts.onnx")]) == 2
+    said = capsys.readouterr().err
+    assert "SequenceClassification does not export: only tasks of single images, and of pairs, do" in said
