@@ -208,7 +208,10 @@ def images_of(run: TrainedRun, given: Namespace, covariates: Sequence[str] = ())
             f"data.source is {given.source!r}, but predict takes {', '.join(_SOURCES)}{nearest(given.source, _SOURCES)}"
         )
     settings = vars(run.config.data)
-    own = {name: each for name, each in {**_OF_TRAINING, "covariates": None}.items() if name in settings}
+    of_training = {**_OF_TRAINING, "covariates": None}
+    if given.get("source", "folder") != "shards":
+        of_training["shard_window"] = None  # the run may have been of shards
+    own = {name: each for name, each in of_training.items() if name in settings}
     if covariates:
         if given.get(_TABLE) is None and given.get("source") != "procedural":
             raise ValueError(
@@ -219,7 +222,9 @@ def images_of(run: TrainedRun, given: Namespace, covariates: Sequence[str] = ())
         if given.get(_TABLE) is None:
             own["columns"] = None
     settings = {**settings, **own, **vars(given)}
-    data: ImageData = instantiate(run.parser, Namespace(data=Namespace(**settings))).data
+    data: Any = instantiate(run.parser, Namespace(data=Namespace(**settings))).data
+    if "second" in (run.config.data.columns or {}):
+        data.expect_pairs()
     if covariates:
         data.read_columns("path")  # what else the table may hold is of no weight
     return data
