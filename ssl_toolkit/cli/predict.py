@@ -18,7 +18,6 @@ from ssl_toolkit.cli.predicted_table import OF_TABLE, TABLE, columns_of, pairs_i
 from ssl_toolkit.cli.prepare import build_task
 from ssl_toolkit.cli.training_parser import training_parser
 from ssl_toolkit.data import ImageData
-from ssl_toolkit.data.frames import FrameData
 from ssl_toolkit.distributed.ranks import is_rank_zero
 from ssl_toolkit.errors import counted, nearest
 from ssl_toolkit.evaluation.predict import predict as predict_classes
@@ -209,8 +208,11 @@ def images_of(run: TrainedRun, given: Namespace, covariates: Sequence[str] = ())
             f"data.source is {given.source!r}, but predict takes {', '.join(_SOURCES)}{nearest(given.source, _SOURCES)}"
         )
     settings = vars(run.config.data)
-    own = {name: each for name, each in {**_OF_TRAINING, "covariates": None}.items() if name in settings}
     columns, in_table = columns_of(run.data_class, run.config.data, given), given.get(TABLE) is not None
+    of_training = {**_OF_TRAINING, "covariates": None}
+    if given.get("source", "folder") != "shards":
+        of_training["shard_window"] = None  # the run may have been of shards
+    own = {name: each for name, each in of_training.items() if name in settings}
     if covariates:
         if not in_table and given.get("source") != "procedural":
             raise ValueError(
@@ -218,15 +220,14 @@ def images_of(run: TrainedRun, given: Namespace, covariates: Sequence[str] = ())
                 f"the columns {', '.join([columns.get('path', 'path'), *covariates])}"
             )
         own["covariates"] = list(covariates)
-    in_pairs = not in_table and pairs_in_folder(run.folder, columns, given)
     settings = {**settings, **own, **vars(given)}
     if in_table:
         settings["columns"] = columns
-    data: ImageData = instantiate(run.parser, Namespace(data=Namespace(**settings))).data
+    data: Any = instantiate(run.parser, Namespace(data=Namespace(**settings))).data
     if in_table:
         data.read_columns("path")  # what else the table may hold is of no weight
-    elif in_pairs and isinstance(data, FrameData):
-        data.read_pairs()
+    elif pairs_in_folder(run.folder, columns, given):
+        data.expect_pairs()
     return data
 
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal, get_args
 
+import numpy as np
+
 from ssl_toolkit.data.checks import check_at_least_one, check_choice
 from ssl_toolkit.data.console import say
 from ssl_toolkit.data.dataset import ImageSet
 from ssl_toolkit.data.frames.loader import SequenceLoader, SequenceSet
-from ssl_toolkit.data.frames.pairs import PairFolderSource, PairTableSource
+from ssl_toolkit.data.frames.pairs import PairTableSource
 from ssl_toolkit.data.frames.source import SequenceSource
 from ssl_toolkit.data.frames.table_source import SequenceTableSource
 from ssl_toolkit.data.loader import BatchLoader
 from ssl_toolkit.data.module import ImageData
 from ssl_toolkit.data.source_factory import check_apart, check_no_columns, check_one_path
 from ssl_toolkit.distributed.ranks import is_rank_zero
+from ssl_toolkit.errors import counted
 
 Sampling = Literal["uniform", "clip"]
+_NAME_PAIRS = "name pairs with data.table, or put the two images of each into a folder of its own, named in their order"
 
 
 class FrameData(ImageData):
@@ -76,11 +80,14 @@ class FrameData(ImageData):
         )
         self._max_frames = max_frames
         self._sampling = sampling
-        self._in_pairs = False
+        self._only_pairs = False
 
-    def read_pairs(self) -> None:
-        """Takes the folders of `path` for pairs of images, each with two: to be called at first."""
-        self._in_pairs = True
+    def expect_pairs(self) -> None:
+        """Takes sequences without a table as the pairs of images that a head compares: to be called at first.
+
+        Each must have two frames, whatever ``max_frames`` is, and is left out if one of them cannot be decoded.
+        """
+        self._only_pairs = True
 
     def _open_sets(self) -> dict[str, ImageSet]:
         origin, options = self._origin, self._options
@@ -102,17 +109,36 @@ class FrameData(ImageData):
         check_no_columns(origin)
         if origin.path is None:
             raise ValueError("data.path is missing: give the folder of the sequences")
-        if self._in_pairs:
-            source = PairFolderSource(origin.path, options.image_size, options.channels)
-            return {"train": SequenceSet(source, options, is_rank_zero())}
         check_apart(origin)
         sets: dict[str, ImageSet] = {}
         class_names = None
         for split, path in (("train", origin.path), ("val", origin.val_path), ("test", origin.test_path)):
             if path is not None:
-                source = SequenceSource(
-                    path, origin.labels, options.image_size, options.channels, evenly, class_names or None
-                )
+                most = None if self._only_pairs else evenly
+                try:
+                    source = SequenceSource(
+                        path, origin.labels, options.image_size, options.channels, most, class_names or None
+                    )
+                except ValueError as error:
+                    if not self._only_pairs:
+                        raise
+                    raise ValueError(f"{error}; {_NAME_PAIRS}") from None
+                if self._only_pairs:
+                    _check_pairs(source, path)
+                    source.needs_all = True
                 class_names = class_names or source.class_names
-                sets[split] = SequenceSet(source, options, is_rank_zero(), clip_frames=clip)
+                sets[split] = SequenceSet(
+                    source, options, is_rank_zero(), clip_frames=None if self._only_pairs else clip
+                )
         return sets
+
+
+def _check_pairs(source: SequenceSource, path: str) -> None:
+    wrong = np.flatnonzero(np.diff(source.starts) != 2)
+    if len(wrong):
+        first = int(wrong[0])
+        num = int(source.starts[first + 1] - source.starts[first])
+        raise ValueError(
+            f"{counted(len(wrong), 'sequences')} of {len(source):,} in '{path}' {'is' if len(wrong) == 1 else 'are'} "
+            f"no pair of images ({source.name(first)} has {counted(num, 'frames')}); {_NAME_PAIRS}"
+        )

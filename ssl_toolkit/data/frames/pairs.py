@@ -1,4 +1,4 @@
-"""Pairs of images: a row of a table each (`PairTableSource`), or a folder each (`PairFolderSource`)."""
+"""`PairTableSource`: pairs of images, a row of a table each."""
 
 from __future__ import annotations
 
@@ -101,34 +101,6 @@ class PairTableSource(Annotated, SequenceSource):
         if len(np.unique(groups)) == num:
             return
         self._groups = groups if self._groups is None else joined(self._groups, groups)
-
-
-class PairFolderSource(SequenceSource):
-    """Pairs of images, the two files of a folder each, in their order: without one of them a pair is left out.
-
-    Args:
-        path: The folder of these folders.
-        image_size: As for `SequenceSource`.
-        channels: As for `SequenceSource`.
-
-    Raises:
-        ValueError: In one line, if it is not one of folders with two images each.
-    """
-
-    needs_all = True
-
-    def __init__(self, path: str | Path, image_size: int = 224, channels: int = 3) -> None:
-        advice = "name pairs with --data.table TABLE, or put the two images of each into a folder of its own"
-        try:
-            super().__init__(path, "none", image_size, channels)
-        except ValueError as error:
-            raise ValueError(f"{error}; {advice}") from None
-        counts = np.diff(self.starts)
-        for place in np.flatnonzero(counts != 2)[:1].tolist():
-            raise ValueError(
-                f"'{self.name(place)}' in '{path}' has {counted(int(counts[place]), 'images')}, and a pair has two: "
-                f"{advice}"
-            )
 
 
 def _identities(table: Table, root: Path, files: Sequence[Sequence[ImageFile]], with_copies: bool) -> NDArray[np.int64]:

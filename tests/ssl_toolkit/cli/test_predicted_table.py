@@ -248,10 +248,10 @@ def test_a_run_of_pairs_reads_a_folder_of_two_images_each(pairs, folder, tmp_pat
     np.testing.assert_allclose(found[0], tested[name], atol=1e-6)
     shutil.copy(folder / "images" / "3.png", tmp_path / "f" / "pair" / "2.png")
     said = error(capsys, "predict", run, tmp_path / "q.csv", "--data.path", tmp_path / "f")
-    assert "has 3 images, and a pair has two: name pairs with --data.table TABLE" in said
+    assert "(pair has 3 frames); name pairs with data.table, or put the two images of each into a folder" in said
     said = error(capsys, "predict", run, tmp_path / "q.csv", "--data.path", folder / "images")
     assert "is not part of a sequence" in said
-    assert "; name pairs with --data.table TABLE, or put the two images of each into a folder of its own" in said
+    assert "; name pairs with data.table, or put the two images of each into a folder of its own" in said
 
 
 def test_the_next_command_names_the_table(pairs, parts, single):
