@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
 from lightning import LightningDataModule
@@ -38,6 +38,18 @@ class FrameFeatures(NamedTuple):
 
     padded: Tensor
     lengths: Tensor
+
+
+class PairFeatures(NamedTuple):
+    """The features of a batch of pairs of images: float tensors of shape ``[batch, num_features]``.
+
+    Attributes:
+        first: Of the first images.
+        second: Of the second ones.
+    """
+
+    first: Tensor
+    second: Tensor
 
 
 def padding_mask(lengths: Int64[Tensor, " batch"], longest: int) -> Bool[Tensor, "batch longest"]:
@@ -233,7 +245,11 @@ class PairHead(SequenceHead):
                 f"PairHead compares two images, but a sequence has {counted(int(other[0]), 'frames')}: name a column "
                 "of second images with --data.columns.second, or take another head"
             )
-        first, second = self.dropout(features[:, :2]).unbind(1)
+        return self.compare(PairFeatures(*features[:, :2].unbind(1)))
+
+    def compare(self, features: PairFeatures) -> Float[Tensor, "batch classes"]:
+        """Scores pairs: float tensor of shape ``[batch, num_classes]``."""
+        first, second = self.dropout(torch.stack(features, dim=1)).unbind(1)
         return self.classifier(first, second)
 
 
@@ -298,9 +314,30 @@ class SequenceClassification(Classifier):
         other = partners[sequence]
         return sequence, starts[other] + place * lengths[other] // lengths[sequence]
 
-    def logits(self, features: FrameFeatures) -> Tensor:
-        """The head's scores."""
+    def logits(self, features: FrameFeatures | PairFeatures) -> Tensor:
+        """The head's scores; those of pairs are of a `PairHead`."""
+        if isinstance(features, PairFeatures):
+            return cast(PairHead, self.head).compare(features)
         return self.head(features.padded, features.lengths)
+
+    @property
+    def exports_pairs(self) -> bool:
+        """Whether an exported graph has two images: with a `PairHead`, or one that only adds to it."""
+        return isinstance(self.head, PairHead) and type(self.head).forward is PairHead.forward
+
+    @property
+    def head_output_names(self) -> tuple[str, str] | None:
+        """What the outputs of an exported graph are called; None where there is none, of sequences of any length."""
+        return ("logits", "probabilities") if self.exports_pairs else None
+
+    def pair_outputs(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores and probabilities of the classes of pairs: float tensors of shape ``[batch, num_classes]``.
+
+        Args:
+            first: Standardized features of the first images: float tensor of shape ``[batch, num_features]``.
+            second: Of the second ones.
+        """
+        return self.head_outputs(PairFeatures(first, second))
 
     def loss(self, features: FrameFeatures, targets: Tensor, context: StepContext) -> StepOutput:
         """As in `Classifier`; the features given on are those of the frames, ``[num_frames, num_features]``."""

@@ -280,13 +280,19 @@ def sync_command(run_dir: str | Path) -> str | None:
 
 
 def predict_command(run_dir: str | Path, config: Mapping[str, Any]) -> str:
-    """The command that applies a downstream run to images: with their table, where its head reads covariates.
+    """The command that applies a downstream run to images: with their table, where it reads more than images of it.
+
+    That is where the head reads covariates, and where a table has named pairs of images or parts of sequences.
 
     Args:
         run_dir: The run's folder.
         config: Its configuration, as plain data.
     """
     data, arguments = config.get("data") or {}, (config.get("model") or {}).get("init_args") or {}
-    given = data.get("covariates") if isinstance(data, dict) and isinstance(arguments, dict) else None
-    table = " --data.table TABLE" if given and arguments.get("covariates") != "none" else ""
+    if not isinstance(data, dict) or not isinstance(arguments, dict):
+        data, arguments = {}, {}
+    columns = data.get("columns")
+    named = isinstance(columns, dict) and any(role in columns for role in ("second", "start", "end"))
+    given = data.get("covariates") and arguments.get("covariates") != "none"
+    table = " --data.table TABLE" if named or given else ""
     return f"ssl-toolkit predict {shlex.quote(str(run_dir))}{table} --data.path IMAGES --out predictions.csv"

@@ -123,10 +123,10 @@ def function_parser(
 
 def _says_per_frame(arguments: Sequence[str]) -> bool:
     """Whether the data are sequences, on which their options depend: it is looked for before these are parsed."""
-    words = list(arguments)
-    values = [word.partition("=")[2] for word in words if word.startswith("--per_frame=")]
-    values += [after for word, after in itertools.pairwise(words) if word == "--per_frame"]
-    return bool(values) and values[-1].lower() in ("true", "yes", "1")
+    from ssl_toolkit.cli.command_line import statements
+
+    values = [each.value for each in statements(arguments) if each.key == "per_frame"]
+    return bool(values) and str(values[-1]).lower() in ("true", "yes", "1")
 
 
 def _free_name(file: Path) -> Path:

@@ -14,6 +14,7 @@ from ssl_toolkit.cli.command_line import CommandLine, statements
 from ssl_toolkit.cli.features import function_parser, say_line, tell_what_was_read
 from ssl_toolkit.cli.messages import parser_keys
 from ssl_toolkit.cli.parser import instantiate, parse
+from ssl_toolkit.cli.predicted_table import OF_TABLE, TABLE, columns_of, pairs_in_folder, tell_of_parts
 from ssl_toolkit.cli.prepare import build_task
 from ssl_toolkit.cli.training_parser import training_parser
 from ssl_toolkit.data import ImageData
@@ -40,8 +41,6 @@ _OF_TRAINING: dict[str, Any] = {
     "test_fraction": 0.0, "label_fraction": 1.0, "labels_per_class": None, "max_images": None, "splits": None,
     "fold": None, "table": None, "columns": None, "targets": None, "class_balance": 0.0,
 }  # fmt: skip
-# what a run whose head reads covariates needs, too
-_TABLE = "table"
 # a data set of torchvision has splits of its own, and not one path
 _SOURCES = ("folder", "shards", "procedural")
 # it may have a value
@@ -90,7 +89,7 @@ def predict(arguments: Sequence[str]) -> Path:
             parser.parse_args(arguments)  # which prints it and leaves
         raise ValueError("missing: the folder of a run of transfer (ssl-toolkit predict RUN --data.path IMAGES ...)")
     covariates = covariates_of(run)
-    check_settings(arguments, run, (*OF_THESE_IMAGES, _TABLE) if covariates else OF_THESE_IMAGES)
+    check_settings(arguments, run, (*OF_THESE_IMAGES, *OF_TABLE))
     parser.set_defaults({"data.batch_size": run.config.data.batch_size})
     config = parse(parser, arguments)
     task: Any
@@ -99,6 +98,7 @@ def predict(arguments: Sequence[str]) -> Path:
     if state != "finished" and is_rank_zero():
         say_line(f"the run is not finished ({state}): its weights are those of step {header['step']:,}")
     data = images_of(run, config.data, covariates)
+    tell_of_parts(run.config.data, config.data)
     own = ("config", "run", "data", "calibrated")
     options = {name: each for name, each in vars(config).items() if name not in own}
     about = _about(run, header)
@@ -201,32 +201,34 @@ def images_of(run: TrainedRun, given: Namespace, covariates: Sequence[str] = ())
         covariates: The columns of their table that the head of the run reads.
 
     Raises:
-        ValueError: There is no table for them, or another source than can be predicted.
+        ValueError: There is no table for them, a column that is not read, or another source than can be predicted.
     """
     if given.get("source", "folder") not in _SOURCES:
         raise ValueError(
             f"data.source is {given.source!r}, but predict takes {', '.join(_SOURCES)}{nearest(given.source, _SOURCES)}"
         )
     settings = vars(run.config.data)
-    own = {name: each for name, each in {**_OF_TRAINING, "covariates": None}.items() if name in settings}
+    columns, in_table = columns_of(run.data_class, run.config.data, given), given.get(TABLE) is not None
+    of_training = {**_OF_TRAINING, "covariates": None}
+    if given.get("source", "folder") != "shards":
+        of_training["shard_window"] = None  # the run may have been of shards
+    own = {name: each for name, each in of_training.items() if name in settings}
     if covariates:
-        if given.get(_TABLE) is None and given.get("source") != "procedural":
+        if not in_table and given.get("source") != "procedural":
             raise ValueError(
                 f"the head of {run.folder} reads {', '.join(covariates)} of each image: give --data.table TABLE with "
-                f"the columns {', '.join([_path_column(run), *covariates])}"
+                f"the columns {', '.join([columns.get('path', 'path'), *covariates])}"
             )
-        own |= {"covariates": list(covariates), "columns": {"path": _path_column(run)}}
-        if given.get(_TABLE) is None:
-            own["columns"] = None
+        own["covariates"] = list(covariates)
     settings = {**settings, **own, **vars(given)}
-    data: ImageData = instantiate(run.parser, Namespace(data=Namespace(**settings))).data
-    if covariates:
+    if in_table:
+        settings["columns"] = columns
+    data: Any = instantiate(run.parser, Namespace(data=Namespace(**settings))).data
+    if in_table:
         data.read_columns("path")  # what else the table may hold is of no weight
+    elif pairs_in_folder(run.folder, columns, given):
+        data.expect_pairs()
     return data
-
-
-def _path_column(run: TrainedRun) -> str:
-    return (run.config.data.columns or {}).get("path", "path")
 
 
 def _about(run: TrainedRun, header: dict[str, Any]) -> dict[str, Any]:
@@ -248,7 +250,7 @@ def _temperature(run: TrainedRun, header: dict[str, Any]) -> float:
 
 def _parser(data_class: type) -> ArgumentParser:
     parser = function_parser("predict", predict_classes, skip={"task", "class_names", "data", "about", "say"})
-    add_images(parser, data_class, (*OF_THESE_IMAGES, _TABLE))
+    add_images(parser, data_class, (*OF_THESE_IMAGES, *OF_TABLE))
     parser.add_argument("--calibrated", type=bool, nargs="?", const=True, default=False, help=_CALIBRATED)
     return parser
 
@@ -283,8 +285,11 @@ def check_settings(arguments: Sequence[str], run: TrainedRun, allowed: Sequence[
     """Refuses settings of the images that the run has settled, or that would leave some out."""
     for each in statements(arguments):
         section, _, name = each.key.partition(".")
-        if section != "data" or name in allowed or name.partition(".")[0] not in run.config.data:
+        name, _, _ = name.partition(".")
+        if section != "data" or name in allowed or name not in run.config.data:
             continue
+        if name in OF_TABLE:
+            raise ValueError(f"--{each.key}: every image of data.path is read, and no table; leave it out")
         if name in _OF_TRAINING:
             raise ValueError(
                 f"--{each.key}: predict takes every image of data.path, each once, and no labels; leave it out"

@@ -85,7 +85,7 @@ class FeatureStore:
             columns = [
                 torch.from_numpy(np.array(index[name].to_numpy(), dtype=np.int64)) for name in ("label", "index")
             ]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(
                 f"'{entry}' is damaged ({reason}); remove it, and its features are computed again"

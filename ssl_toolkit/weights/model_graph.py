@@ -47,12 +47,32 @@ class ModelGraph(nn.Module):
         Returns:
             Two float32 tensors, of shape ``[batch, classes]`` or ``[batch, targets]``.
         """
-        pixels = images.permute(0, 3, 1, 2)
-        features = self.task.backbone(pixels if self.float_images else pixels.float() / 255)
-        features = self.task.standardize(features)
+        features = self.features(images)
         if covariates is not None:
             features = torch.cat([features, self.task.covariates(covariates)], dim=1)
         return self.task.head_outputs(features)
+
+    def features(self, images: Shaped[Tensor, "batch height width channels"]) -> Float[Tensor, "batch width"]:
+        """What the head reads of images, as `forward` takes them: float32 tensor ``[batch, num_features]``."""
+        pixels = images.permute(0, 3, 1, 2)
+        return self.task.standardize(self.task.backbone(pixels if self.float_images else pixels.float() / 255))
+
+
+class PairGraph(ModelGraph):
+    """A task of pairs of images as a function of the pixels of both; arguments are those of `ModelGraph`."""
+
+    def forward(
+        self,
+        first: Shaped[Tensor, "batch height width channels"],
+        second: Shaped[Tensor, "batch height width channels"],
+    ) -> tuple[Tensor, Tensor]:
+        """The outputs of the head, and what they predict, as of `ModelGraph`.
+
+        Args:
+            first: The first images, as `ModelGraph` takes them.
+            second: The second ones.
+        """
+        return self.task.pair_outputs(self.features(first), self.features(second))
 
 
 def check_onnx() -> None:
@@ -67,11 +87,11 @@ def export_model_graph(task: Any, header: dict[str, Any], path: Path) -> None:
 
     Its input is ``images``, uint8 of shape [batch, image_size, image_size, channels]; of images of more than 8 bits a
     channel float32 in [0, 1], by the run's ranges. A head that reads covariates has a second one, ``covariates``,
-    float32 of shape [batch, covariates] in their own units, NaN where one is not known. The outputs are ``logits`` and
-    ``probabilities`` of the classes, or ``outputs`` and ``predictions`` of targets. The graph's metadata hold
-    ``class_names`` or ``target_names`` (JSON),
-    ``image_size``, ``ranges``, ``temperature`` (by which to divide logits, see `Classifier`; where there is one),
-    ``covariates`` (their names, if there are some) and ``images`` (what they are to be).
+    float32 of shape [batch, covariates] in their own units, NaN where one is not known. A task of pairs has two images,
+    ``first`` and ``second``. The outputs are ``logits`` and ``probabilities`` of the classes, or ``outputs`` and
+    ``predictions`` of targets. The graph's metadata hold ``class_names`` or ``target_names`` (JSON), ``image_size``,
+    ``ranges``, ``temperature`` (by which to divide logits, see `Classifier`; where there is one), ``covariates`` (their
+    names, if there are some) and ``images`` (what they are to be).
 
     Args:
         task: The trained task, in evaluation mode on the CPU.
@@ -79,24 +99,25 @@ def export_model_graph(task: Any, header: dict[str, Any], path: Path) -> None:
         path: The file to write, whole or not at all.
 
     Raises:
-        ValueError: The packages are missing, or the task is not one of single images.
+        ValueError: The packages are missing, or the task is not one of single images or of pairs.
     """
     check_onnx()
     names = getattr(task, "head_output_names", None)
     if names is None:
-        raise ValueError(f"{type(task).__name__} does not export: only tasks of single images do")
+        raise ValueError(f"{type(task).__name__} does not export: only tasks of single images, and of pairs, do")
     size, float_images = header["image_size"], bool(header["ranges"])
     dtype = torch.float32 if float_images else torch.uint8
-    names_in, covariates = ["images"], getattr(task, "covariates", None)
-    example = [torch.zeros(2, size, size, task.backbone.in_channels, dtype=dtype)]
+    in_pairs, covariates = getattr(task, "exports_pairs", False), getattr(task, "covariates", None)
+    names_in = ["first", "second"] if in_pairs else ["images"]
+    example = [torch.zeros(2, size, size, task.backbone.in_channels, dtype=dtype) for _ in names_in]
     if covariates is not None:
         names_in.append("covariates")
         example.append(torch.zeros(2, len(covariates.names)))
-    # that the covariates have as many rows the graph finds out, which warns of a second name for them
+    # that a second input has as many rows the graph finds out, which warns of a second name for them
     axes = (torch.export.Dim("batch"), torch.export.Dim.DYNAMIC)
     task.backbone.to(memory_format=torch.contiguous_format)
     program = torch.onnx.export(
-        ModelGraph(task, float_images).eval(),
+        (PairGraph if in_pairs else ModelGraph)(task, float_images).eval(),
         tuple(example),
         input_names=names_in,
         output_names=list(names),

@@ -7,7 +7,7 @@ from lightning.pytorch import Trainer
 from PIL import Image
 from torch import nn
 
-from downstream.sequence import PairHead, SequenceClassification
+from downstream.sequence import PairHead, RecurrentHead, SequenceClassification
 from ssl_toolkit.data.frames import FrameData
 from ssl_toolkit.modules.backbone import Backbone
 from ssl_toolkit.optim import AdamW
@@ -48,6 +48,22 @@ def test_other_numbers_of_frames_and_ranks_are_refused():
             make_head()(torch.randn(2, 3, 5, dtype=torch.float64), torch.tensor(lengths))
     with pytest.raises(ValueError, match="rank is 0, expected at least 1"):
         PairHead(rank=0)
+
+
+def test_only_what_compares_as_it_does_exports_as_pairs():
+    class Symmetric(PairHead):
+        def forward(self, features, lengths):
+            return super().forward(features, lengths) + super().forward(features.flip(1), lengths)
+
+    arguments = {"optimizer": AdamW(), "schedule": Cosine()}
+    for head, names in (
+        (PairHead(), ("logits", "probabilities")),
+        (Symmetric(), None),
+        (RecurrentHead(hidden=4), None),
+    ):
+        task = SequenceClassification(head=head, backbone=Backbone("resnet10t"), **arguments)
+        assert task.head_output_names == names
+        assert task.exports_pairs == (names is not None)
 
 
 @pytest.mark.parametrize("rank", [None, 4])

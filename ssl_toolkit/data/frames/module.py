@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal, get_args
 
+import numpy as np
+
 from ssl_toolkit.data.checks import check_at_least_one, check_choice
 from ssl_toolkit.data.console import say
 from ssl_toolkit.data.dataset import ImageSet
@@ -15,8 +17,10 @@ from ssl_toolkit.data.loader import BatchLoader
 from ssl_toolkit.data.module import ImageData
 from ssl_toolkit.data.source_factory import check_apart, check_no_columns, check_one_path
 from ssl_toolkit.distributed.ranks import is_rank_zero
+from ssl_toolkit.errors import counted
 
 Sampling = Literal["uniform", "clip"]
+_NAME_PAIRS = "name pairs with data.table, or put the two images of each into a folder of its own, named in their order"
 
 
 class FrameData(ImageData):
@@ -76,6 +80,14 @@ class FrameData(ImageData):
         )
         self._max_frames = max_frames
         self._sampling = sampling
+        self._only_pairs = False
+
+    def expect_pairs(self) -> None:
+        """Takes sequences without a table as the pairs of images that a head compares: to be called at first.
+
+        Each must have two frames, whatever ``max_frames`` is, and is left out if one of them cannot be decoded.
+        """
+        self._only_pairs = True
 
     def _open_sets(self) -> dict[str, ImageSet]:
         origin, options = self._origin, self._options
@@ -88,8 +100,9 @@ class FrameData(ImageData):
                 if self._max_frames == 1:
                     raise ValueError("data.max_frames is 1, but a pair has two images: set it to 2, or leave it out")
             source = kind(
-                origin.table, origin.path, origin.labels, options.image_size, options.channels, evenly, columns
-            )
+                origin.table, origin.path, origin.labels, options.image_size, options.channels, evenly, columns,
+                origin.roles,
+            )  # fmt: skip
             if is_rank_zero():
                 say(source.summary())
             return {"train": SequenceSet(source, options, is_rank_zero(), clip_frames=clip)}
@@ -101,9 +114,31 @@ class FrameData(ImageData):
         class_names = None
         for split, path in (("train", origin.path), ("val", origin.val_path), ("test", origin.test_path)):
             if path is not None:
-                source = SequenceSource(
-                    path, origin.labels, options.image_size, options.channels, evenly, class_names or None
-                )
+                most = None if self._only_pairs else evenly
+                try:
+                    source = SequenceSource(
+                        path, origin.labels, options.image_size, options.channels, most, class_names or None
+                    )
+                except ValueError as error:
+                    if not self._only_pairs:
+                        raise
+                    raise ValueError(f"{error}; {_NAME_PAIRS}") from None
+                if self._only_pairs:
+                    _check_pairs(source, path)
+                    source.needs_all = True
                 class_names = class_names or source.class_names
-                sets[split] = SequenceSet(source, options, is_rank_zero(), clip_frames=clip)
+                sets[split] = SequenceSet(
+                    source, options, is_rank_zero(), clip_frames=None if self._only_pairs else clip
+                )
         return sets
+
+
+def _check_pairs(source: SequenceSource, path: str) -> None:
+    wrong = np.flatnonzero(np.diff(source.starts) != 2)
+    if len(wrong):
+        first = int(wrong[0])
+        num = int(source.starts[first + 1] - source.starts[first])
+        raise ValueError(
+            f"{counted(len(wrong), 'sequences')} of {len(source):,} in '{path}' {'is' if len(wrong) == 1 else 'are'} "
+            f"no pair of images ({source.name(first)} has {counted(num, 'frames')}); {_NAME_PAIRS}"
+        )

@@ -18,7 +18,7 @@ from ssl_toolkit.data.frames.source import SequenceSource
 from ssl_toolkit.data.frames.table_source import FURTHER, PARTS
 from ssl_toolkit.data.group_splits import joined
 from ssl_toolkit.data.sources import LabelKind
-from ssl_toolkit.data.table import Table, read_table
+from ssl_toolkit.data.table import ROLES, Table, read_table
 from ssl_toolkit.data.table_source import Annotated, find_files
 from ssl_toolkit.errors import counted
 
@@ -38,6 +38,7 @@ class PairTableSource(Annotated, SequenceSource):
         channels: As for `SequenceSource`.
         max_frames: Of no use here.
         columns: As for `read_table`, with "second" for the second image.
+        roles: As for `read_table`; without "group" no pairs are kept together.
 
     Raises:
         ValueError: In one line with the row, if the table cannot be used: a file that is not there, an image with
@@ -56,13 +57,14 @@ class PairTableSource(Annotated, SequenceSource):
         channels: int = 3,
         max_frames: int | None = None,
         columns: Mapping[str, str] | None = None,
+        roles: Sequence[str] = ROLES,
     ) -> None:
         for role in PARTS:
             if role in (columns or {}):
                 raise ValueError(
                     f"data.columns.second makes pairs of images, data.columns.{role} parts of sequences: leave one out"
                 )
-        read = read_table(table, columns, further=FURTHER)
+        read = read_table(table, columns, roles=roles, further=FURTHER)
         if labels == "folder" and "label" not in read.values:
             raise ValueError(
                 f"the table '{read.file}' has no column 'label', and a pair has no folder that could be its class: "
@@ -72,14 +74,15 @@ class PairTableSource(Annotated, SequenceSource):
         check_folder(root)
         names = [read.values["path"], [posixpath.normpath(text) for text in read.values["second"]]]
         files = [find_files(read, each, root) for each in names]
-        self._images = _identities(read, root, files)
+        self._images = _identities(read, root, files, with_copies="group" in roles)
         pairs = [f"{first}|{second}" for first, second in zip(*names, strict=True)]
         order = sorted(range(len(pairs)), key=lambda place: (natural_key(pairs[place]), pairs[place]))
         frames = {pairs[place]: [Frame(files[column][place].name, -1) for column in (0, 1)] for place in order}
         every = sorted({file for found in files for file in found})
         self._hold(root, frames, every, image_size, channels, None, "\n".join(frames))
         self._annotate(read, order)
-        self._keep_together(read, order)
+        if "group" in roles:
+            self._keep_together(read, order)
 
     def summary(self) -> str:
         """What was taken from the table, and how many groups there are, for people."""
@@ -100,8 +103,8 @@ class PairTableSource(Annotated, SequenceSource):
         self._groups = groups if self._groups is None else joined(self._groups, groups)
 
 
-def _identities(table: Table, root: Path, files: Sequence[Sequence[ImageFile]]) -> NDArray[np.int64]:
-    """A number for each image, the same for identical files: int64 array ``[2, rows]``."""
+def _identities(table: Table, root: Path, files: Sequence[Sequence[ImageFile]], with_copies: bool) -> NDArray[np.int64]:
+    """A number for each image, the same for identical files if these are looked for: int64 array ``[2, rows]``."""
     real = [[os.path.realpath(root / file.name) for file in column] for column in files]
     seen: dict[tuple[str, str], int] = {}
     for first, second, row in zip(*real, table.rows.tolist(), strict=True):
@@ -112,7 +115,7 @@ def _identities(table: Table, root: Path, files: Sequence[Sequence[ImageFile]]) 
     size_of = {name: file.size for column, found in zip(real, files, strict=True) for name, file in zip(column, found)}  # noqa: B905
     place = {name: number for number, name in enumerate(size_of)}
     firsts = np.arange(len(place))
-    if len(place) <= MOST_FILES:
+    if with_copies and len(place) <= MOST_FILES:
         firsts = first_files([(Path(name), size) for name, size in size_of.items()])
     return firsts[np.array([[place[name] for name in column] for column in real], dtype=np.int64)]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,7 +87,7 @@ class SequenceSource(Source):
         ValueError: The path is not a folder with sequences, or the labels cannot be read from it.
     """
 
-    needs_all: ClassVar[bool] = False
+    needs_all: bool = False
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -15,7 +15,7 @@ from ssl_toolkit.data.frames.files import TENSOR_SUFFIXES, Frame, TensorFile, gr
 from ssl_toolkit.data.frames.source import SequenceSource
 from ssl_toolkit.data.group_splits import joined
 from ssl_toolkit.data.sources import LabelKind
-from ssl_toolkit.data.table import Table, read_table
+from ssl_toolkit.data.table import ROLES, Table, read_table
 from ssl_toolkit.data.table_source import Annotated
 from ssl_toolkit.errors import counted
 
@@ -48,6 +48,7 @@ class SequenceTableSource(Annotated, SequenceSource):
         channels: As for `SequenceSource`.
         max_frames: As for `SequenceSource`; of a part, its own frames.
         columns: As for `read_table`, with "start" and "end".
+        roles: As for `read_table`; without "group" no rows are kept together.
 
     Raises:
         ValueError: In one line with the row, if the table cannot be used: a sequence or a frame that is not there, a
@@ -65,8 +66,9 @@ class SequenceTableSource(Annotated, SequenceSource):
         channels: int = 3,
         max_frames: int | None = None,
         columns: Mapping[str, str] | None = None,
+        roles: Sequence[str] = ROLES,
     ) -> None:
-        read = read_table(table, columns, further=FURTHER)
+        read = read_table(table, columns, roles=roles, further=FURTHER)
         root = read.file.parent if path is None else Path(path).expanduser()
         check_folder(root)
         files, self.left_out = _find(read, root)
@@ -76,7 +78,8 @@ class SequenceTableSource(Annotated, SequenceSource):
         every = sorted({file for found in files.values() for file in found})
         self._hold(root, sequences, every, image_size, channels, max_frames, "\n".join(sequences))
         self._annotate(read, order)
-        self._keep_together(read, [rows[place].origin for place in order], order)
+        if "group" in roles:
+            self._keep_together(read, [rows[place].origin for place in order], order)
         if "label" not in read.values and labels == "folder":
             paths = [read.values["path"][place] for place in order]
             self.class_names, self._labels = label_by_folder(root, paths)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -193,3 +194,31 @@ def test_an_image_of_many_pairs_is_decoded_once_and_counted_once_if_it_is_bad(fo
         f"{first}.png|{second}.png": [first, second] for first, second in pairs if 7 not in (first, second)
     }
     assert [bad.path for bad in data.bad_files] == ["7.png"]
+
+
+def in_folders(folder: Path, sequences: Sequence[Sequence[int]]) -> Path:
+    for place, each in enumerate(sequences):
+        (folder / "pairs" / f"{place}").mkdir(parents=True)
+        for number, level in enumerate(each):
+            save(folder / "pairs" / f"{place}" / f"{number}.png", level)
+    return folder / "pairs"
+
+
+@pytest.mark.parametrize("options", [{}, {"max_frames": 1}, {"max_frames": 1, "sampling": "clip"}])
+def test_folders_may_be_pairs_and_then_lack_no_image(folder: Path, options: dict[str, Any]) -> None:
+    path = in_folders(folder, [(1, 2), (3, 4), (5, 6)])
+    (path / "1" / "0.png").write_bytes(b"nothing")
+    data = FrameData(
+        f"{path}", 2, image_size=4, labels="none", cache="memory", val_fraction=0.0, max_bad=0.5, **options
+    )
+    data.expect_pairs()
+    assert levels(data) == {"0": [1, 2], "2": [5, 6]}
+
+
+@pytest.mark.parametrize("most", [2, None])
+def test_folders_of_other_numbers_of_images_are_no_pairs(folder: Path, most: int | None) -> None:
+    path = in_folders(folder, [(1, 2), (3, 4, 5), (6,)])
+    data = FrameData(f"{path}", image_size=4, labels="none", max_frames=most)
+    data.expect_pairs()
+    with pytest.raises(ValueError, match=r"2 sequences of 3 in .* are no pair of images \(1 has 3 frames\)"):
+        data.setup()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ssl_toolkit.cli import main
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.data.frames import FrameData
 from ssl_toolkit.evaluation.embed import embed
@@ -123,3 +124,10 @@ def test_what_is_no_sequence_is_refused(folder, weights, tmp_path):
         embed(weights, frame_data(folder), tmp_path / "frames.npz")
     with pytest.raises(ValueError, match="per_frame is for sequences, and the data are images"):
         embed(weights, ImageData(str(folder)), tmp_path / "frames.npz", per_frame=True)
+
+
+def test_a_config_file_may_say_it(folder, weights, tmp_path):
+    config = tmp_path / "embed.yaml"
+    config.write_text(f"per_frame: true\nweights: {weights}\ndevice: cpu\ndata:\n  path: {folder}\n  max_frames: 2\n")
+    assert main(["embed", "-c", str(config), "--out", str(tmp_path / "frames.parquet")]) == 0
+    assert set(pyarrow.parquet.read_table(tmp_path / "frames.parquet")["frame"].to_pylist()) == {0, 1}

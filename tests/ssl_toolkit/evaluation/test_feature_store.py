@@ -191,13 +191,14 @@ def test_what_is_left_of_a_killed_process_is_no_entry(folder, tmp_path, backbone
     assert not left.exists()
 
 
+@pytest.mark.parametrize("left", [0.5, 0.0])
 @pytest.mark.parametrize("file", ["pooled.npy", "index.parquet", "about.json"])
-def test_a_damaged_entry_is_refused(folder, tmp_path, backbone, file):
+def test_a_damaged_entry_is_refused(folder, tmp_path, backbone, file, left):
     data, store = data_of(folder, tmp_path), FeatureStore(tmp_path / "store")
     stored_features(store, backbone, data, "val", VIEW)
     (entry,) = store.folder.iterdir()
     content = (entry / file).read_bytes()
-    (entry / file).write_bytes(content[: len(content) // 2])
+    (entry / file).write_bytes(content[: int(left * len(content))])
     with pytest.raises(ValueError, match=r"is damaged .*remove it") as caught:
         stored_features(store, backbone, data, "val", VIEW)
     assert "\n" not in str(caught.value)
