@@ -15,6 +15,9 @@ from ssl_toolkit.modules.multiplicative import MultiplicativeInteraction
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+# of the mean: rounding then stays below a hundredth of a standard deviation
+_LEAST_SPREAD = 2.0**-16
+
 CovariateUse = Literal["none", "concatenated", "multiplicative"]
 
 
@@ -62,7 +65,7 @@ class Covariates(nn.Module):
             training: Those of the training images; NaN where one is not known.
 
         Raises:
-            ValueError: In one line, for a covariate that no training image has, or all have alike.
+            ValueError: In one line, for a covariate that no training image has, or all have alike or nearly so.
         """
         unknown = training.isnan()
         found = cls(names, unknown.any(dim=0).nonzero().flatten().tolist())
@@ -75,6 +78,11 @@ class Covariates(nn.Module):
                 raise ValueError(
                     f"all training images have {float(known[0]):g} for {name!r}, so that it tells nothing; leave it "
                     "out of data.covariates"
+                )
+            if float(found.std[number]) < _LEAST_SPREAD * float(known.mean().abs()):
+                raise ValueError(
+                    f"{name!r} differs by {float(found.std[number]):.3g} around {float(known.mean()):g}, which the "
+                    "numbers of float32 hardly tell apart: subtract a constant, such as the least of them"
                 )
         return found
 

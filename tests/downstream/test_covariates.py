@@ -66,12 +66,26 @@ def test_without_gaps_there_is_no_further_input():
 
 @pytest.mark.parametrize(
     ("column", "message"),
-    [([3.0, 3.0, NAN], "all training images have 3 for 'b', so that it"), ([NAN] * 3, "has a number for 'b'; leave")],
+    [
+        ([3.0, 3.0, NAN], "all training images have 3 for 'b', so that it"),
+        ([NAN] * 3, "has a number for 'b'; leave"),
+        # of the seconds since 1970 float32 tells 128 apart
+        ([1.7e9, 1.7e9 + 256, 1.7e9 + 512], r"'b' differs by 209 around 1.7e\+09, which .* subtract a constant"),
+    ],
 )
 def test_what_tells_nothing_is_refused(column, message):
     with pytest.raises(ValueError, match=message) as caught:
         Covariates.of(["a", "b"], torch.tensor([[1.0, 2.0, 3.0], column]).T)
     assert "\n" not in str(caught.value)
+
+
+def test_units_and_offsets_that_float32_holds_play_no_role():
+    exact = np.array([0.0, 100.0, 500.0, 900.0])
+    expected = (exact - exact.mean()) / exact.std()
+    # years, and the smallest spread and largest numbers that are taken
+    for scale, offset in ((0.01, 2020.0), (1.0, 350.0 * 2**16), (1e-30, 0.0), (1e30, 0.0)):
+        given = torch.from_numpy(scale * exact + offset).float().unsqueeze(1)
+        np.testing.assert_allclose(Covariates.of(["a"], given)(given).numpy()[:, 0], expected, atol=0.01)
 
 
 @pytest.mark.parametrize("use", ["concatenated", "multiplicative"])

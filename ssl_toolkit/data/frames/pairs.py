@@ -78,6 +78,11 @@ class PairTableSource(Annotated, SequenceSource):
         pairs = [f"{first}|{second}" for first, second in zip(*names, strict=True)]
         order = sorted(range(len(pairs)), key=lambda place: (natural_key(pairs[place]), pairs[place]))
         frames = {pairs[place]: [Frame(files[column][place].name, -1) for column in (0, 1)] for place in order}
+        if len(frames) < len(pairs):  # else the labels of all that follow would be of other pairs
+            twice = next(name for place, name in enumerate(pairs) if name in pairs[:place])
+            raise ValueError(
+                f"the table '{read.file}' has two pairs called {twice}: rename files that have a | in them"
+            )
         every = sorted({file for found in files for file in found})
         self._hold(root, frames, every, image_size, channels, None, "\n".join(frames))
         self._annotate(read, order)

@@ -222,3 +222,13 @@ def test_folders_of_other_numbers_of_images_are_no_pairs(folder: Path, most: int
     data.expect_pairs()
     with pytest.raises(ValueError, match=r"2 sequences of 3 in .* are no pair of images \(1 has 3 frames\)"):
         data.setup()
+
+
+def test_pairs_of_files_with_bars_in_their_names_are_told_apart(folder: Path) -> None:
+    for number, name in enumerate(("x", "y|z.png", "x|y", "z.png")):
+        save(folder / f"{name.removesuffix('.png')}.png", number)
+    (folder / "x.png").rename(folder / "x")
+    (folder / "x|y.png").rename(folder / "x|y")
+    table = written(folder, [("x", "y|z.png", "a"), ("x|y", "z.png", "b")])
+    with pytest.raises(ValueError, match=r"has two pairs called x\|y\|z.png: rename files"):
+        data_of(table).setup()
