@@ -138,6 +138,7 @@ def recipe(name: str, folder: Path, **trainer: Any) -> dict[str, Any]:
     data: dict[str, Any] = {**IMAGES, **(table()[name].data or {})}
     if needs_sequences(name):
         data = {"path": str(write_sequences(folder)), "labels": "folder", "image_size": 16, "batch_size": 8}
+        data |= table()[name].data or {}
     written: dict[str, Any] = {
         "seed": 0,
         "model": {

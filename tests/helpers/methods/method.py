@@ -56,7 +56,7 @@ class Method(NamedTuple):
             bias in attention), so a gradient may be rounding and nothing else, of which Adam makes steps like others.
         learns_with: Arguments that replace others where it has to learn from 200 small batches of the built-in
             drawings (`tests/reliability/test_collapse.py`): ``arguments`` are made for equal figures in float32.
-        data: Settings of the built-in images that it needs.
+        data: Settings of the built-in images, or of the sequences, that it needs.
     """
 
     arguments: dict[str, Any]

@@ -7,6 +7,7 @@ TRANSFORMER = {
     "class_path": "downstream.sequence.TransformerHead",
     "init_args": {"dim": 8, "num_heads": 2, "dropout": 0.1},
 }
+PAIR = {"class_path": "downstream.sequence.PairHead", "init_args": {"rank": 4, "dropout": 0.1}}
 
 METHODS = {
     "SequenceClassification": Method({"head": RECURRENT}),
@@ -16,4 +17,5 @@ METHODS = {
         task="SequenceClassification",
         rounding_grows=True,
     ),
+    "PairHead": Method({"head": PAIR}, task="SequenceClassification", data={"max_frames": 2}),
 }
