@@ -191,6 +191,7 @@ def weights(tmp_path):
     return str(tmp_path / "backbone.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["transfer", "embed"])
 def test_features_in_the_store_are_not_computed_again(command, weights, tmp_path, monkeypatch):
     store = str(tmp_path / "store")
@@ -225,6 +226,7 @@ def test_what_is_found_is_what_an_evaluation_measures(weights, tmp_path, monkeyp
             np.testing.assert_array_equal(one[name], other[name])
 
 
+@pytest.mark.slow
 def test_a_damaged_store_is_named(weights, tmp_path):
     store = tmp_path / "store"
     task = {"weights": weights, "backbone": None, "feature_store": str(store)}
