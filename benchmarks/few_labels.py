@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from measuring import HERE, add_outputs, save_small, write_json
+from measuring import HERE, add_outputs, check_trained_rows, save_small, write_json
 
 ALL = "all"
 CALIBRATED = 5_000  # images
@@ -150,13 +150,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, help="a folder for the runs, from which one goes on")
     add_outputs(parser)
     args = parser.parse_args()
-    for name in ("images", "test"):
-        if not Path(getattr(args, name) or "").is_dir() or not getattr(args, name):
-            raise SystemExit(f"--{name} {getattr(args, name)} is not a folder; give one of images by class")
-    if not args.weights or not args.weights.is_file():
-        raise SystemExit(f"--weights {args.weights} is not a file; give a backbone.safetensors of a run")
-    if not args.json or not args.runs:
-        raise SystemExit("give --json, a file for finished rows, and --runs, a folder for the runs")
+    check_trained_rows(args)
     written = yaml.safe_load(args.rows.read_text(encoding="utf-8"))
     ways = {
         name: {

@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from measuring import add_outputs, save_small, write_json
+from measuring import add_outputs, check_trained_rows, save_small, write_json
 
 import ssl_toolkit
+from ssl_toolkit.io.atomic import sha256
 
-# a linear probe's classes are as far apart as its labels allow, so its rows come first
 WAYS: dict[str, dict[str, Any]] = {
     "linear probe": {"recipe": "linear_probe", "options": {"model.cache_features": True}},
     "fine-tuned": {"recipe": "finetune", "options": {"model.augmentation.size": 32}},
@@ -143,27 +143,22 @@ def main() -> None:
     parser.add_argument("--images", help="a folder of training images, a sub-folder for each class")
     parser.add_argument("--test", help="likewise, of test images")
     parser.add_argument("--skew", type=float, default=100.0, help="the largest class by the smallest")
-    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--draws", type=int, default=3, help="of each row: which images, and which class is large")
     parser.add_argument("--image_size", type=int, default=32)
     parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--probe_steps", type=int, default=2000)
-    parser.add_argument("--finetune_steps", type=int, default=500)
+    parser.add_argument("--probe_steps", type=int, default=2000, help="of a linear probe")
+    parser.add_argument("--finetune_steps", type=int, default=500, help="of a fine-tuning")
     parser.add_argument("--runs", type=Path, help="a folder for the runs, from which one goes on")
     add_outputs(parser)
     args = parser.parse_args()
-    for name in ("images", "test"):
-        if not Path(getattr(args, name) or "").is_dir() or not getattr(args, name):
-            raise SystemExit(f"--{name} {getattr(args, name)} is not a folder; give one of images by class")
-    if not args.weights or not args.weights.is_file():
-        raise SystemExit(f"--weights {args.weights} is not a file; give a backbone.safetensors of a run")
-    if not args.json or not args.runs:
-        raise SystemExit("give --json, a file for finished rows, and --runs, a folder for the runs")
+    check_trained_rows(args)
     args.runs.mkdir(parents=True, exist_ok=True)
     args.steps = {"linear probe": args.probe_steps, "fine-tuned": args.finetune_steps}
-    facts = {"weights": short_hash(args.weights), "skew": args.skew, "steps": args.steps}
+    facts = {"weights": sha256(args.weights), "steps": args.steps}
+    facts |= {name: getattr(args, name) for name in ("skew", "image_size", "batch_size")}
     held = json.loads(args.json.read_text(encoding="utf-8")) if args.json.exists() else {**facts, "results": {}}
     if {name: held[name] for name in facts} != facts:
-        raise SystemExit(f"{args.json} is of other weights, skew or steps; give another file")
+        raise SystemExit(f"{args.json} is of other weights or settings; give another file")
     results = held["results"]
     for way in WAYS:
         for remedy in (*REMEDIES, BALANCED):
@@ -173,12 +168,6 @@ def main() -> None:
                 write_json(args.json, held)
     print_table(results)
     draw_classes(args.picture, results)
-
-
-def short_hash(weights: Path) -> str:
-    import hashlib
-
-    return hashlib.sha256(weights.read_bytes()).hexdigest()[:16]
 
 
 if __name__ == "__main__":

@@ -269,6 +269,17 @@ def add_outputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--picture", type=Path, help="a PNG file to draw them to")
 
 
+def check_trained_rows(args: argparse.Namespace) -> None:
+    """Ends the program in a line where images, weights, or the places for what is found are missing."""
+    for name in ("images", "test"):
+        if not getattr(args, name) or not Path(getattr(args, name)).is_dir():
+            raise SystemExit(f"--{name} {getattr(args, name)} is not a folder; give one of images by class")
+    if not args.weights or not args.weights.is_file():
+        raise SystemExit(f"--weights {args.weights} is not a file; give a backbone.safetensors of a run")
+    if not args.json or not args.runs:
+        raise SystemExit("give --json, a file for finished rows, and --runs, a folder for the runs")
+
+
 def write_json(file: Path | None, figures: Any) -> None:
     """Writes the figures, if there is a file for them."""
     if file:

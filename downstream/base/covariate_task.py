@@ -169,8 +169,8 @@ class CovariateTask(CachingTask):
         if self.covariates is None or context.mixing is None:
             return encoded
         features, given = encoded.tensor_split([self.backbone.num_features], dim=1)
-        share = context.mixing.weights.to(given).unsqueeze(1)
-        return torch.cat([features, share * given + (1 - share) * given[context.mixing.partners]], dim=1)
+        weights = context.mixing.weights.to(given).unsqueeze(1)
+        return torch.cat([features, weights * given + (1 - weights) * given[context.mixing.partners]], dim=1)
 
     def without_covariates(self, output: StepOutput) -> StepOutput:
         """The output of a step, whose features are those of the backbone."""

@@ -117,7 +117,9 @@ def _identities(table: Table, root: Path, files: Sequence[Sequence[ImageFile]], 
             raise ValueError(f"the table '{table.file}' has one image as both of the pair in row {row:,}")
         if (earlier := seen.setdefault((first, second), row)) != row:
             raise ValueError(f"the table '{table.file}' has one pair of images in row {earlier:,} and in row {row:,}")
-    size_of = {name: file.size for column, found in zip(real, files, strict=True) for name, file in zip(column, found)}  # noqa: B905
+    size_of: dict[str, int] = {}
+    for column, found in zip(real, files, strict=True):
+        size_of |= {name: file.size for name, file in zip(column, found, strict=True)}
     place = {name: number for number, name in enumerate(size_of)}
     firsts = np.arange(len(place))
     if with_copies and len(place) <= MOST_FILES:
