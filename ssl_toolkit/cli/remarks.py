@@ -13,8 +13,8 @@ from lightning.pytorch import Trainer
 
 from ssl_toolkit.data.checks import rest_of_epoch
 from ssl_toolkit.data.split_file import FILE, seen_in_pretraining
-from ssl_toolkit.evaluation.features import has_native_bf16
 from ssl_toolkit.evaluation.intervals import newcombe_difference, wilson_interval
+from ssl_toolkit.perf.bfloat16 import has_native_bf16
 from ssl_toolkit.run_folder import MODEL, WEIGHTS, predict_command, read_config, sync_command
 from ssl_toolkit.weights import read_header
 

@@ -20,7 +20,7 @@ from ssl_toolkit.evaluation.ensembles import (
     cross_validate,
     samme_step,
 )
-from ssl_toolkit.evaluation.features import Features, Precision, evaluation_mode, extract_features, has_native_bf16
+from ssl_toolkit.evaluation.features import Features, Precision, evaluation_mode, extract_features
 from ssl_toolkit.evaluation.few_labels import FewLabelResult, few_label_draws, few_label_probe
 from ssl_toolkit.evaluation.flatness import Flatness, flatness
 from ssl_toolkit.evaluation.intervals import (
@@ -100,7 +100,6 @@ __all__ = [
     "few_label_probe",
     "fit_linear",
     "flatness",
-    "has_native_bf16",
     "holm",
     "image_confusions",
     "k_means",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ssl_toolkit.batch import Batch
 from ssl_toolkit.errors import nearest
+from ssl_toolkit.perf.bfloat16 import has_native_bf16
 from ssl_toolkit.random import sample_keys
 
 if TYPE_CHECKING:
@@ -142,16 +143,3 @@ def chosen_device(name: str | None) -> torch.device:
         return torch.zeros(0, device=name or available[-1]).device
     except (RuntimeError, AssertionError):  # the latter from a torch built without it
         raise ValueError(f"--device is {name!r}, but this machine has {' and '.join(available)}") from None
-
-
-def has_native_bf16(device: torch.device) -> bool:
-    """Whether a device multiplies in bfloat16 natively, so that autocast is a gain in speed.
-
-    A CPU does with AVX512-BF16 (which every CPU with AMX has too); without it bfloat16 is emulated and slower than
-    float32.
-    """
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        return torch.cpu._is_avx512_bf16_supported()
-    return False

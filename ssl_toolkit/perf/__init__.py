@@ -1,1 +1,1 @@
-"""Performance: constants kept on the device, matrix multiplication by oneDNN, malloc settings."""
+"""Performance: constants kept on the device, matrix multiplication by oneDNN, native bfloat16, malloc settings."""

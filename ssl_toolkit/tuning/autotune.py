@@ -21,8 +21,8 @@ from lightning.pytorch import LightningDataModule, Trainer
 
 from ssl_toolkit.data.cache import default_cache_dir
 from ssl_toolkit.distributed.ranks import from_rank_zero, num_cores, threads_are_chosen
-from ssl_toolkit.evaluation.features import has_native_bf16
 from ssl_toolkit.io.atomic import write_atomically
+from ssl_toolkit.perf.bfloat16 import has_native_bf16
 from ssl_toolkit.task import Task
 from ssl_toolkit.tuning.time_budget import Stopwatch, trial_trainer
 

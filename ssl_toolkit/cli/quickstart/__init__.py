@@ -20,7 +20,8 @@ from ssl_toolkit.cli.quickstart.page import write_comparison
 from ssl_toolkit.cli.train import train
 from ssl_toolkit.data import ImageData
 from ssl_toolkit.evaluation import Features, calibrate_batch_norm, random_backbone
-from ssl_toolkit.evaluation.features import chosen_device, has_native_bf16
+from ssl_toolkit.evaluation.features import chosen_device
+from ssl_toolkit.perf.bfloat16 import has_native_bf16
 from ssl_toolkit.run_folder import WEIGHTS
 from ssl_toolkit.weights import load_backbone
 

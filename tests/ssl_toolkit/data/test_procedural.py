@@ -11,7 +11,7 @@ from ssl_toolkit.batch import Images
 from ssl_toolkit.data.procedural import ProceduralSource
 from ssl_toolkit.data.procedural.objects import OBJECTS
 from ssl_toolkit.data.procedural.pen import Pen
-from ssl_toolkit.evaluation.features import has_native_bf16
+from ssl_toolkit.perf.bfloat16 import has_native_bf16
 from ssl_toolkit.random import sample_keys
 
 # mean grey level of 4 x 4 parts over 20 images of each class, row by row, of the drawings called "procedural-v1"

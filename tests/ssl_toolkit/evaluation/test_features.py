@@ -5,8 +5,9 @@ import torch
 
 from ssl_toolkit.augment import CenterView
 from ssl_toolkit.batch import Batch, Images
-from ssl_toolkit.evaluation import calibrate_batch_norm, extract_features, has_native_bf16, random_backbone
+from ssl_toolkit.evaluation import calibrate_batch_norm, extract_features, random_backbone
 from ssl_toolkit.modules.backbone import Backbone
+from ssl_toolkit.perf.bfloat16 import has_native_bf16
 
 
 def batches(num=7, batch_size=3, side=24):
