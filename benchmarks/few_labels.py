@@ -6,7 +6,8 @@
 For each number of labelled images a class some sets are drawn; every way to use them gets the same sets. ``fine-tuned``
 and ``supervised`` train by the recipes and for the steps of the file of rows, without looking at validation images. The
 linear probes, of the pretrained and of random weights, choose their penalty by as many validation images as there are
-labels. The test images are seen once. A run that is killed goes on, and what the JSON file has is not repeated.
+labels. A way with ``head_of`` begins with the head that another way has trained on the same set (LP-FT). The test
+images are seen once. A run that is killed goes on, and what the JSON file has is not repeated.
 """
 
 from __future__ import annotations
@@ -29,12 +30,20 @@ CALIBRATED = 5_000  # images
 PROBES = {"linear probe": False, "linear probe, random weights": True}
 
 
+def folder_of(name: str, labels: str, draw: int, args: argparse.Namespace) -> Path:
+    """The folder of a run."""
+    return args.runs / f"{name.replace(' ', '_')}-{labels}-{draw}"
+
+
 def command(way: dict[str, Any], labels: str, draw: int, folder: Path, args: argparse.Namespace) -> list[str]:
     """The training of one labelled set."""
     num_classes = sum(each.is_dir() for each in Path(args.images).iterdir())
     few = [] if labels == ALL else ["--data.labels_per_class", labels]
     batch = args.batch_size if labels == ALL else min(args.batch_size, int(labels) * num_classes)
     weights = ["--model.weights", str(args.weights)] if way.get("pretrained") else []
+    if "head_of" in way:
+        head = folder_of(way["head_of"], labels, draw, args) / "model.safetensors"
+        weights += ["--model.head_weights", str(head.resolve())]
     return [
         sys.executable, "-m", "ssl_toolkit", "transfer", "-c", str(HERE.parent / way["recipe"]), "--out", str(folder),
         "--data.path", args.images, "--data.test_path", args.test, "--data.cache", "disk", "--tracker", "none",
@@ -49,7 +58,7 @@ def train(name: str, way: dict[str, Any], labels: str, draw: int, args: argparse
     """The figures of one labelled set, trained or gone on with."""
     from ssl_toolkit.tracking.metrics_csv import read_metrics
 
-    run = args.runs / f"{name.replace(' ', '_')}-{labels}-{draw}"
+    run = folder_of(name, labels, draw, args)
     made = [*command(way, labels, draw, run, args), *(["--resume", str(run)] if (run / "config.yaml").exists() else [])]
     start = time.monotonic()
     with (args.runs / f"{run.name}.log").open("a") as log:
@@ -163,6 +172,8 @@ def main() -> None:
     for name, way in ways.items():
         if missing := set(args.labels) - set(way["steps"]):
             raise SystemExit(f"{args.rows}: {name} has no steps for {', '.join(sorted(missing))} labels")
+        if "head_of" in way and way["head_of"] not in list(ways)[: list(ways).index(name)]:
+            raise SystemExit(f"{args.rows}: {name} has head_of: {way['head_of']}, expected a way that stands above it")
     args.runs.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = json.loads(args.json.read_text()) if args.json.exists() else {"ways": ways, "rows": {}}
     if results["ways"] != ways:
