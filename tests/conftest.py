@@ -31,8 +31,20 @@ torch.set_num_threads(1)
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--changed", action="store_true", help="only tests whose sources differ from those of the last nightly run"
+        "--changed",
+        action="store_true",
+        help="only tests whose sources differ from those of the last nightly run, and of too many a sample",
     )
+
+
+def pytest_report_header(config):
+    if not config.getoption("--changed"):
+        return None
+    import source_groups
+
+    changed, share = source_groups.changed_groups(), source_groups.gate_share()
+    part = "all their tests" if share == 1 else f"{share:.0%} of their tests (python tests/nightly.py runs all)"
+    return f"changed since the last nightly run: {', '.join(sorted(changed)) or 'nothing'}; {part}"
 
 
 def pytest_collection_modifyitems(config, items):
@@ -59,9 +71,13 @@ def pytest_collection_modifyitems(config, items):
     if config.getoption("--changed"):
         import source_groups
 
-        changed = source_groups.changed_groups()
-        config.hook.pytest_deselected(items=[item for item in items if groups[item] not in changed])
-        items[:] = [item for item in items if groups[item] in changed]
+        changed, share = source_groups.changed_groups(), source_groups.gate_share()
+        sources = source_groups.digest(source_groups.CORE)
+        kept = [
+            item for item in items if groups[item] in changed and source_groups.in_sample(item.nodeid, share, sources)
+        ]
+        config.hook.pytest_deselected(items=list(set(items).difference(kept)))
+        items[:] = kept
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """docs/reliability.md and the stamp: they say what the tests did, and are not older than the guarantees."""
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -139,6 +140,35 @@ def test_a_changed_file_changes_the_hash_of_its_groups_only():
     assert ROOT / "ssl_toolkit/cli/train.py" in before["core"]
     assert ROOT / "ssl_toolkit/cli/train.py" not in before["SimCLR"]
     assert ROOT / "README.md" in before["core"]
+
+
+def test_the_gate_has_time_for_its_share_of_what_has_changed(tmp_path, monkeypatch):
+    monkeypatch.setattr(source_groups, "STAMP", tmp_path / "stamp.json")
+    assert source_groups.gate_share() == 1, "no stamp: all tests"
+    hashed = {name: source_groups.digest(name) for name in source_groups.groups()}
+    groups = {name: {"hash": hashed[name], "seconds": 50.0} for name in hashed}
+    groups["core"]["seconds"] = 3_950.0
+
+    def share(*changed, missing=()):
+        stale = {name: {**group, "hash": "of before"} if name in changed else group for name, group in groups.items()}
+        found = {name: group for name, group in stale.items() if name not in missing}
+        source_groups.STAMP.write_text(json.dumps({"groups": found}))
+        return source_groups.gate_share()
+
+    assert share() == share("SimCLR", "BYOL") == 1
+    assert share("core", "BYOL") == pytest.approx(source_groups.GATE_SECONDS / 4_000)
+    assert share("core", missing=["BYOL"]) == pytest.approx(source_groups.GATE_SECONDS / 4_020)
+
+
+def test_each_state_of_the_sources_has_its_own_sample():
+    tests = [f"tests/test_a.py::test_b[{number}]" for number in range(2_000)]
+    first, second = ([source_groups.in_sample(test, 0.4, sources) for test in tests] for sources in ("one", "another"))
+    assert first == [source_groups.in_sample(test, 0.4, "one") for test in tests]
+    # within four standard deviations of a binomial distribution, and of both as of two independent draws
+    assert abs(sum(first) - 800) < 4 * (2_000 * 0.4 * 0.6) ** 0.5
+    both = sum(one and other for one, other in zip(first, second, strict=True))
+    assert abs(both - 320) < 4 * (2_000 * 0.16 * 0.84) ** 0.5
+    assert all(source_groups.in_sample(test, 1.0, "one") for test in tests)
 
 
 @pytest.mark.slow

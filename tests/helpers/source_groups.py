@@ -2,7 +2,8 @@
 
 A test that is marked with ``method(name)`` belongs to that method's group; every other one to the group ``core``. The
 nightly command writes the hash of each group's files into a stamp file. ``pytest -m slow --changed`` leaves out the
-groups whose files, and the libraries under them, are still those of the stamp.
+groups whose files, and the libraries under them, are still those of the stamp. If the tests of the others are too long
+for the gate, it takes a sample of them: each state of the sources has its own.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import methods
 ROOT = Path(__file__).parents[2]
 STAMP = ROOT / "tests" / "nightly.json"
 CORE = "core"
+GATE_SECONDS = 2_200  # of one core, for the slow tests of the gate
+UNKNOWN_SECONDS = {CORE: 5_000}  # of a group that is not in the stamp; of a method the limit of 70
 CHOOSING = (ROOT / "tests/nightly.py", Path(__file__).resolve())
 LIBRARIES = ("torch", "torchvision", "lightning", "timm", "numpy", "pillow")
 
@@ -92,3 +95,29 @@ def changed_groups() -> set[str]:
     """The groups that the last nightly run did not prove as they are now."""
     proven = read_stamp()["groups"]
     return {group for group in groups() if proven.get(group, {}).get("hash") != digest(group)}
+
+
+def gate_share() -> float:
+    """The share of the slow tests of changed groups that the gate has time for, above 0 and at most 1.
+
+    It goes by the seconds that the tests of these groups took in the last nightly run.
+    """
+    stamped = read_stamp()["groups"]
+    if not stamped:
+        return 1.0
+    seconds = [
+        stamped[group]["seconds"] if group in stamped else UNKNOWN_SECONDS.get(group, 70) for group in changed_groups()
+    ]
+    return min(1.0, GATE_SECONDS / max(1.0, sum(seconds)))
+
+
+def in_sample(test: str, share: float, sources: str) -> bool:
+    """Whether a test belongs to the sample that the gate takes of a state of the sources.
+
+    Args:
+        test: The test, as pytest names it.
+        share: Of all tests that belong to it, 0 to 1.
+        sources: A hash of the sources; another one has another sample.
+    """
+    place = int.from_bytes(hashlib.sha256(f"{sources} {test}".encode()).digest()[:8]) / 2**64
+    return place < share
