@@ -9,14 +9,9 @@ import torch.nn.functional as F
 from lightning.pytorch import Trainer
 from torch import nn
 
+from downstream.base.sequence_heads import padding_mask, sinusoidal_positions
 from downstream.classification import Classification
-from downstream.sequence import (
-    RecurrentHead,
-    SequenceClassification,
-    TransformerHead,
-    padding_mask,
-    sinusoidal_positions,
-)
+from downstream.sequence import RecurrentHead, SequenceClassification, TransformerHead
 from ssl_toolkit.augment import RandomView
 from ssl_toolkit.batch import Images
 from ssl_toolkit.data.frames import FrameData, SequenceBatch

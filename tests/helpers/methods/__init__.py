@@ -51,7 +51,8 @@ def found() -> dict[str, type[Any]]:
         for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
             for name, each in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
                 wanted = issubclass(each, (Task, SequenceHead)) and not inspect.isabstract(each)
-                if wanted and each.__module__.startswith(module.name) and not name.startswith("_"):
+                own = each.__module__.startswith((module.name, SequenceHead.__module__.rpartition(".")[0]))
+                if wanted and own and not name.startswith("_"):
                     classes[name] = each
     return classes
 

@@ -1,0 +1,21 @@
+"""Heads of sequences: what reads the features of frames in order.
+
+The padding that brings the sequences of a batch to one length never reaches a result, so each sequence gets the answer
+that it would get alone.
+"""
+
+from downstream.base.sequence_heads.head import FrameFeatures, SequenceHead, padding_mask
+from downstream.base.sequence_heads.pair import PairFeatures, PairHead
+from downstream.base.sequence_heads.recurrent import RecurrentHead
+from downstream.base.sequence_heads.transformer import TransformerHead, sinusoidal_positions
+
+__all__ = [
+    "FrameFeatures",
+    "PairFeatures",
+    "PairHead",
+    "RecurrentHead",
+    "SequenceHead",
+    "TransformerHead",
+    "padding_mask",
+    "sinusoidal_positions",
+]
