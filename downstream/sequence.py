@@ -14,11 +14,14 @@ from torch.nn.utils.rnn import pad_sequence
 
 from downstream.base import Classifier
 from downstream.base.sequence_heads import (
+    AttentionPoolingHead,
     FrameFeatures,
     PairFeatures,
     PairHead,
+    PoolingHead,
     RecurrentHead,
     SequenceHead,
+    TemporalConvHead,
     TransformerHead,
     padding_mask,
 )
@@ -26,15 +29,24 @@ from ssl_toolkit.batch import Images
 from ssl_toolkit.data.frames import FrameData, SequenceBatch
 from ssl_toolkit.step import StepContext, StepOutput
 
-__all__ = ["PairHead", "RecurrentHead", "SequenceClassification", "SequenceHead", "TransformerHead"]
+__all__ = [
+    "AttentionPoolingHead",
+    "PairHead",
+    "PoolingHead",
+    "RecurrentHead",
+    "SequenceClassification",
+    "SequenceHead",
+    "TemporalConvHead",
+    "TransformerHead",
+]
 
 
 class SequenceClassification(Classifier):
     """Sequence classification by the features of the frames, in order.
 
     Args:
-        head: What reads the features of the frames: `RecurrentHead` or `TransformerHead`, or of pairs of images
-            `PairHead`.
+        head: What reads the features of the frames: `RecurrentHead`, `TransformerHead` or `TemporalConvHead`; blind to
+            their order `PoolingHead` or `AttentionPoolingHead`; of pairs of images `PairHead`.
         **kwargs: Arguments of `Classifier`.
     """
 

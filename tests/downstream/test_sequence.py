@@ -9,9 +9,19 @@ import torch.nn.functional as F
 from lightning.pytorch import Trainer
 from torch import nn
 
+import methods
 from downstream.base.sequence_heads import padding_mask, sinusoidal_positions
 from downstream.classification import Classification
-from downstream.sequence import RecurrentHead, SequenceClassification, TransformerHead
+from downstream.sequence import (
+    AttentionPoolingHead,
+    PairHead,
+    PoolingHead,
+    RecurrentHead,
+    SequenceClassification,
+    SequenceHead,
+    TemporalConvHead,
+    TransformerHead,
+)
 from ssl_toolkit.augment import RandomView
 from ssl_toolkit.batch import Images
 from ssl_toolkit.data.frames import FrameData, SequenceBatch
@@ -29,6 +39,12 @@ HEADS = {
     "rnn": lambda: RecurrentHead("rnn", hidden=8),
     "lstm": lambda: RecurrentHead("lstm", hidden=8, num_layers=2, dropout=0.1),
     "gru": lambda: RecurrentHead("gru", hidden=8, bidirectional=True),
+    "convolution": lambda: TemporalConvHead(channels=8, num_blocks=2),
+    "convolution_causal": lambda: TemporalConvHead(channels=16, num_blocks=3, causal=True, pooling="last"),
+    "mean": lambda: PoolingHead("mean"),
+    "max": lambda: PoolingHead("max"),
+    "mean_max": lambda: PoolingHead("mean_max"),
+    "attention": lambda: AttentionPoolingHead(hidden=8),
     "transformer": lambda: TransformerHead(dim=8, num_heads=2),
     "transformer_mean": lambda: TransformerHead(dim=8, num_heads=2, pooling="mean"),
     "transformer_learned": lambda: TransformerHead(dim=8, num_heads=2, positions="learned", max_frames=16),
@@ -82,10 +98,16 @@ def test_a_batch_equals_its_sequences_alone(name):
 
 
 @every_head
-def test_the_order_of_the_frames_matters(name):
+def test_the_order_of_the_frames_matters_unless_the_head_says_that_it_does_not(name):
     head = make_head(name)
     features, lengths = torch.randn(2, 6, 5), torch.tensor([6, 6])
-    assert not torch.allclose(head(features, lengths), head(features.flip(1), lengths), atol=1e-4)
+    difference = (head(features, lengths) - head(features.flip(1), lengths)).abs().max()
+    assert difference < 1e-6 if head.blind_to_order else difference > 1e-4
+
+
+def test_every_head_is_tried_here():
+    heads = {each for each in methods.found().values() if issubclass(each, SequenceHead)}
+    assert heads == {type(make()) for make in HEADS.values()} | {PairHead}
 
 
 @every_head
@@ -96,7 +118,11 @@ def test_gradients_reach_every_parameter_and_every_real_frame(name):
     assert all(parameter.grad is not None for parameter in head.parameters())
     assert features.grad is not None
     reached = features.grad.abs().sum(dim=2) > 0
-    assert torch.equal(reached, ~padding_mask(lengths, 6))
+    if name == "max":  # of each feature the largest frame
+        assert reached.any(dim=1).all()
+        assert not (reached & padding_mask(lengths, 6)).any()
+    else:
+        assert torch.equal(reached, ~padding_mask(lengths, 6))
 
 
 def test_a_recurrent_head_against_a_naive_loop():
@@ -110,6 +136,81 @@ def test_a_recurrent_head_against_a_naive_loop():
         )
     expected = head.classifier(state)
     assert torch.allclose(head(features[None], torch.tensor([5]))[0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("causal", "pooling"), [(False, "mean"), (True, "last"), (True, "mean"), (False, "last")])
+def test_a_convolution_head_against_a_naive_loop(causal, pooling):
+    torch.manual_seed(0)
+    head = TemporalConvHead(channels=4, num_blocks=3, causal=causal, pooling=pooling)
+    head.build(5, 3)
+    features = torch.randn(7, 5, dtype=torch.float64)
+    head.double().eval()
+
+    def convolved(layer, states):
+        rows, dilation = [], layer.dilation[0]
+        for time in range(len(states)):
+            row = layer.bias.clone()
+            for tap in range(3):
+                seen = time + dilation * (tap - (2 if causal else 1))
+                if 0 <= seen < len(states):
+                    row = row + layer.weight[:, :, tap] @ states[seen]
+            rows.append(row)
+        return torch.stack(rows)
+
+    states = features
+    for number, block in enumerate(head.blocks):
+        assert block.first.dilation == block.second.dilation == (2**number,)
+        found = convolved(block.second, convolved(block.first, states).relu()).relu()
+        straight = states @ block.shortcut.weight[:, :, 0].T + block.shortcut.bias if number == 0 else states
+        states = (straight + found).relu()
+    expected = head.classifier(states.mean(dim=0) if pooling == "mean" else states[-1])
+    torch.testing.assert_close(head(features[None], torch.tensor([7]))[0], expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_causal_convolution_sees_no_later_frame_and_as_far_back_as_it_says(causal):
+    """With a kernel of 3 and two blocks: 2 * (1 + 2) frames either way, or twice as many before it."""
+    torch.manual_seed(0)
+    head = TemporalConvHead(channels=6, num_blocks=2, causal=causal, pooling="last")
+    head.build(5, 3)
+    for parameter in head.parameters():  # whatever is seen gets through every ReLU
+        parameter.data.abs_()
+    features, length = torch.rand(1, 30, 5, requires_grad=True), torch.tensor([20])
+    head(features, length).sum().backward()
+    assert features.grad is not None
+    seen = (features.grad[0].abs().sum(dim=1) > 0).nonzero().flatten().tolist()
+    assert seen == list(range(19 - (12 if causal else 6), 20))
+    states = torch.randn(1, 5, 30)
+    never = torch.zeros(1, 1, 30, dtype=torch.bool)
+    before = head.blocks[0](states, never)
+    states[:, :, 20:] += 1
+    after = head.blocks[0](states, never)
+    assert torch.equal(before[:, :, :20], after[:, :, :20]) is causal
+
+
+def test_attention_pooling_against_the_paper():
+    head = make_head("attention")
+    features = torch.randn(4, 5)
+    scores = torch.stack([head.weigh.weight[0] @ ((head.judge.weight @ frame + head.judge.bias).tanh()
+                          * (head.gate.weight @ frame + head.gate.bias).sigmoid()) for frame in features])  # fmt: skip
+    weights = scores.exp() / scores.exp().sum()
+    longer = torch.cat([features, torch.randn(2, 5)])[None]
+    found = head.attention(longer, torch.tensor([4]))
+    torch.testing.assert_close(found[0, :4], weights)
+    assert torch.equal(found[0, 4:], torch.zeros(2))
+    expected = head.classifier((weights[:, None] * features).sum(dim=0))
+    torch.testing.assert_close(head(longer, torch.tensor([4]))[0], expected)
+
+
+def test_pooling_against_numpy():
+    features, lengths = torch.randn(3, 6, 5), torch.tensor([6, 2, 4])
+    pooled = [
+        (row[:length].mean(0), row[:length].max(0)) for row, length in zip(features.numpy(), lengths, strict=True)
+    ]
+    means, largest = (torch.from_numpy(np.stack(each)) for each in zip(*pooled, strict=True))
+    for name, expected in (("mean", means), ("max", largest), ("mean_max", torch.cat([means, largest], dim=1))):
+        head = make_head(name)
+        torch.testing.assert_close(head(features, lengths), head.classifier(expected))
 
 
 def test_a_bidirectional_head_reads_from_both_ends():
@@ -168,6 +269,11 @@ def test_learned_positions_end_somewhere():
     [
         (lambda: RecurrentHead(hidden=0), "at least 1, got 0 and 1"),
         (lambda: RecurrentHead(kind="lstn"), "did you mean 'lstm'"),
+        (lambda: PoolingHead("meen"), "did you mean 'mean'"),
+        (lambda: AttentionPoolingHead(hidden=0), "hidden is 0"),
+        (lambda: TemporalConvHead(num_blocks=0), "at least 1, got 128 and 0"),
+        (lambda: TemporalConvHead(kernel=4), "kernel is 4, expected an odd number"),
+        (lambda: TemporalConvHead(pooling="max"), "expected mean or last"),
         (lambda: TransformerHead(dim=10, num_heads=4), "dim=10 and num_heads=4"),
         (lambda: TransformerHead(dim=9, num_heads=3), "dim=9 and num_heads=3"),
     ],
@@ -268,7 +374,12 @@ def make_data(folder, **arguments):
 
 
 @pytest.mark.parametrize(
-    "head", [RecurrentHead("lstm", hidden=16), TransformerHead(dim=32, num_heads=2, num_layers=1, dropout=0.0)]
+    "head",
+    [
+        RecurrentHead("lstm", hidden=16),
+        TransformerHead(dim=32, num_heads=2, num_layers=1, dropout=0.0),
+        TemporalConvHead(channels=16, num_blocks=2),
+    ],
 )
 @pytest.mark.slow
 def test_a_class_that_lies_in_the_order_is_learned(folder, head):

@@ -4,17 +4,22 @@ The padding that brings the sequences of a batch to one length never reaches a r
 that it would get alone.
 """
 
+from downstream.base.sequence_heads.convolution import TemporalConvHead
 from downstream.base.sequence_heads.head import FrameFeatures, SequenceHead, padding_mask
 from downstream.base.sequence_heads.pair import PairFeatures, PairHead
+from downstream.base.sequence_heads.pooling import AttentionPoolingHead, PoolingHead
 from downstream.base.sequence_heads.recurrent import RecurrentHead
 from downstream.base.sequence_heads.transformer import TransformerHead, sinusoidal_positions
 
 __all__ = [
+    "AttentionPoolingHead",
     "FrameFeatures",
     "PairFeatures",
     "PairHead",
+    "PoolingHead",
     "RecurrentHead",
     "SequenceHead",
+    "TemporalConvHead",
     "TransformerHead",
     "padding_mask",
     "sinusoidal_positions",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,13 @@ def padding_mask(lengths: Int64[Tensor, " batch"], longest: int) -> Bool[Tensor,
 
 
 class SequenceHead(nn.Module, ABC):
-    """Base class of sequence heads: from the features of frames to the scores of classes."""
+    """Base class of sequence heads: from the features of frames to the scores of classes.
+
+    Attributes:
+        blind_to_order: Whether the frames of a sequence get the same answer in any order.
+    """
+
+    blind_to_order: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, num_features: int, num_classes: int) -> None:

@@ -17,5 +17,27 @@ METHODS = {
         task="SequenceClassification",
         rounding_grows=True,
     ),
+    "TemporalConvHead": Method(
+        {
+            "head": {
+                "class_path": "downstream.sequence.TemporalConvHead",
+                "init_args": {"channels": 8, "num_blocks": 2, "dropout": 0.1},
+            }
+        },
+        task="SequenceClassification",
+    ),
+    "PoolingHead": Method(
+        {"head": {"class_path": "downstream.sequence.PoolingHead", "init_args": {"pooling": "mean_max"}}},
+        task="SequenceClassification",
+    ),
+    "AttentionPoolingHead": Method(
+        {
+            "head": {
+                "class_path": "downstream.sequence.AttentionPoolingHead",
+                "init_args": {"hidden": 8, "dropout": 0.1},
+            }
+        },
+        task="SequenceClassification",
+    ),
     "PairHead": Method({"head": PAIR}, task="SequenceClassification", data={"max_frames": 2}),
 }
