@@ -47,6 +47,9 @@ HEADS = {
     "attention": lambda: AttentionPoolingHead(hidden=8),
     "transformer": lambda: TransformerHead(dim=8, num_heads=2),
     "transformer_mean": lambda: TransformerHead(dim=8, num_heads=2, pooling="mean"),
+    "transformer_causal": lambda: TransformerHead(dim=8, num_heads=2, pooling="last", causal=True),
+    "transformer_causal_mean": lambda: TransformerHead(dim=8, num_heads=2, pooling="mean", causal=True),
+    "transformer_last": lambda: TransformerHead(dim=8, num_heads=2, pooling="last"),
     "transformer_learned": lambda: TransformerHead(dim=8, num_heads=2, positions="learned", max_frames=16),
 }
 every_head = pytest.mark.parametrize("name", HEADS)
@@ -213,6 +216,37 @@ def test_pooling_against_numpy():
         torch.testing.assert_close(head(features, lengths), head.classifier(expected))
 
 
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
+def test_gates_against_numpy(kind, dtype, tolerance):
+    """Hochreiter and Schmidhuber 1997 with a forget gate; Cho et al. 2014, with torch's place of the reset gate."""
+    torch.manual_seed(0)
+    head = RecurrentHead(kind, hidden=8)
+    head.build(5, 3)
+    head.to(dtype)
+    features = torch.randn(6, 5, dtype=dtype)
+    names = ("weight_ih_l0", "bias_ih_l0", "weight_hh_l0", "bias_hh_l0")
+    w_in, b_in, w_state, b_state = (getattr(head.recurrent, name).detach().numpy() for name in names)
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+
+    state, cell = np.zeros(8), np.zeros(8)
+    for frame in features.numpy():
+        seen, kept = w_in @ frame + b_in, w_state @ state + b_state
+        if kind == "lstm":
+            enter, forget, new, leave = np.split(seen + kept, 4)
+            cell = sigmoid(forget) * cell + sigmoid(enter) * np.tanh(new)
+            state = sigmoid(leave) * np.tanh(cell)
+        else:
+            (reset, update, new), (reset_kept, update_kept, new_kept) = np.split(seen, 3), np.split(kept, 3)
+            gate = sigmoid(update + update_kept)
+            state = gate * state + (1 - gate) * np.tanh(new + sigmoid(reset + reset_kept) * new_kept)
+    expected = head.classifier.weight.detach().numpy() @ state + head.classifier.bias.detach().numpy()
+    found = head(features[None], torch.tensor([6]))[0].detach().numpy()
+    np.testing.assert_allclose(found, expected, atol=tolerance, rtol=0)
+
+
 def test_a_bidirectional_head_reads_from_both_ends():
     head = make_head("gru")
     features = torch.randn(1, 6, 5)
@@ -224,11 +258,13 @@ def test_a_bidirectional_head_reads_from_both_ends():
     assert torch.allclose(head(features, torch.tensor([6])), head.classifier(ends), atol=1e-6)
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_a_transformer_head_against_plain_attention(pooling):
+@pytest.mark.parametrize(
+    ("pooling", "causal"), [("cls", False), ("mean", False), ("last", False), ("mean", True), ("last", True)]
+)
+def test_a_transformer_head_against_plain_attention(pooling, causal):
     """Pre-norm: what a block adds to its input is computed from the normalised input (Xiong et al. 2020)."""
     torch.manual_seed(0)
-    head = TransformerHead(dim=8, num_heads=2, num_layers=2, pooling=pooling)
+    head = TransformerHead(dim=8, num_heads=2, num_layers=2, pooling=pooling, causal=causal)
     head.build(5, 3)
     head.eval()
     for parameter in head.parameters():  # norms that change what they see
@@ -240,11 +276,15 @@ def test_a_transformer_head_against_plain_attention(pooling):
     for layer in head.encoder.layers:
         projected = F.linear(layer.norm1(x), layer.self_attn.in_proj_weight, layer.self_attn.in_proj_bias)
         queries, keys, values = projected.view(len(x), 3, 2, 4).unbind(1)
-        attention = torch.einsum("qhw,khw->hqk", queries, keys).div(4**0.5).softmax(dim=-1)
+        scores = torch.einsum("qhw,khw->hqk", queries, keys).div(4**0.5)
+        if causal:
+            for query in range(len(x)):
+                scores[:, query, query + 1 :] = -torch.inf
+        attention = scores.softmax(dim=-1)
         x = x + layer.self_attn.out_proj(torch.einsum("hqk,khw->qhw", attention, values).flatten(1))
         x = x + layer.linear2(F.gelu(layer.linear1(layer.norm2(x))))
     x = head.encoder.norm(x)
-    expected = head.classifier(x[0] if pooling == "cls" else x.mean(dim=0))
+    expected = head.classifier({"cls": x[0], "mean": x.mean(dim=0), "last": x[-1]}[pooling])
     torch.testing.assert_close(head(features[None], torch.tensor([6]))[0], expected, atol=1e-4, rtol=1e-4)
 
 
@@ -274,6 +314,8 @@ def test_learned_positions_end_somewhere():
         (lambda: TemporalConvHead(num_blocks=0), "at least 1, got 128 and 0"),
         (lambda: TemporalConvHead(kernel=4), "kernel is 4, expected an odd number"),
         (lambda: TemporalConvHead(pooling="max"), "expected mean or last"),
+        (lambda: TransformerHead(pooling="max"), "pooling is 'max', expected cls, mean or last"),
+        (lambda: TransformerHead(causal=True), "pooling is cls, whose token sees all frames"),
         (lambda: TransformerHead(dim=10, num_heads=4), "dim=10 and num_heads=4"),
         (lambda: TransformerHead(dim=9, num_heads=3), "dim=9 and num_heads=3"),
     ],

@@ -22,9 +22,11 @@ class TransformerHead(SequenceHead):
         num_layers: Encoder layers, at least 1.
         num_heads: Attention heads.
         positions: "sinusoidal" (Vaswani et al. 2017, section 3.5; any length) or "learned" (up to ``max_frames``).
-        pooling: "cls" (a learned token that joins each sequence) or "mean" (of the tokens of the frames).
+        pooling: "cls" (a learned token that joins each sequence), "mean" (of the tokens of the frames) or "last" (the
+            token of the last frame).
         max_frames: The longest sequence that learned positions can take; sinusoidal positions do not use it.
         dropout: Probability in [0, 1) of dropping a unit in the encoder and before the classifier.
+        causal: Whether each frame attends to itself and to those before it only; with the pooling "mean" or "last".
     """
 
     def __init__(
@@ -33,14 +35,21 @@ class TransformerHead(SequenceHead):
         num_layers: int = 2,
         num_heads: int = 4,
         positions: Literal["sinusoidal", "learned"] = "sinusoidal",
-        pooling: Literal["cls", "mean"] = "cls",
+        pooling: Literal["cls", "mean", "last"] = "cls",
         max_frames: int = 512,
         dropout: float = 0.1,
+        causal: bool = False,
     ) -> None:
         super().__init__()
         if dim % 2 or dim % num_heads:
             raise ValueError(
                 f"TransformerHead needs an even dim that num_heads divides, got dim={dim} and num_heads={num_heads}"
+            )
+        if pooling not in ("cls", "mean", "last"):
+            raise ValueError(f"TransformerHead: pooling is {pooling!r}, expected cls, mean or last")
+        if causal and pooling == "cls":
+            raise ValueError(
+                "TransformerHead: pooling is cls, whose token sees all frames, but causal is set: use mean or last"
             )
         self.dim = dim
         self.num_layers = num_layers
@@ -48,6 +57,7 @@ class TransformerHead(SequenceHead):
         self.positions = positions
         self.pooling = pooling
         self.max_frames = max_frames
+        self.causal = causal
         self.dropout = nn.Dropout(dropout)
 
     def build(self, num_features: int, num_classes: int) -> None:
@@ -74,9 +84,14 @@ class TransformerHead(SequenceHead):
         if self.pooling == "cls":
             tokens = torch.cat([self.cls_token.expand(len(tokens), 1, self.dim), tokens], dim=1)
             padding = torch.cat([padding.new_zeros(len(padding), 1), padding], dim=1)
-        tokens = self.encoder(self.dropout(tokens), src_key_padding_mask=padding)
+        hidden = None
+        if self.causal:
+            hidden = torch.ones(tokens.shape[1], tokens.shape[1], dtype=torch.bool, device=tokens.device).triu(1)
+        tokens = self.encoder(self.dropout(tokens), mask=hidden, src_key_padding_mask=padding, is_causal=self.causal)
         if self.pooling == "cls":
             pooled = tokens[:, 0]
+        elif self.pooling == "last":
+            pooled = tokens[torch.arange(len(tokens), device=tokens.device), lengths - 1]
         else:
             pooled = tokens.masked_fill(padding.unsqueeze(2), 0.0).sum(dim=1) / lengths.unsqueeze(1)
         return self.classifier(self.dropout(pooled))

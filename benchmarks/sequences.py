@@ -1,0 +1,131 @@
+"""Heads that read frames in order beside heads that are blind to it, on built-in sequences whose class is the motion.
+
+    ssl-toolkit pretrain -c ssl_toolkit/cli/quickstart/simclr.yaml --out runs/shapes
+    python benchmarks/sequences.py --weights runs/shapes/backbone.safetensors --runs runs/sequences \\
+        --json sequences.json --picture sequences.png
+
+Half of the motions are the others backwards, so a head that is blind to the order can tell pairs of them apart and no
+more. Each head trains on the frozen backbone and, by the same command, on its random weights; the LSTM also fine-tunes
+the backbone. Same sequences and splits in all rows, another seed for the head and the order of the batches; no value of
+theirs is tuned. A run that is killed goes on, and what the JSON file has is not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from measuring import add_outputs, save_small, write_json
+
+import ssl_toolkit
+from ssl_toolkit.io.atomic import sha256
+
+SIDE = 48
+HEADS: dict[str, dict[str, Any]] = {
+    "mean over time": {"class_path": "downstream.sequence.PoolingHead", "init_args": {"pooling": "mean_max"}},
+    "attention pooling": {"class_path": "downstream.sequence.AttentionPoolingHead", "init_args": {"dropout": 0.2}},
+    "LSTM": {"class_path": "downstream.sequence.RecurrentHead", "init_args": {"kind": "lstm", "dropout": 0.2}},
+    "TCN": {"class_path": "downstream.sequence.TemporalConvHead", "init_args": {"dropout": 0.2}},
+    "Transformer": {"class_path": "downstream.sequence.TransformerHead", "init_args": {}},
+}
+FINE_TUNED = "LSTM, fine-tuned"
+PRETRAINED, RANDOM = "pretrained", "random weights"
+
+
+def train(name: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """The accuracies of one run, trained or gone on with."""
+    run = args.runs / f"{name}-{seed}".replace(" ", "_").replace(",", "")
+    is_frozen = name != FINE_TUNED
+    head = HEADS["LSTM" if not is_frozen else name]
+    start = time.monotonic()
+    if (run / "config.yaml").exists():
+        trained = ssl_toolkit.transfer(resume=run)
+    else:
+        options: dict[str, Any] = {
+            "model.head": head, "trainer.accelerator": "cpu", "trainer.max_epochs": args.epochs, "tracker": "none",
+            "trainer.limit_val_batches": 0, "seed": seed, "random_weights": is_frozen,
+        }  # fmt: skip
+        if is_frozen:
+            options["model.cache_features"] = True
+        else:
+            options |= {"model.freeze_backbone": False, "model.layer_decay": 0.7, "model.head_lr_factor": 5.0,
+                        "trainer.max_epochs": args.finetune_epochs}  # fmt: skip
+        data = {"source": "procedural", "max_images": args.sequences, "image_size": SIDE, "batch_size": 32,
+                "test_fraction": 0.4, "cache": "memory"}  # fmt: skip
+        trained = ssl_toolkit.transfer("sequence_lstm", weights=args.weights, data=data, out=run, overrides=options)
+    found = {PRETRAINED: trained.figures["test/top1"]}
+    if is_frozen:
+        found[RANDOM] = trained.figures["test/random_weights_top1"]
+    return {"seed": seed, "seconds": round(time.monotonic() - start), **found}
+
+
+def print_table(results: dict[str, list[dict[str, Any]]]) -> None:
+    print(f"| head | {PRETRAINED} | {RANDOM} | minutes |")
+    print("| --- | --- | --- | --- |")
+    for name, rows in results.items():
+        cells = []
+        for kind in (PRETRAINED, RANDOM):
+            values = [100 * row[kind] for row in rows if kind in row]
+            cells.append(f"{statistics.fmean(values):.1f} % ({min(values):.1f}-{max(values):.1f})" if values else "")
+        print(f"| {name} | {' | '.join(cells)} | {statistics.fmean(row['seconds'] for row in rows) / 60:.1f} |")
+
+
+def draw_bars(file: Path | None, results: dict[str, list[dict[str, Any]]], chance: float) -> None:
+    """The mean accuracy of each head, with the seeds as dots; nothing without a file."""
+    if not file:
+        return
+    figure = Figure(figsize=(6.6, 3.4), layout="constrained")
+    axes: Any = figure.subplots()
+    for offset, kind, colour in ((-0.2, RANDOM, "#9aa2ad"), (0.2, PRETRAINED, "#1b6ca8")):
+        places = [place for place, rows in enumerate(results.values()) if kind in rows[0]]
+        values = [[100 * row[kind] for row in rows] for rows in results.values() if kind in rows[0]]
+        heights = [statistics.fmean(each) for each in values]
+        axes.barh([place - offset for place in places], heights, 0.38, color=colour, label=kind)
+        for place, each in zip(places, values, strict=True):
+            axes.plot(each, [place - offset] * len(each), "k.", markersize=4)
+    axes.axvline(100 * chance, color="black", linewidth=1)
+    axes.annotate("chance", (100 * chance, -0.45), textcoords="offset points", xytext=(3, 4), fontsize="small")
+    axes.set_yticks(range(len(results)), list(results))
+    axes.invert_yaxis()
+    axes.set(xlabel="test sequences recognised (%)", xlim=(0, 100))
+    axes.legend(loc="lower right")
+    save_small(figure, file, dpi=100)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", type=Path, help="of the pretrained backbone")
+    parser.add_argument("--sequences", type=int, default=1200, help="of the built-in ones, four tenths of them tested")
+    parser.add_argument("--epochs", type=int, default=30, help="of the heads on a frozen backbone")
+    parser.add_argument("--finetune_epochs", type=int, default=10, help="of the fine-tuned backbone")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--runs", type=Path, help="a folder for the runs, from which one goes on")
+    add_outputs(parser)
+    args = parser.parse_args()
+    if not args.weights or not args.weights.is_file():
+        raise SystemExit(f"--weights {args.weights} is not a file; give a backbone.safetensors of a run")
+    if not args.json or not args.runs:
+        raise SystemExit("give --json, a file for finished rows, and --runs, a folder for the runs")
+    args.runs.mkdir(parents=True, exist_ok=True)
+    facts = {"weights": sha256(args.weights), "seeds": args.seeds}
+    facts |= {name: getattr(args, name) for name in ("sequences", "epochs", "finetune_epochs")}
+    held = json.loads(args.json.read_text(encoding="utf-8")) if args.json.exists() else {**facts, "results": {}}
+    if {name: held[name] for name in facts} != facts:
+        raise SystemExit(f"{args.json} is of other weights or settings; give another file")
+    results = held["results"]
+    for name in (*HEADS, FINE_TUNED):
+        rows = results.setdefault(name, [])
+        for seed in args.seeds[len(rows) :]:
+            rows.append(train(name, seed, args))
+            write_json(args.json, held)
+    print_table(results)
+    draw_bars(args.picture, results, 1 / 8)
+
+
+if __name__ == "__main__":
+    main()
