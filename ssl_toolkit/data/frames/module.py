@@ -10,6 +10,7 @@ from ssl_toolkit.data.checks import check_at_least_one, check_choice
 from ssl_toolkit.data.console import say
 from ssl_toolkit.data.dataset import ImageSet
 from ssl_toolkit.data.frames.loader import SequenceLoader, SequenceSet
+from ssl_toolkit.data.frames.moving_source import MovingObjectSource
 from ssl_toolkit.data.frames.pairs import PairTableSource
 from ssl_toolkit.data.frames.source import SequenceSource
 from ssl_toolkit.data.frames.table_source import SequenceTableSource
@@ -20,11 +21,12 @@ from ssl_toolkit.distributed.ranks import is_rank_zero
 from ssl_toolkit.errors import counted
 
 Sampling = Literal["uniform", "clip"]
+SequenceKind = Literal["folder", "procedural"]
 _NAME_PAIRS = "name pairs with data.table, or put the two images of each into a folder of its own, named in their order"
 
 
 class FrameData(ImageData):
-    """Sequences of frames: ``path/class/sequence/frame_0001.jpg``, or ``path/class/sequence.npy``.
+    """Sequences of frames: ``path/class/sequence/frame_0001.jpg``, or ``path/class/sequence.npy``; or built-in ones.
 
     Frames are sorted so that frame_9 comes before frame_10. A file with a tensor (.npy, .safetensors, .pt) holds uint8
     ``[frames, height, width, channels]``. A frame that cannot be decoded is left out of its sequence.
@@ -42,6 +44,10 @@ class FrameData(ImageData):
             and {end: NAME} the first frame of a part and the one after its last, as numbers in the order of the frames,
             from 0: one path may then have several rows, which are always in one split. {second: NAME} names a second
             image: each row is then the pair of the image files "path" and NAME, in this order.
+        source: "folder", or "procedural": built-in sequences of eight frames, in which an object moves, turns, grows or
+            shrinks, no files needed; the motion is the class
+            (`ssl_toolkit.data.procedural.moving.MovingObjectFrames`).
+        max_images: The number of the built-in sequences, 1,200 by default; of a folder all sequences are used.
         **kwargs: Arguments of `ImageData`, whose images are the sequences here.
 
     Raises:
@@ -59,16 +65,19 @@ class FrameData(ImageData):
         sampling: Sampling = "uniform",
         table: str | None = None,
         columns: dict[str, str] | None = None,
+        source: SequenceKind = "folder",
+        max_images: int | None = None,
         **kwargs: Any,
     ) -> None:
         check_at_least_one(max_frames=max_frames)
+        check_choice("source", source, get_args(SequenceKind))
         check_choice("sampling", sampling, get_args(Sampling))
         super().__init__(
             path=path,
-            source="folder",
+            source=source,
             batch_size=batch_size,
             download=False,
-            max_images=None,
+            max_images=max_images,
             index=None,
             shard_window=None,
             shard_cache=1.0,
@@ -92,6 +101,12 @@ class FrameData(ImageData):
     def _open_sets(self) -> dict[str, ImageSet]:
         origin, options = self._origin, self._options
         evenly, clip = (self._max_frames, None) if self._sampling == "uniform" else (None, self._max_frames)
+        if origin.source == "procedural":
+            return {"train": self._open_built_in(evenly, clip)}
+        if origin.max_images is not None:
+            raise ValueError(
+                "data.max_images is the number of built-in sequences: leave it out, or set data.source: procedural"
+            )
         if origin.table is not None:
             check_one_path(origin, self.noun)
             columns, kind = dict(origin.columns), SequenceTableSource
@@ -131,6 +146,20 @@ class FrameData(ImageData):
                     source, options, is_rank_zero(), clip_frames=None if self._only_pairs else clip
                 )
         return sets
+
+    def _open_built_in(self, max_frames: int | None, clip_frames: int | None) -> ImageSet:
+        """The built-in sequences."""
+        origin, options = self._origin, self._options
+        for name in ("path", "val_path", "test_path", "table"):
+            if getattr(origin, name) is not None:
+                raise ValueError(f"data.{name} names sequences, but data.source is procedural: leave one of them out")
+        check_no_columns(origin)
+        if self._only_pairs:
+            raise ValueError(f"the built-in sequences are no pairs of images; {_NAME_PAIRS}")
+        if options.channels != 3:
+            raise ValueError(f"data.channels is {options.channels}, but the built-in sequences have 3")
+        source = MovingObjectSource(origin.max_images, options.image_size, origin.split_seed, max_frames)
+        return SequenceSet(source, options, is_rank_zero(), clip_frames=clip_frames)
 
 
 def _check_pairs(source: SequenceSource, path: str) -> None:

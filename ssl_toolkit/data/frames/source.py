@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from ssl_toolkit.data.decode import BadImage, decode_file, not_its_fault, to_arr
 from ssl_toolkit.data.deep import Range
 from ssl_toolkit.data.frames.files import TENSOR_SUFFIXES, Frame, TensorFile, group_frames, natural_key
 from ssl_toolkit.data.sources import LabelKind, Source
+
+F = TypeVar("F")
 
 
 class FrameSource(Source):
@@ -87,6 +90,7 @@ class SequenceSource(Source):
         ValueError: The path is not a folder with sequences, or the labels cannot be read from it.
     """
 
+    frames: Source
     needs_all: bool = False
 
     def __init__(
@@ -127,7 +131,7 @@ class SequenceSource(Source):
         places: list[int] = []
         starts = [0]
         for name in self._names:
-            places += [number.setdefault(frame, len(number)) for frame in _evenly(sequences[name], max_frames)]
+            places += [number.setdefault(frame, len(number)) for frame in evenly(sequences[name], max_frames)]
             starts.append(len(places))
         self.places = np.array(places, dtype=np.int64)
         self.starts = np.array(starts, dtype=np.int64)
@@ -139,7 +143,7 @@ class SequenceSource(Source):
     def read(self, index: int) -> NDArray[np.uint8]:
         return self.frames.read(self._middle(index))
 
-    def file(self, index: int) -> Path | None:
+    def file(self, index: int) -> Path | IO[bytes] | None:
         return self.frames.file(self._middle(index))
 
     def use_ranges(self, ranges: Mapping[str, Range]) -> None:
@@ -165,7 +169,7 @@ class SequenceSource(Source):
         return np.full(len(self), -1, dtype=np.int64) if self._labels is None else self._labels
 
 
-def _evenly(frames: Sequence[Frame], max_frames: int | None) -> Sequence[Frame]:
+def evenly(frames: Sequence[F], max_frames: int | None) -> Sequence[F]:
     """At most so many frames: the middles of as many equal parts."""
     if max_frames is None or len(frames) <= max_frames:
         return frames

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +24,32 @@ def half_side(scale: np.ndarray) -> np.ndarray:
     return 0.31 + 0.14 * scale
 
 
+class Pose(NamedTuple):
+    """How objects lie in their images: arrays of shape ``[num, 1, 1]``.
+
+    Attributes:
+        half: Half of an object's side, as a fraction of the image's.
+        x: The place of its centre among those where it is inside the image, 0 (left) to 1 (right).
+        y: Likewise, 0 (top) to 1 (bottom).
+        angle: In radians, clockwise.
+        stretch: Of its width, which its height makes up for.
+        width: Of its lines, 0 to 1.
+    """
+
+    half: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    angle: np.ndarray
+    stretch: np.ndarray
+    width: np.ndarray
+
+
+def drawn_pose(keys: torch.Tensor) -> Pose:
+    """The pose of single images, by chance."""
+    scale, x, y, angle, stretch, width = columns(fold_in(keys, "pose"), 6)
+    return Pose(half_side(scale), x, y, np.float32(0.4) * (angle - 0.5), 0.9 + 0.2 * stretch, width)
+
+
 class Pen:
     """Draws parts of objects onto a stack of canvases.
 
@@ -32,23 +59,22 @@ class Pen:
 
     Args:
         canvas: What to draw on, changed in place: float32 planes of shape ``[num, size, size]``.
-        keys: int64 tensor of shape ``[num]``: pose and proportions are drawn from them.
+        keys: int64 tensor of shape ``[num]``: proportions are drawn from them, and the pose where none is given.
         colours: Main, second, accent and outline, for the drawings to choose from.
+        pose: Where the objects lie.
     """
 
-    def __init__(self, canvas: Colour, keys: torch.Tensor, colours: list[Colour]) -> None:
+    def __init__(self, canvas: Colour, keys: torch.Tensor, colours: list[Colour], pose: Pose | None = None) -> None:
         self._canvas = canvas
         self.mask = np.zeros_like(canvas[0])  # what the object covers so far
         self.main, self.second, self.accent, self.outline = colours
         self._proportions = columns(fold_in(keys, "proportions"), 24)
         size = canvas[0].shape[-1]
-        scale, x, y, angle, stretch, width = columns(fold_in(keys, "pose"), 6)
-        self._pixels = size * half_side(scale)  # in a unit: half of the object's side
+        half, x, y, angle, stretch, width = pose or drawn_pose(keys)
+        self._pixels = size * half  # in a unit: half of the object's side
         room = 0.5 * size / self._pixels - MARGIN
-        angle = np.float32(0.4) * (angle - 0.5)
         across = (np.arange(size, dtype=np.float32) - 0.5 * (size - 1)) / self._pixels - (2 * x - 1) * room
         down = (np.arange(size, dtype=np.float32)[:, None] - 0.5 * (size - 1)) / self._pixels - (2 * y - 1) * room
-        stretch = 0.9 + 0.2 * stretch
         self.u = (np.cos(angle) * across + np.sin(angle) * down) * stretch
         self.v = (np.cos(angle) * down - np.sin(angle) * across) / stretch
         self._line_width = (0.7 + 0.5 * width) / self._pixels

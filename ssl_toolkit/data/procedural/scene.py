@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ssl_toolkit.data.procedural.colours import Colour, colour, columns, object_colours
-from ssl_toolkit.data.procedural.pen import Pen
+from ssl_toolkit.data.procedural.pen import Pen, Pose
 from ssl_toolkit.random import fold_in, random_bits, uniform
 
 # The fraction of images whose light and dark are exchanged. It keeps dark outlines in usual places from giving the
@@ -52,19 +52,22 @@ def surface(keys: torch.Tensor) -> list[np.ndarray]:
     return columns(fold_in(keys, "surface"), 7)
 
 
-def draw_scenes(draw_objects: Sequence[Callable[[Pen], None]], keys: torch.Tensor, size: int) -> np.ndarray:
+def draw_scenes(
+    draw_objects: Sequence[Callable[[Pen], None]], keys: torch.Tensor, size: int, pose: Pose | None = None
+) -> np.ndarray:
     """Images of objects; quicker where the images of one kind of object follow each other.
 
     Args:
         draw_objects: What draws the object of each image.
         keys: int64 tensor of shape ``[num]``, of each image.
         size: Height and width in pixels.
+        pose: Where the objects lie; by chance if none is given.
 
     Returns:
         uint8 array of shape ``[num, size, size, 3]``.
     """
     planes, ground = background(keys, size)
-    pen = Pen(planes, keys, object_colours(fold_in(keys, "colours"), ground))
+    pen = Pen(planes, keys, object_colours(fold_in(keys, "colours"), ground), pose)
     start = 0
     for draw_object, same in groupby(draw_objects):
         stop = start + len(list(same))

@@ -1,0 +1,34 @@
+"""The built-in sequences as a source of sequences."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ssl_toolkit.data.frames.source import SequenceSource, evenly
+from ssl_toolkit.data.procedural.moving import MOTIONS, NUM_FRAMES, MovingObjectFrames
+
+NUM_SEQUENCES = 1200
+
+
+class MovingObjectSource(SequenceSource):
+    """Sequences of one moving object each, of eight classes (`MovingObjectFrames`).
+
+    Args:
+        num_sequences: At least 1; 1,200 by default.
+        image_size: Height and width of a frame in pixels, at least 16.
+        seed: Another seed gives other sequences of the same classes.
+        max_frames: Keep only so many of the eight frames, evenly spaced; None keeps all.
+    """
+
+    def __init__(
+        self, num_sequences: int | None = None, image_size: int = 64, seed: int = 0, max_frames: int | None = None
+    ) -> None:
+        num = NUM_SEQUENCES if num_sequences is None else num_sequences
+        self.frames = MovingObjectFrames(num, image_size, seed)
+        self.class_names = list(MOTIONS)
+        self._names = [f"{MOTIONS[index % len(MOTIONS)]}/{index:06d}" for index in range(num)]
+        self._sizes = [-1] * num
+        self._labels = np.arange(num, dtype=np.int64) % len(MOTIONS)
+        chosen = np.array(evenly(range(NUM_FRAMES), max_frames), dtype=np.int64)
+        self.places = (np.arange(num, dtype=np.int64)[:, None] * NUM_FRAMES + chosen).reshape(-1)
+        self.starts = np.arange(num + 1, dtype=np.int64) * len(chosen)
