@@ -70,8 +70,12 @@ class SequenceClassification(Classifier):
             batch: The sequences.
             keys: int64 tensor of shape ``[batch]``: one key for each sequence.
         """
-        flat = self.standardize(self.backbone_features(batch.frames, keys.repeat_interleave(batch.lengths)))
+        flat = self.standardize(self.cached_or_computed(batch, keys))
         return FrameFeatures(pad_sequence(list(flat.split(batch.lengths.tolist())), batch_first=True), batch.lengths)
+
+    def row_keys(self, batch: SequenceBatch, keys: Tensor) -> Tensor:
+        """The key of its sequence for each frame."""
+        return keys.repeat_interleave(batch.lengths)
 
     def images_of(self, batch: SequenceBatch) -> Images:
         """All frames, of one sequence after the other."""
@@ -118,5 +122,8 @@ class SequenceClassification(Classifier):
 
     def example_views(self, batch: SequenceBatch) -> Tensor:
         """The frames of each sequence: float tensor of shape ``[batch, longest, channels, height, width]``."""
-        views = self.make_views(batch.frames, self.keys(batch).repeat_interleave(batch.lengths))
+        cached = self.cached_views(len(batch.indices))
+        if cached is not None:
+            return cached
+        views = self.make_views(batch.frames, self.row_keys(batch, self.keys(batch)))
         return pad_sequence(list(views.split(batch.lengths.tolist())), batch_first=True)

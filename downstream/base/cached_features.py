@@ -18,20 +18,20 @@ from ssl_toolkit.task import Task
 _SAID_FROM = 1e9
 # what acts beside the backbone
 _REGULARIZERS = (Penalty, LabelSmoothing, SAM, WeightNoise, GradientNoise)
-_OWNER = "downstream.base.task"
+_OWNERS = ("downstream.base.task", "downstream.sequence")
 
 
 class CachingTask(Task):
     """Part of a `DownstreamTask` that keeps the features of a frozen backbone.
 
     Args:
-        cache_features: With `freeze_backbone`, compute the features of the training and validation images once, before
-            the first step, and train the head on them: an epoch then takes the time of the head. What is learned is the
-            same. Augmentation, and what changes images or the backbone in training, is refused. They take images times
-            features times 4 bytes of memory in each process.
+        cache_features: With `freeze_backbone`, compute the features of the training and validation images, or of all
+            frames of sequences, once, before the first step, and train the head on them: an epoch then takes the time
+            of the head. What is learned is the same. Augmentation, and what changes images or the backbone in training,
+            is refused. They take images (or frames) times features times 4 bytes of memory in each process.
         feature_store: With `cache_features`, a folder in which these features are kept, and found again by the next
             run, or if ``evaluate`` or ``embed`` has computed them: of the same backbone, images, size, batches and
-            precision. Several processes need it on a disk that they share.
+            precision. Several processes need it on a disk that they share. Not for sequences.
         **kwargs: Arguments of `Task`.
     """
 
@@ -71,19 +71,32 @@ class CachingTask(Task):
                     "images or the backbone in each step: leave one of them out"
                 )
         owner = next(each for each in type(self).__mro__ if "encode" in vars(each))
-        if owner.__module__ != _OWNER:
+        if owner.__module__ not in _OWNERS:
             raise ValueError(
-                f"cache_features is for tasks of one image each, and {type(self).__name__} is not: leave it out"
+                f"cache_features knows how images and sequences are encoded, and {type(self).__name__} has another "
+                "way: leave it out"
             )
+        if self.feature_store is not None and "sequences" in self.traits:
+            raise ValueError("feature_store keeps features of single images, not of sequences: leave it out")
+
+    @abstractmethod
+    def images_of(self, batch: Any) -> Any:
+        """The images of a batch; see `DownstreamTask`."""
+
+    def row_keys(self, batch: Any, keys: Tensor) -> Tensor:
+        """The key of each image that the backbone sees of a batch, from those of its samples."""
+        return keys
 
     def cached_or_computed(self, batch: Any, keys: Tensor) -> Tensor:
-        """The backbone's features of a batch: float tensor of shape ``[batch, num_features]``."""
+        """The backbone's features of a batch: float tensor of shape ``[rows, num_features]``, a row for each image."""
         split = "train" if self.training else self._validated
         cached = None if split is None else self._cached.get(split)
-        return self.backbone_features(batch.images, keys) if cached is None else cached.of(batch.indices)
+        if cached is None:
+            return self.backbone_features(self.images_of(batch), self.row_keys(batch, keys))
+        return cached.of(batch.indices)
 
     def cached_views(self, num: int) -> Tensor | None:
-        """What the backbone has seen of some training images, at most so many; None where nothing is cached."""
+        """What the backbone has seen of some training samples, at most so many; None where nothing is cached."""
         cached = self._cached.get("train")
         return None if cached is None else cached.views[:num]
 
@@ -93,17 +106,21 @@ class CachingTask(Task):
         if not self.cache_features:
             return
         self._cached, what = {}, "cache_features"
+        if getattr(self.data, "draws_clips", False):
+            raise ValueError(
+                "cache_features takes the features of each frame once, but data.sampling is clip, which takes other "
+                "frames in each epoch: set data.sampling: uniform, or leave cache_features out"
+            )
         splits: tuple[Split, ...] = ("train", "val")
-        num = sum(self.data.num_images(split) for split in splits) if hasattr(self.data, "num_images") else 0
-        width = self.backbone.num_features
-        if num * width * 4 >= _SAID_FROM and is_rank_zero():
-            size = num * width * 4 / 1e9
-            print(f"cached features: {num:,} images x {width:,} x 4 bytes, {size:.1f} GB of memory in each process")
         store = None if self.feature_store is None else FeatureStore(self.feature_store)
         found = {"train": compute_features(self, "train", what, store)}
         if self.data.num_images("val"):
             found["val"] = compute_features(self, "val", what, store)
         self._cached = {split: found[split] for split in splits if split in found}
+        num, width = sum(len(each.features) for each in found.values()), self.backbone.num_features
+        if num * width * 4 >= _SAID_FROM and is_rank_zero():
+            size, noun = num * width * 4 / 1e9, "frames" if "sequences" in self.traits else "images"
+            print(f"cached features: {num:,} {noun} x {width:,} x 4 bytes, {size:.1f} GB of memory in each process")
 
     def on_fit_end(self) -> None:
         """Forgets the features: what comes may be other images."""
@@ -128,4 +145,5 @@ class CachingTask(Task):
 
     def _leave_out_pixels(self, split: Split, loader: Any) -> None:
         if split in self._cached and isinstance(loader, BatchLoader):
-            loader.leave_out_pixels(self._cached[split].indices.cpu().numpy())
+            cached = self._cached[split]
+            loader.leave_out_pixels(cached.indices.cpu().numpy(), cached.lengths.cpu().numpy())

@@ -17,25 +17,48 @@ from ssl_toolkit.random import sample_keys
 
 
 class FrozenFeatures(NamedTuple):
-    """The features of the images of a split, the same in every process.
+    """The features of the images, or of the frames of the sequences, of a split, the same in every process.
 
     Attributes:
-        indices: int64 tensor of shape ``[num]``: the numbers in the source of the images, sorted.
-        features: float32 tensor of shape ``[num, num_features]``, on the device of the task.
-        views: Float tensor of shape ``[few, channels, height, width]``: what the backbone saw of some images.
+        indices: int64 tensor of shape ``[num]``: the numbers in the source of the images or sequences, sorted.
+        features: float32 tensor of shape ``[num_rows, num_features]``, on the device of the task: a row for each image,
+            or for each frame of the first sequence, of the second, and so on.
+        lengths: int64 tensor of shape ``[num]``: how many rows each has.
+        views: Float tensor of shape ``[few, frames, channels, height, width]``: what the backbone saw of some.
     """
 
     indices: Tensor
     features: Tensor
+    lengths: Tensor
     views: Tensor
 
     def of(self, indices: Tensor) -> Tensor:
-        """The features of some images of the split.
+        """The features of some images or sequences of the split, all rows of one after the other.
 
         Args:
             indices: int64 tensor of shape ``[batch]``: their numbers in the source.
         """
-        return self.features[torch.searchsorted(self.indices, indices)]
+        places = torch.searchsorted(self.indices, indices)
+        if len(self.features) == len(self.indices):  # no sequences: nothing waits for a GPU
+            return self.features[places]
+        return self.features[rows_of(self.lengths, places)]
+
+
+def rows_of(lengths: Tensor, places: Tensor) -> Tensor:
+    """The rows of some samples where each has several, one after the other.
+
+    Args:
+        lengths: int64 tensor of shape ``[num]``: how many rows each sample has.
+        places: int64 tensor of shape ``[batch]``: some of the samples.
+
+    Returns:
+        int64 tensor: the numbers of the rows of the first of them, of the second, and so on.
+    """
+    counts = lengths[places]
+    first = (lengths.cumsum(0) - lengths)[places]
+    ahead = counts.cumsum(0) - counts
+    total = int(counts.sum()) if len(lengths) else 0
+    return torch.repeat_interleave(first - ahead, counts, output_size=total) + torch.arange(total, device=counts.device)
 
 
 def check_views(augmentation: Any, what: str) -> None:
@@ -72,7 +95,7 @@ def compute_features(task: Any, split: Split, what: str, store: FeatureStore | N
         raise ValueError(f"{what} needs the images as ImageData, got {type(data).__name__}: give it as datamodule")
     key = None if store is None else stored_key(task, data, split)
     found = None if store is None or key is None else find(store, key, data, split, task.device)
-    indices, features, labels, views = [], [], [], []
+    indices, features, labels, lengths, views = [], [], [], [], []
     task.training = split == "train"
     try:
         with trainer.precision_plugin.forward_context():
@@ -80,12 +103,13 @@ def compute_features(task: Any, split: Split, what: str, store: FeatureStore | N
                 batch = trainer.strategy.batch_to_device(batch, task.device)
                 keys = sample_keys(task.seed, 0, batch.indices)
                 if not views:
-                    views.append(task.make_views(batch.images, keys)[:8].clone())
+                    views.append(task.example_views(batch)[:8].clone())
                 if found is not None:
                     break
-                features.append(task.frozen_features(batch.images, keys).float())
+                features.append(task.frozen_features(task.images_of(batch), task.row_keys(batch, keys)).float())
                 indices.append(batch.indices)
                 labels.append(batch.labels)
+                lengths.append(getattr(batch, "lengths", torch.ones_like(batch.indices)))
     finally:
         task.training = was_training
         if hasattr(task, "reshard"):  # what is set in a gathered weight would be forgotten with it
@@ -95,10 +119,11 @@ def compute_features(task: Any, split: Split, what: str, store: FeatureStore | N
     if found is not None:
         order = found.indices.argsort()
         kept = found.features["pooled"][order].to(task.device)
-        return FrozenFeatures(found.indices[order].to(task.device), kept, views[0])
-    everywhere = gather_uneven(torch.cat(indices))[0]
+        ones = torch.ones_like(found.indices).to(task.device)
+        return FrozenFeatures(found.indices[order].to(task.device), kept, ones, views[0])
+    everywhere, counts, rows = (gather_uneven(torch.cat(each))[0] for each in (indices, lengths, features))
     order = everywhere.argsort()
-    computed = FrozenFeatures(everywhere[order], gather_uneven(torch.cat(features))[0][order], views[0])
+    computed = FrozenFeatures(everywhere[order], rows[rows_of(counts, order)], counts[order], views[0])
     if store is not None and key is not None:
         keep(store, key, data, split, computed.indices, computed.features, gather_uneven(torch.cat(labels))[0][order])
     return computed

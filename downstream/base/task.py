@@ -189,8 +189,7 @@ class DownstreamTask(CovariateTask):
     def example_views(self, batch: Any) -> Tensor:
         """What the backbone sees of a batch: float tensor of shape ``[batch, 1, channels, height, width]``."""
         views = self.cached_views(len(batch.indices))
-        views = self.make_views(batch.images, self.keys(batch)) if views is None else views
-        return views.unsqueeze(1)
+        return self.make_views(batch.images, self.keys(batch)).unsqueeze(1) if views is None else views
 
     def is_complete(self) -> bool:
         """Whether there is a head."""

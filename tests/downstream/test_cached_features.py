@@ -143,6 +143,13 @@ def make(cls=Classification, **arguments):
     return cls(optimizer=AdamW(), schedule=Cosine(), **arguments)
 
 
+class OwnWay(SequenceClassification):
+    """Nothing is known of what its head gets."""
+
+    def encode(self, batch, keys):
+        return super().encode(batch, keys)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -153,8 +160,12 @@ def make(cls=Classification, **arguments):
             for each in (MixUp(), CutMix(), InputNoise(0.1), Dropout(0.1, "layer4"))
         ),
         (
-            {"cls": SequenceClassification, "head": RecurrentHead()},
-            "is for tasks of one image each, and SequenceClassification is not",
+            {"cls": OwnWay, "head": RecurrentHead()},
+            "knows how images and sequences are encoded, and OwnWay has another way",
+        ),
+        (
+            {"cls": SequenceClassification, "head": RecurrentHead(), "feature_store": "folder"},
+            "feature_store keeps features of single images, not of sequences",
         ),
     ],
 )

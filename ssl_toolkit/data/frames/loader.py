@@ -15,6 +15,7 @@ from ssl_toolkit.data.bad_files import BadFiles
 from ssl_toolkit.data.dataset import ImageSet
 from ssl_toolkit.data.decode import BadImage
 from ssl_toolkit.data.frames.source import SequenceSource
+from ssl_toolkit.data.index_store import IndexStore
 from ssl_toolkit.data.loader import BatchLoader
 from ssl_toolkit.data.store import Store
 from ssl_toolkit.errors import counted
@@ -112,6 +113,27 @@ class SequenceStore(Store):
         self.bad.saw(index, BadImage(self._source.name(index), f"{what} be decoded"))
 
 
+class FrameCounts(IndexStore):
+    """Sequences without pixels: their batches have the right number of frames, of no pixels each.
+
+    Args:
+        known: int64 array: the numbers of the sequences that there is something of; others count as bad.
+        lengths: int64 array: how many frames each of these has.
+    """
+
+    def __init__(self, known: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
+        super().__init__(np.array([], dtype=np.int64))
+        self._lengths = dict(zip(known.tolist(), lengths.tolist(), strict=True))
+
+    def gather_sequences(
+        self, indices: NDArray[np.int64], shifts: NDArray[np.float32] | None = None
+    ) -> tuple[Images, NDArray[np.int64]]:
+        """As `SequenceStore.gather_sequences`."""
+        lengths = np.array([self._lengths.get(index, 0) for index in indices.tolist()], dtype=np.int64)
+        frames, _ = self.gather(np.arange(lengths.sum()))
+        return frames, lengths
+
+
 class SequenceSet(ImageSet):
     """Sequences together with the store of their decoded frames.
 
@@ -157,7 +179,11 @@ class SequenceLoader(BatchLoader):
     the middle.
     """
 
-    _store: SequenceStore
+    _store: SequenceStore | FrameCounts
+
+    def leave_out_pixels(self, known: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
+        """As in `BatchLoader`; each sequence keeps the number of its frames."""
+        self._store = FrameCounts(known, lengths)
 
     def _make(self, epoch: int, places: NDArray[np.int64]) -> Any:
         while len(places):

@@ -91,6 +91,11 @@ class FrameData(ImageData):
         self._sampling = sampling
         self._only_pairs = False
 
+    @property
+    def draws_clips(self) -> bool:
+        """Whether the frames that are used of a sequence change from epoch to epoch."""
+        return self._sampling == "clip" and self._max_frames is not None
+
     def expect_pairs(self) -> None:
         """Takes sequences without a table as the pairs of images that a head compares: to be called at first.
 
