@@ -121,9 +121,9 @@ def test_python_runs(page, folder, monkeypatch):
 @each_block("yaml")
 def test_yaml_is_accepted(page, block, folder):
     write_modules(page, folder)
-    command = "transfer" if block.above == "<!-- transfer -->" else "pretrain"
+    named = re.fullmatch(r"<!-- (configs/(pretrain|transfer)/\w+\.yaml) -->", block.above)
+    command = named[2] if named else "transfer" if block.above == "<!-- transfer -->" else "pretrain"
     (folder / "fragment.yaml").write_text(block.text, encoding="utf-8")
-    named = re.fullmatch(r"<!-- (configs/pretrain/\w+\.yaml) -->", block.above)
     recipe = ROOT / (named[1] if named else RECIPES[command])
     arguments = ["-c", str(recipe), "-c", "fragment.yaml", "--tracker", "none"]
     line = CommandLine(command, arguments)
