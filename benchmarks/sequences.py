@@ -25,7 +25,7 @@ from measuring import add_outputs, save_small, write_json
 import ssl_toolkit
 from ssl_toolkit.io.atomic import sha256
 
-SIDE = 48
+SIDE = 64
 HEADS: dict[str, dict[str, Any]] = {
     "mean over time": {"class_path": "downstream.sequence.PoolingHead", "init_args": {"pooling": "mean_max"}},
     "attention pooling": {"class_path": "downstream.sequence.AttentionPoolingHead", "init_args": {"dropout": 0.2}},
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="of the pretrained backbone")
     parser.add_argument("--sequences", type=int, default=1200, help="of the built-in ones, four tenths of them tested")
     parser.add_argument("--epochs", type=int, default=30, help="of the heads on a frozen backbone")
-    parser.add_argument("--finetune_epochs", type=int, default=10, help="of the fine-tuned backbone")
+    parser.add_argument("--finetune_epochs", type=int, default=6, help="of the fine-tuned backbone")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, help="a folder for the runs, from which one goes on")
     add_outputs(parser)
