@@ -27,7 +27,7 @@ from ssl_toolkit.io.atomic import sha256
 
 SIDE = 64
 HEADS: dict[str, dict[str, Any]] = {
-    "mean over time": {"class_path": "downstream.sequence.PoolingHead", "init_args": {"pooling": "mean_max"}},
+    "mean and maximum": {"class_path": "downstream.sequence.PoolingHead", "init_args": {"pooling": "mean_max"}},
     "attention pooling": {"class_path": "downstream.sequence.AttentionPoolingHead", "init_args": {"dropout": 0.2}},
     "LSTM": {"class_path": "downstream.sequence.RecurrentHead", "init_args": {"kind": "lstm", "dropout": 0.2}},
     "TCN": {"class_path": "downstream.sequence.TemporalConvHead", "init_args": {"dropout": 0.2}},
@@ -88,12 +88,14 @@ def draw_bars(file: Path | None, results: dict[str, list[dict[str, Any]]], chanc
         axes.barh([place - offset for place in places], heights, 0.38, color=colour, label=kind)
         for place, each in zip(places, values, strict=True):
             axes.plot(each, [place - offset] * len(each), "k.", markersize=4)
-    axes.axvline(100 * chance, color="black", linewidth=1)
-    axes.annotate("chance", (100 * chance, -0.45), textcoords="offset points", xytext=(3, 4), fontsize="small")
+    for name, share in (("chance", chance), ("best without the order", 0.5)):
+        axes.axvline(100 * share, color="black", linewidth=1, linestyle=":")
+        axes.annotate(
+            name, (100 * share, -0.6), textcoords="offset points", xytext=(3, 0), fontsize="small", va="center"
+        )
     axes.set_yticks(range(len(results)), list(results))
-    axes.invert_yaxis()
-    axes.set(xlabel="test sequences recognised (%)", xlim=(0, 100))
-    axes.legend(loc="lower right")
+    axes.set(xlabel="test sequences recognised (%)", xlim=(0, 100), ylim=(len(results) - 0.5, -0.85))
+    axes.legend(loc="upper right", bbox_to_anchor=(1, 0.94))
     save_small(figure, file, dpi=100)
 
 
