@@ -18,7 +18,7 @@ from ssl_toolkit.task import Task
 _SAID_FROM = 1e9
 # what acts beside the backbone
 _REGULARIZERS = (Penalty, LabelSmoothing, SAM, WeightNoise, GradientNoise)
-_OWNERS = ("downstream.base.task", "downstream.sequence")
+_OWNERS = ("downstream.base.task", "downstream.base.sequence_task")
 
 
 class CachingTask(Task):
@@ -146,4 +146,5 @@ class CachingTask(Task):
     def _leave_out_pixels(self, split: Split, loader: Any) -> None:
         if split in self._cached and isinstance(loader, BatchLoader):
             cached = self._cached[split]
-            loader.leave_out_pixels(cached.indices.cpu().numpy(), cached.lengths.cpu().numpy())
+            kept = (each.cpu().numpy() for each in (cached.indices, cached.lengths, cached.places))
+            loader.leave_out_pixels(*kept)

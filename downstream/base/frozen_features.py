@@ -24,12 +24,15 @@ class FrozenFeatures(NamedTuple):
         features: float32 tensor of shape ``[num_rows, num_features]``, on the device of the task: a row for each image,
             or for each frame of the first sequence, of the second, and so on.
         lengths: int64 tensor of shape ``[num]``: how many rows each has.
+        places: int64 tensor of shape ``[num_rows]``: of sequences, which of the source's frames each row is; of images
+            it is empty.
         views: Float tensor of shape ``[few, frames, channels, height, width]``: what the backbone saw of some.
     """
 
     indices: Tensor
     features: Tensor
     lengths: Tensor
+    places: Tensor
     views: Tensor
 
     def of(self, indices: Tensor) -> Tensor:
@@ -95,7 +98,7 @@ def compute_features(task: Any, split: Split, what: str, store: FeatureStore | N
         raise ValueError(f"{what} needs the images as ImageData, got {type(data).__name__}: give it as datamodule")
     key = None if store is None else stored_key(task, data, split)
     found = None if store is None or key is None else find(store, key, data, split, task.device)
-    indices, features, labels, lengths, views = [], [], [], [], []
+    indices, features, labels, lengths, places, views = [], [], [], [], [], []
     task.training = split == "train"
     try:
         with trainer.precision_plugin.forward_context():
@@ -110,6 +113,7 @@ def compute_features(task: Any, split: Split, what: str, store: FeatureStore | N
                 indices.append(batch.indices)
                 labels.append(batch.labels)
                 lengths.append(getattr(batch, "lengths", torch.ones_like(batch.indices)))
+                places.append(getattr(batch, "places", batch.indices[:0]))
     finally:
         task.training = was_training
         if hasattr(task, "reshard"):  # what is set in a gathered weight would be forgotten with it
@@ -120,10 +124,15 @@ def compute_features(task: Any, split: Split, what: str, store: FeatureStore | N
         order = found.indices.argsort()
         kept = found.features["pooled"][order].to(task.device)
         ones = torch.ones_like(found.indices).to(task.device)
-        return FrozenFeatures(found.indices[order].to(task.device), kept, ones, views[0])
-    everywhere, counts, rows = (gather_uneven(torch.cat(each))[0] for each in (indices, lengths, features))
+        return FrozenFeatures(found.indices[order].to(task.device), kept, ones, ones[:0], views[0])
+    everywhere, counts, rows, of_rows = (
+        gather_uneven(torch.cat(each))[0] for each in (indices, lengths, features, places)
+    )
     order = everywhere.argsort()
-    computed = FrozenFeatures(everywhere[order], rows[rows_of(counts, order)], counts[order], views[0])
+    chosen = rows_of(counts, order)
+    computed = FrozenFeatures(
+        everywhere[order], rows[chosen], counts[order], of_rows[chosen] if len(of_rows) else of_rows, views[0]
+    )
     if store is not None and key is not None:
         keep(store, key, data, split, computed.indices, computed.features, gather_uneven(torch.cat(labels))[0][order])
     return computed

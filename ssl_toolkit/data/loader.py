@@ -153,12 +153,13 @@ class BatchLoader:
         wanted = limit if isinstance(limit, int) else int(limit * self._num_batches)
         self._epoch_batches = max(1, min(wanted, self._num_batches))
 
-    def leave_out_pixels(self, known: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
+    def leave_out_pixels(self, known: NDArray[np.int64], lengths: NDArray[np.int64], places: NDArray[np.int64]) -> None:
         """From the next ``iter()`` on, gives batches of images without pixels, for which nothing is read or decoded.
 
         Args:
             known: int64 array: the numbers of the images that something is known of; others count as bad.
             lengths: int64 array: of sequences, how many frames each of these has; of images, 1.
+            places: int64 array: of sequences, the places of these frames among those of the source; of images, none.
         """
         self._store = IndexStore(self._indices[~np.isin(self._indices, known)])
 

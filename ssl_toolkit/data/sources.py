@@ -114,6 +114,11 @@ class Source(ABC):
         """
         return None
 
+    def frame_labels_of(self, places: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """The class of each frame of some sequences, one sequence after the other, -1 where it is not known; None where
+        frames have none of their own."""
+        return None
+
     def given_splits(self) -> NDArray[np.str_] | None:
         """The split that each image comes with: array of ``train``, ``val`` and ``test``; None where none is given."""
         return None

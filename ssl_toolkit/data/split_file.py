@@ -198,20 +198,25 @@ def _check_targets(
 ) -> None:
     if before.targets and before.targets != _digest_of_targets(source, places):
         raise ValueError(
-            f"targets, weights or covariates of the {before.num:,} {what} have changed since the run was begun; {_WAYS}"
+            f"targets, weights, covariates or labels of frames of the {before.num:,} {what} have changed since the run "
+            f"was begun; {_WAYS}"
         )
 
 
 def _digest_of_targets(source: Source, places: NDArray[np.int64] | slice = slice(None)) -> str:
-    """Of the numbers to predict of some images, of their weights and covariates; empty without any."""
+    """Of the numbers to predict of some images, their weights, covariates and labels of frames; empty without any."""
     given = source.targets(), source.weights(), source.covariates()
-    if all(numbers is None for numbers in given):
+    frame_labels = source.frame_labels_of(np.arange(len(source))[places])
+    if frame_labels is None and all(numbers is None for numbers in given):
         return ""
     digest = hashlib.blake2b("\0".join(source.target_names).encode(), digest_size=16)
     digest.update("\0".join(source.covariate_names).encode())
     for numbers in given:
         if numbers is not None:
             digest.update(np.ascontiguousarray(numbers[places], dtype="<f4").tobytes())
+    if frame_labels is not None:
+        digest.update("\0".join(source.class_names).encode())
+        digest.update(frame_labels.astype("<i8").tobytes())
     return digest.hexdigest()
 
 

@@ -55,7 +55,7 @@ class Annotated(Source):
         self._covariates = None if read.covariates is None else read.covariates[order]
         self.labels_may_change = "label" in values
         if "label" in values:
-            self.class_names = _in_order(set(values["label"]))
+            self.class_names = in_order(set(values["label"]))
             number = {name: place for place, name in enumerate(self.class_names)}
             self._labels = np.array([number[text] for text in values["label"]], dtype=np.int64)
 
@@ -183,7 +183,7 @@ def _check_groups(table: Table, groups: list[str], splits: NDArray[np.str_]) -> 
             )
 
 
-def _in_order(names: set[str]) -> list[str]:
+def in_order(names: set[str]) -> list[str]:
     """Classes by their names; whole numbers by their value."""
     if all(name.isascii() and name.removeprefix("-").isdigit() for name in names):
         return sorted(names, key=lambda name: (int(name), name))

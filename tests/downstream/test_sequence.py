@@ -14,6 +14,8 @@ from downstream.base.sequence_heads import padding_mask, sinusoidal_positions
 from downstream.classification import Classification
 from downstream.sequence import (
     AttentionPoolingHead,
+    FrameHead,
+    MultiStageTCNHead,
     PairHead,
     PoolingHead,
     RecurrentHead,
@@ -41,6 +43,10 @@ HEADS = {
     "gru": lambda: RecurrentHead("gru", hidden=8, bidirectional=True),
     "convolution": lambda: TemporalConvHead(channels=8, num_blocks=2),
     "convolution_causal": lambda: TemporalConvHead(channels=16, num_blocks=3, causal=True, pooling="last"),
+    "frame": lambda: FrameHead(),
+    "frame_hidden": lambda: FrameHead(hidden=7),
+    "multi_stage": lambda: MultiStageTCNHead(channels=8, num_layers=2, num_stages=2),
+    "multi_stage_causal": lambda: MultiStageTCNHead(channels=8, num_layers=3, num_stages=2, causal=True),
     "mean": lambda: PoolingHead("mean"),
     "max": lambda: PoolingHead("max"),
     "mean_max": lambda: PoolingHead("mean_max"),

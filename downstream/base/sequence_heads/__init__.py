@@ -5,7 +5,9 @@ that it would get alone.
 """
 
 from downstream.base.sequence_heads.convolution import TemporalConvHead
+from downstream.base.sequence_heads.frame import FrameHead
 from downstream.base.sequence_heads.head import FrameFeatures, SequenceHead, padding_mask
+from downstream.base.sequence_heads.multi_stage import MultiStageTCNHead
 from downstream.base.sequence_heads.pair import PairFeatures, PairHead
 from downstream.base.sequence_heads.pooling import AttentionPoolingHead, PoolingHead
 from downstream.base.sequence_heads.recurrent import RecurrentHead
@@ -14,6 +16,8 @@ from downstream.base.sequence_heads.transformer import TransformerHead, sinusoid
 __all__ = [
     "AttentionPoolingHead",
     "FrameFeatures",
+    "FrameHead",
+    "MultiStageTCNHead",
     "PairFeatures",
     "PairHead",
     "PoolingHead",

@@ -25,9 +25,11 @@ class TemporalConvHead(SequenceHead):
         num_blocks: At least 1.
         kernel: Frames that a convolution sees, odd and at least 3.
         causal: Whether it sees no frame after the one that it computes.
-        pooling: What goes to the linear classifier: "mean" (of all frames) or "last" (the last frame).
+        pooling: What goes to the linear classifier of a sequence: "mean" (of all frames) or "last" (the last frame).
         dropout: Probability in [0, 1) of dropping a channel of a frame after each convolution.
     """
+
+    labels_frames = True
 
     def __init__(
         self,
@@ -65,16 +67,27 @@ class TemporalConvHead(SequenceHead):
     def forward(
         self, features: Float[Tensor, "batch longest width"], lengths: Int64[Tensor, " batch"]
     ) -> Float[Tensor, "batch classes"]:
-        padding = padding_mask(lengths, features.shape[1]).unsqueeze(1)
-        states = features.transpose(1, 2).masked_fill(padding, 0.0)
-        for block in self.blocks:
-            states = block(states, padding)
+        states = self._states(features, lengths)
         if self.pooling == "mean":
             pooled = states.sum(dim=2) / lengths.unsqueeze(1)
         else:
             last = (lengths - 1)[:, None, None].expand(-1, states.shape[1], 1)
             pooled = states.gather(2, last).squeeze(2)
         return self.classifier(pooled)
+
+    def score_frames(
+        self, features: Float[Tensor, "batch longest width"], lengths: Int64[Tensor, " batch"]
+    ) -> list[Float[Tensor, "batch longest classes"]]:
+        return [self.classifier(self._states(features, lengths).transpose(1, 2))]
+
+    def _states(
+        self, features: Float[Tensor, "batch longest width"], lengths: Int64[Tensor, " batch"]
+    ) -> Float[Tensor, "batch channels longest"]:
+        padding = padding_mask(lengths, features.shape[1]).unsqueeze(1)
+        states = features.transpose(1, 2).masked_fill(padding, 0.0)
+        for block in self.blocks:
+            states = block(states, padding)
+        return states
 
 
 class _Block(nn.Module):

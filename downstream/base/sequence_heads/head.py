@@ -34,9 +34,13 @@ class SequenceHead(nn.Module, ABC):
 
     Attributes:
         blind_to_order: Whether the frames of a sequence get the same answer in any order.
+        labels_frames: Whether it also scores each frame (`score_frames`).
+        causal: Whether the scores of a frame depend on no frame after it.
     """
 
     blind_to_order: ClassVar[bool] = False
+    labels_frames: ClassVar[bool] = False
+    causal: bool = False
 
     @abstractmethod
     def build(self, num_features: int, num_classes: int) -> None:
@@ -56,3 +60,18 @@ class SequenceHead(nn.Module, ABC):
         Returns:
             Float tensor of shape ``[batch, num_classes]``.
         """
+
+    def score_frames(
+        self, features: Float[Tensor, "batch longest width"], lengths: Int64[Tensor, " batch"]
+    ) -> list[Float[Tensor, "batch longest classes"]]:
+        """Scores each frame, where `labels_frames` says so.
+
+        Args:
+            features: As for `forward`.
+            lengths: As for `forward`.
+
+        Returns:
+            Float tensors of shape ``[batch, longest, num_classes]``, whose padding means nothing: one for each stage of
+            a head that refines its answer, all of which are trained. The last one is the answer.
+        """
+        raise ValueError(f"{type(self).__name__} scores whole sequences, not each frame")

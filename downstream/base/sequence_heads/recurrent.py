@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
-from torch.nn.utils.rnn import pack_padded_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from downstream.base.sequence_heads.head import SequenceHead
 from ssl_toolkit.errors import nearest
@@ -14,6 +14,7 @@ from ssl_toolkit.errors import nearest
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
     from torch import Tensor
+    from torch.nn.utils.rnn import PackedSequence
 
 RECURRENT = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
@@ -30,6 +31,8 @@ class RecurrentHead(SequenceHead):
         bidirectional: Whether a second network reads each sequence from its end; the two states are concatenated.
         dropout: Probability in [0, 1) of dropping an input of a layer after the first, or of the classifier.
     """
+
+    labels_frames = True
 
     def __init__(
         self,
@@ -48,6 +51,7 @@ class RecurrentHead(SequenceHead):
         self.hidden = hidden
         self.num_layers = num_layers
         self.num_directions = 2 if bidirectional else 1
+        self.causal = not bidirectional
         self.dropout = nn.Dropout(dropout)
 
     def build(self, num_features: int, num_classes: int) -> None:
@@ -65,10 +69,20 @@ class RecurrentHead(SequenceHead):
     def forward(
         self, features: Float[Tensor, "batch longest width"], lengths: Int64[Tensor, " batch"]
     ) -> Float[Tensor, "batch classes"]:
-        packed = pack_padded_sequence(features, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        _, state = self.recurrent(packed)
+        _, state = self.recurrent(_packed(features, lengths))
         if self.kind == "lstm":
             state, _ = state
         # [num_layers * num_directions, batch, hidden]: the last entries are the directions of the last layer
         final = torch.cat(list(state[-self.num_directions :]), dim=1)
         return self.classifier(self.dropout(final))
+
+    def score_frames(
+        self, features: Float[Tensor, "batch longest width"], lengths: Int64[Tensor, " batch"]
+    ) -> list[Float[Tensor, "batch longest classes"]]:
+        states, _ = self.recurrent(_packed(features, lengths))
+        padded, _ = pad_packed_sequence(states, batch_first=True, total_length=features.shape[1])
+        return [self.classifier(self.dropout(padded))]
+
+
+def _packed(features: Tensor, lengths: Tensor) -> PackedSequence:
+    return pack_padded_sequence(features, lengths.cpu(), batch_first=True, enforce_sorted=False)

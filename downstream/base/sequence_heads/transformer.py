@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from downstream.base.sequence_heads.head import SequenceHead, padding_mask
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int64
+    from jaxtyping import Bool, Float, Int64
 
 
 class TransformerHead(SequenceHead):
@@ -28,6 +28,8 @@ class TransformerHead(SequenceHead):
         dropout: Probability in [0, 1) of dropping a unit in the encoder and before the classifier.
         causal: Whether each frame attends to itself and to those before it only; with the pooling "mean" or "last".
     """
+
+    labels_frames = True
 
     def __init__(
         self,
@@ -78,6 +80,25 @@ class TransformerHead(SequenceHead):
         self, features: Float[Tensor, "batch longest width"], lengths: Int64[Tensor, " batch"]
     ) -> Float[Tensor, "batch classes"]:
         padding = padding_mask(lengths, features.shape[1])
+        tokens = self._tokens(features, padding)
+        if self.pooling == "cls":
+            pooled = tokens[:, 0]
+        elif self.pooling == "last":
+            pooled = tokens[torch.arange(len(tokens), device=tokens.device), lengths - 1]
+        else:
+            pooled = tokens.masked_fill(padding.unsqueeze(2), 0.0).sum(dim=1) / lengths.unsqueeze(1)
+        return self.classifier(self.dropout(pooled))
+
+    def score_frames(
+        self, features: Float[Tensor, "batch longest width"], lengths: Int64[Tensor, " batch"]
+    ) -> list[Float[Tensor, "batch longest classes"]]:
+        tokens = self._tokens(features, padding_mask(lengths, features.shape[1]))
+        return [self.classifier(self.dropout(tokens[:, 1:] if self.pooling == "cls" else tokens))]
+
+    def _tokens(
+        self, features: Float[Tensor, "batch longest width"], padding: Bool[Tensor, "batch longest"]
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """The encoded frames, after the token "cls" where there is one."""
         # attention gives padding the weight 0, and 0 times infinity would still be NaN
         tokens = self.project(features.masked_fill(padding.unsqueeze(2), 0.0))
         tokens = tokens + self._positions(features.shape[1], tokens)
@@ -87,14 +108,7 @@ class TransformerHead(SequenceHead):
         hidden = None
         if self.causal:
             hidden = torch.ones(tokens.shape[1], tokens.shape[1], dtype=torch.bool, device=tokens.device).triu(1)
-        tokens = self.encoder(self.dropout(tokens), mask=hidden, src_key_padding_mask=padding, is_causal=self.causal)
-        if self.pooling == "cls":
-            pooled = tokens[:, 0]
-        elif self.pooling == "last":
-            pooled = tokens[torch.arange(len(tokens), device=tokens.device), lengths - 1]
-        else:
-            pooled = tokens.masked_fill(padding.unsqueeze(2), 0.0).sum(dim=1) / lengths.unsqueeze(1)
-        return self.classifier(self.dropout(pooled))
+        return self.encoder(self.dropout(tokens), mask=hidden, src_key_padding_mask=padding, is_causal=self.causal)
 
     def _positions(self, num: int, like: Tensor) -> Tensor:
         """The codes of the first ``num`` places: float tensor of shape ``[1, num, dim]``."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ssl_toolkit.data.checks import check_at_least_one, check_choice
 from ssl_toolkit.data.console import say
 from ssl_toolkit.data.dataset import ImageSet
+from ssl_toolkit.data.frames.label_source import FrameLabelSource
 from ssl_toolkit.data.frames.loader import SequenceLoader, SequenceSet
 from ssl_toolkit.data.frames.moving_source import MovingObjectSource
 from ssl_toolkit.data.frames.pairs import PairTableSource
@@ -17,6 +20,7 @@ from ssl_toolkit.data.frames.table_source import SequenceTableSource
 from ssl_toolkit.data.loader import BatchLoader
 from ssl_toolkit.data.module import ImageData
 from ssl_toolkit.data.source_factory import check_apart, check_no_columns, check_one_path
+from ssl_toolkit.data.splits import Split
 from ssl_toolkit.distributed.ranks import is_rank_zero
 from ssl_toolkit.errors import counted
 
@@ -47,7 +51,12 @@ class FrameData(ImageData):
         source: "folder", or "procedural": built-in sequences of eight frames, in which an object moves, turns, grows or
             shrinks, no files needed; the motion is the class
             (`ssl_toolkit.data.procedural.moving.MovingObjectFrames`).
-        max_images: The number of the built-in sequences, 1,200 by default; of a folder all sequences are used.
+        max_images: The number of the built-in sequences, 1,200 by default, 300 with `frame_labels`; of a folder all
+            sequences are used.
+        frame_labels: Whether each frame has a label, for `downstream.sequence_labelling.SequenceLabelling`. The rows of
+            `table` then label segments of sequences (with {start: NAME} and {end: NAME} in `columns`), whole ones, or
+            single frames (image files); what no row labels is left out of loss and figures. With the sampling "clip"
+            evaluation takes whole sequences. Built-in sequences are longer ones of several motions.
         **kwargs: Arguments of `ImageData`, whose images are the sequences here.
 
     Raises:
@@ -67,6 +76,7 @@ class FrameData(ImageData):
         columns: dict[str, str] | None = None,
         source: SequenceKind = "folder",
         max_images: int | None = None,
+        frame_labels: bool = False,
         **kwargs: Any,
     ) -> None:
         check_at_least_one(max_frames=max_frames)
@@ -90,6 +100,13 @@ class FrameData(ImageData):
         self._max_frames = max_frames
         self._sampling = sampling
         self._only_pairs = False
+        self.frame_labels = frame_labels
+
+    def labels_of_frames(self, split: Split) -> Tensor:
+        """int64 tensor: the label of each frame of the sequences of a split, in order; -1 where it is not known."""
+        images, members = self._divided().split(split)
+        labels = images.source.frame_labels_of(members)
+        return torch.zeros(0, dtype=torch.int64) if labels is None else torch.from_numpy(labels)
 
     @property
     def draws_clips(self) -> bool:
@@ -115,6 +132,13 @@ class FrameData(ImageData):
         if origin.table is not None:
             check_one_path(origin, self.noun)
             columns, kind = dict(origin.columns), SequenceTableSource
+            if self.frame_labels and self._reads_labels:
+                source = FrameLabelSource(
+                    origin.table, origin.path, options.image_size, options.channels, evenly, columns, origin.roles
+                )
+                if is_rank_zero():
+                    say(source.summary())
+                return {"train": self._set(source, clip)}
             if "second" in columns:
                 kind = PairTableSource
                 if self._max_frames == 1:
@@ -125,8 +149,13 @@ class FrameData(ImageData):
             )  # fmt: skip
             if is_rank_zero():
                 say(source.summary())
-            return {"train": SequenceSet(source, options, is_rank_zero(), clip_frames=clip)}
+            return {"train": self._set(source, clip)}
         check_no_columns(origin)
+        if self.frame_labels and self._reads_labels:
+            raise ValueError(
+                "data.frame_labels takes the labels of frames from a table: give data.table with the columns path, "
+                "start, end and label, and --data.columns '{start: start, end: end}'"
+            )
         if origin.path is None:
             raise ValueError("data.path is missing: give the folder of the sequences")
         check_apart(origin)
@@ -147,10 +176,17 @@ class FrameData(ImageData):
                     _check_pairs(source, path)
                     source.needs_all = True
                 class_names = class_names or source.class_names
-                sets[split] = SequenceSet(
-                    source, options, is_rank_zero(), clip_frames=None if self._only_pairs else clip
-                )
+                sets[split] = self._set(source, None if self._only_pairs else clip)
         return sets
+
+    @property
+    def _reads_labels(self) -> bool:
+        return "label" in self._origin.roles
+
+    def _set(self, source: SequenceSource, clip_frames: int | None) -> SequenceSet:
+        return SequenceSet(
+            source, self._options, is_rank_zero(), clip_frames=clip_frames, evaluates_clips=not self.frame_labels
+        )
 
     def _open_built_in(self, max_frames: int | None, clip_frames: int | None) -> ImageSet:
         """The built-in sequences."""
@@ -163,8 +199,10 @@ class FrameData(ImageData):
             raise ValueError(f"the built-in sequences are no pairs of images; {_NAME_PAIRS}")
         if options.channels != 3:
             raise ValueError(f"data.channels is {options.channels}, but the built-in sequences have 3")
-        source = MovingObjectSource(origin.max_images, options.image_size, origin.split_seed, max_frames)
-        return SequenceSet(source, options, is_rank_zero(), clip_frames=clip_frames)
+        source = MovingObjectSource(
+            origin.max_images, options.image_size, origin.split_seed, max_frames, self.frame_labels
+        )
+        return self._set(source, clip_frames)
 
 
 def _check_pairs(source: SequenceSource, path: str) -> None:

@@ -17,7 +17,7 @@ from ssl_toolkit.data.splits import Division, Fractions, Split
 
 
 class SingleFrames(DividedData):
-    """The frames of sequences, as single images: each is in the split of its sequence and has its label.
+    """The frames of sequences, as single images: each is in the split of its sequence and has its label, or its own.
 
     Args:
         sequences: The sequences; `FrameData.batch_size` is a number of frames here.
@@ -88,7 +88,12 @@ class SingleFrames(DividedData):
                 frames, places = source.images.frames, source.images.sequences.places
                 if not np.array_equal(places, np.arange(len(frames.source))):
                     frames = frames.subset(places)  # a frame of two sequences is one of each
-                frames.labels = source.images.labels.repeat_interleave(torch.from_numpy(lengths))
+                of_frames = source.images.sequences.frame_labels
+                frames.labels = (
+                    source.images.labels.repeat_interleave(torch.from_numpy(lengths))
+                    if of_frames is None
+                    else torch.from_numpy(of_frames)
+                )
                 self._owners[id(frames)] = source.images
                 for name in ["train"] if source.images is main else own:
                     sets[name] = frames

@@ -59,6 +59,10 @@ class FrameSource(Source):
         file, place = self._frames[index]
         return self._path / file if place < 0 else None
 
+    def frame(self, index: int) -> Frame:
+        """Where a frame is."""
+        return self._frames[index]
+
     def fingerprint(self) -> str:
         return f"frames {self._digest}"
 
@@ -85,6 +89,8 @@ class SequenceSource(Source):
         starts: int64 array of shape ``[num_sequences + 1]``: sequence ``i`` has the frames ``places[starts[i]]`` to
             ``places[starts[i + 1] - 1]``.
         needs_all: Whether a sequence is of no use without one of its frames.
+        frame_labels: int64 array beside ``places``: the class of each frame, -1 where it is not known; None where a
+            sequence has one class.
 
     Raises:
         ValueError: The path is not a folder with sequences, or the labels cannot be read from it.
@@ -92,6 +98,7 @@ class SequenceSource(Source):
 
     frames: Source
     needs_all: bool = False
+    frame_labels: NDArray[np.int64] | None = None
 
     def __init__(
         self,
@@ -137,6 +144,11 @@ class SequenceSource(Source):
         self.starts = np.array(starts, dtype=np.int64)
         self.frames = FrameSource(root, list(number), digest.hexdigest(), image_size, channels)
 
+    def _used(self) -> list[Frame]:
+        """The frames, beside ``places``."""
+        assert isinstance(self.frames, FrameSource)
+        return [self.frames.frame(place) for place in self.places.tolist()]
+
     def __len__(self) -> int:
         return len(self._names)
 
@@ -158,6 +170,12 @@ class SequenceSource(Source):
 
     def name(self, index: int) -> str:
         return self._names[index].encode("utf-8", "replace").decode()
+
+    def frame_labels_of(self, places: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        if self.frame_labels is None:
+            return None
+        parts = [self.frame_labels[self.starts[place] : self.starts[place + 1]] for place in places.tolist()]
+        return np.concatenate(parts) if parts else self.frame_labels[:0]
 
     def sizes(self) -> NDArray[np.int64]:
         return np.array(self._sizes, dtype=np.int64)

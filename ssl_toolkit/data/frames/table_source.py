@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -71,7 +71,7 @@ class SequenceTableSource(Annotated, SequenceSource):
         read = read_table(table, columns, roles=roles, further=FURTHER)
         root = read.file.parent if path is None else Path(path).expanduser()
         check_folder(root)
-        files, self.left_out = _find(read, root)
+        files, self.left_out = find_sequences(read, root, read.values["path"])
         rows = _rows(read, root, files)
         order = sorted(range(len(rows)), key=lambda place: (natural_key(rows[place].name), rows[place].name))
         sequences = {rows[place].name: rows[place].frames for place in order}
@@ -107,12 +107,21 @@ def _check_splits(read: Table, origins: list[str], splits: list[str], order: lis
             )
 
 
-def _find(table: Table, root: Path) -> tuple[dict[str, list[ImageFile]], Counter[str]]:
-    """The files of the frames of each path, and how many others lie beside them."""
+def find_sequences(table: Table, root: Path, names: Sequence[str]) -> tuple[dict[str, list[ImageFile]], Counter[str]]:
+    """The files of the frames of sequences, and how many others lie beside them.
+
+    Args:
+        table: The table.
+        root: Where the names begin.
+        names: Of the sequence of each row.
+
+    Raises:
+        ValueError: In one line with the rows, if some are not there.
+    """
     found: dict[str, list[ImageFile]] = {}
     left_out: Counter[str] = Counter()
     missing: dict[str, int] = {}
-    for name, row in zip(table.values["path"], table.rows.tolist(), strict=True):
+    for name, row in zip(names, table.rows.tolist(), strict=True):
         if name in found or name in missing:
             continue
         try:
@@ -158,8 +167,8 @@ def _rows(table: Table, root: Path, files: Mapping[str, list[ImageFile]]) -> lis
     for place, (name, row) in enumerate(zip(table.values["path"], table.rows.tolist(), strict=True)):
         own, start, end = frames[name], 0, len(frames[name])
         if in_parts:
-            start, end = _number(table, "start", place, start), _number(table, "end", place, end)
-            own = _part(table, root, place, own, start, end)
+            start, end = given_part(table, place, own, lambda own=own: is_readable(root / own[0].file))
+            own = own[start:end] or own[:1]  # a file that cannot be read is named with the bad ones when it is read
         earlier = seen.setdefault((origins[name], start, end), row)
         if earlier != row:
             what = f"the frames {start} to {end} of {name}" if in_parts else f"the sequence {name}"
@@ -168,8 +177,19 @@ def _rows(table: Table, root: Path, files: Mapping[str, list[ImageFile]]) -> lis
     return rows
 
 
-def _part(table: Table, root: Path, place: int, frames: list[Frame], start: int, end: int) -> list[Frame]:
-    """Some frames of a sequence."""
+def given_part(table: Table, place: int, frames: Sequence[Frame], is_readable: Callable[[], bool]) -> tuple[int, int]:
+    """The part of a sequence that a row names: the number of its first frame, and of the one after its last.
+
+    Args:
+        table: The table.
+        place: Of the row.
+        frames: Of the whole sequence.
+        is_readable: Whether the file with a tensor can be read; one that cannot may have had more frames.
+
+    Raises:
+        ValueError: In one line with the row, if it is none.
+    """
+    start, end = _number(table, "start", place, 0), _number(table, "end", place, len(frames))
     name, row = table.values["path"][place], f"row {table.rows[place]:,}"
     if start >= end:
         raise ValueError(
@@ -177,16 +197,17 @@ def _part(table: Table, root: Path, place: int, frames: list[Frame], start: int,
             "below the end, which is the number of the first frame after the part"
         )
     if end > len(frames):
-        if frames[0].place >= 0 and not _is_readable(root / frames[0].file):
-            return frames[:1]  # to be named with the bad ones when it is read
+        if frames[0].place >= 0 and not is_readable():
+            return start, end
         raise ValueError(
             f"the table '{table.file}' has the part {start} to {end} of {name} in {row}, which has "
             f"{counted(len(frames), 'frames')}: the last part ends at {len(frames)}"
         )
-    return frames[start:end]
+    return start, end
 
 
-def _is_readable(file: Path) -> bool:
+def is_readable(file: Path) -> bool:
+    """Whether a file with a tensor can be read."""
     try:
         TensorFile(file)
     except Exception:

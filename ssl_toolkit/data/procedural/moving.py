@@ -73,16 +73,28 @@ class MovingObjectFrames(Source):
 
     def _chunks(self, indices: Sequence[int] | NDArray[np.int64]):
         """For frames that are drawn at once: their places, what draws their objects, their keys and their poses."""
-        sequences, frames = np.divmod(np.asarray(indices, dtype=np.int64), NUM_FRAMES)
-        keys = fold_in(sample_keys(self.seed, 0, torch.from_numpy(sequences)), "moving")
+        numbers = np.asarray(indices, dtype=np.int64)
+        keys = self.keys(self.sequences_of(numbers))
         objects = list(OBJECTS.values())
         kinds = (columns(fold_in(keys, "kind"), 1)[0].reshape(-1) * len(objects)).astype(np.int64)
         order = np.argsort(kinds, kind="stable")
         for start in range(0, len(order), _CHUNK):
             chunk = order[start : start + _CHUNK]
             own = keys[torch.from_numpy(chunk)]
-            pose = poses(own, sequences[chunk] % len(MOTIONS), frames[chunk])
-            yield chunk, [objects[kind] for kind in kinds[chunk]], own, pose
+            yield chunk, [objects[kind] for kind in kinds[chunk]], own, self.poses(own, numbers[chunk])
+
+    def keys(self, sequences: NDArray[np.int64]) -> torch.Tensor:
+        """The key of each of some sequences: int64 tensor of shape ``[num]``."""
+        return fold_in(sample_keys(self.seed, 0, torch.from_numpy(sequences)), "moving")
+
+    def sequences_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The sequence of each of some frames."""
+        return indices // NUM_FRAMES
+
+    def poses(self, keys: torch.Tensor, indices: NDArray[np.int64]) -> Pose:
+        """The poses of some frames, from the keys of their sequences and their numbers."""
+        sequences, frames = np.divmod(indices, NUM_FRAMES)
+        return poses(keys, sequences % len(MOTIONS), frames)
 
     def read(self, index: int) -> NDArray[np.uint8]:
         return self.render([index])[0]
@@ -119,7 +131,11 @@ def poses(keys: torch.Tensor, motions: NDArray[np.int64], frames: NDArray[np.int
         # what rests does so at one of its frames: a frame alone looks the same either way
         time = np.where(changes == place, now, np.floor(rest * NUM_FRAMES)) / last
         values.append((start * (1 - span) + span * time).astype(np.float32))
-    x, y, angle, size = values
+    return pose_of(keys, *values)
+
+
+def pose_of(keys: torch.Tensor, x: np.ndarray, y: np.ndarray, angle: np.ndarray, size: np.ndarray) -> Pose:
+    """The pose of objects of these places, angles and sizes, each an array of shape ``[num, 1, 1]`` in ``[0, 1]``."""
     stretch, width = columns(fold_in(keys, "form"), 2)
     half = _HALF[0] + (_HALF[1] - _HALF[0]) * size
     return Pose(half, x, y, _ANGLE[0] + (_ANGLE[1] - _ANGLE[0]) * angle, 0.9 + 0.2 * stretch, width)

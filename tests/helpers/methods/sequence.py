@@ -39,5 +39,18 @@ METHODS = {
         },
         task="SequenceClassification",
     ),
+    "FrameHead": Method(
+        {"head": {"class_path": "downstream.sequence.FrameHead", "init_args": {"hidden": 8, "dropout": 0.1}}},
+        task="SequenceClassification",
+    ),
+    "MultiStageTCNHead": Method(
+        {
+            "head": {
+                "class_path": "downstream.sequence.MultiStageTCNHead",
+                "init_args": {"channels": 8, "num_layers": 2, "num_stages": 2, "dropout": 0.1},
+            }
+        },
+        task="SequenceClassification",
+    ),
     "PairHead": Method({"head": PAIR}, task="SequenceClassification", data={"max_frames": 2}),
 }
