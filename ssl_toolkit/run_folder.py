@@ -292,7 +292,9 @@ def predict_command(run_dir: str | Path, config: Mapping[str, Any]) -> str:
     if not isinstance(data, dict) or not isinstance(arguments, dict):
         data, arguments = {}, {}
     columns = data.get("columns")
+    # frames are labelled in whole sequences, whatever their table has named
     named = isinstance(columns, dict) and any(role in columns for role in ("second", "start", "end"))
+    named = named and not data.get("frame_labels")
     given = data.get("covariates") and arguments.get("covariates") != "none"
     table = " --data.table TABLE" if named or given else ""
     return f"ssl-toolkit predict {shlex.quote(str(run_dir))}{table} --data.path IMAGES --out predictions.csv"

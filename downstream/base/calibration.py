@@ -69,8 +69,9 @@ def scores_of(task: Any, batches: Iterable[Any]) -> list[tuple[Tensor, Tensor]]:
         with strategy.precision_plugin.test_step_context():
             moved = strategy.batch_to_device(batch)
             scores = task.scores(moved)
-        known = moved.labels >= 0
-        found.append((scores[known].float().cpu(), moved.labels[known].cpu()))
+        labels = task.labels_of(moved)
+        known = labels >= 0
+        found.append((scores[known].float().cpu(), labels[known].cpu()))
     return found
 
 

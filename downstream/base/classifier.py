@@ -108,8 +108,8 @@ class Classifier(DownstreamTask):
             self.num_classes = found
         elif found is not None and found > self.num_classes:
             raise ValueError(f"num_classes is {self.num_classes}, but the data have {found} classes")
-        if found is not None and stage == "fit" and (num_without := int((self.data.labels("train") < 0).sum())):
-            raise ValueError(f"{num_without} of the training samples have no label; a classifier needs one for each")
+        if found is not None and stage == "fit":
+            self.check_training_labels()
         if found is not None and stage == "fit" and is_rank_zero():
             self._tell_of_missing_classes()
         if stage == "fit" and (self.class_weights or self.logit_adjustment):
@@ -118,9 +118,27 @@ class Classifier(DownstreamTask):
             self._count_training_samples()
         super().setup(stage)
 
+    def training_labels(self) -> Tensor | None:
+        """int64 tensor: the labels of the training samples, -1 for none; None where the data do not tell them."""
+        labels: Any = getattr(self.data, "labels", None)
+        return None if labels is None else labels("train")
+
+    def labels_of(self, batch: Any) -> Tensor:
+        """int64 tensor: the label that belongs to each row of the scores of a batch, -1 for none."""
+        return batch.labels
+
+    def check_training_labels(self) -> None:
+        """Refuses training samples without a label."""
+        labels = self.training_labels()
+        if labels is not None and (num_without := int((labels < 0).sum())):
+            raise ValueError(f"{num_without} of the training samples have no label; a classifier needs one for each")
+
     def _tell_of_missing_classes(self) -> None:
         """Says which classes no training sample has: such as those of a table whose images are all tested."""
-        known = set(self.data.labels("train").tolist())
+        labels = self.training_labels()
+        if labels is None:
+            return
+        known = set(labels.unique().tolist())
         missing = [name for number, name in enumerate(self._class_names()) if number not in known]
         if missing:
             shown = ", ".join(missing[:_SHOWN]) + ", ..." * (len(missing) > _SHOWN)
@@ -161,10 +179,9 @@ class Classifier(DownstreamTask):
 
     def _count_training_samples(self) -> None:
         """Weights and frequencies of the classes, from the training samples."""
-        labels: Any = getattr(self.data, "labels", None)
-        if labels is None:
+        found = self.training_labels()
+        if found is None:
             raise ValueError("class_weights and logit_adjustment need a data module that tells the training labels")
-        found: Tensor = labels("train")
         assert self.num_classes is not None
         counts = found[found >= 0].bincount(minlength=self.num_classes)
         self._weights = class_weights(counts, self.class_weights) if self.class_weights else None
@@ -227,9 +244,12 @@ class Classifier(DownstreamTask):
         features = self.encode(batch, sample_keys(self.seed, 0, batch.indices))
         context = StepContext(False, self.progress, batch)
         self.measure("test", self.loss(features, batch.labels, context), len(batch.indices))
-        logits = self.logits(features)
-        self.count_tested(logits.argmax(dim=1), batch.labels)
-        scores, labels = logits.detach().float().cpu().double(), batch.labels.cpu()
+        self.count_scores(self.logits(features), batch.labels)
+
+    def count_scores(self, logits: Tensor, labels: Tensor) -> None:
+        """Counts test samples: their scores, float tensor of shape ``[batch, num_classes]``, and labels ``[batch]``."""
+        self.count_tested(logits.argmax(dim=1), labels)
+        scores, labels = logits.detach().float().cpu().double(), labels.cpu()
         for reliability, temperature in zip(self._reliability, (1.0, self.found_temperature or 1.0), strict=True):
             reliability.add((scores / temperature).softmax(dim=1), labels)
 
@@ -278,10 +298,9 @@ class Classifier(DownstreamTask):
 
     def _largest_class(self) -> int | None:
         """The class of the most training samples: naming it always is what an accuracy has to beat."""
-        labels: Any = getattr(self.data, "labels", None)
-        if labels is None:
+        found = self.training_labels()
+        if found is None:
             return None
-        found: Tensor = labels("train")
         found = found[found >= 0]
         return int(found.bincount().argmax()) if len(found) else None
 

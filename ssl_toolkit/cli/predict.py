@@ -21,7 +21,7 @@ from ssl_toolkit.data import ImageData
 from ssl_toolkit.distributed.ranks import is_rank_zero
 from ssl_toolkit.errors import counted, nearest
 from ssl_toolkit.evaluation.predict import predict as predict_classes
-from ssl_toolkit.evaluation.predict import predict_targets
+from ssl_toolkit.evaluation.predict import predict_frames, predict_targets
 from ssl_toolkit.io.atomic import sha256
 from ssl_toolkit.io.schema import shown
 from ssl_toolkit.run_folder import CONFIG, MODEL, WEIGHTS, open_run, read_status
@@ -105,6 +105,8 @@ def predict(arguments: Sequence[str]) -> Path:
     if config.calibrated:
         about["temperature"] = task.temperature = _temperature(run, header)
     write, names = (predict_targets, "target_names") if "target_names" in header else (predict_classes, "class_names")
+    if getattr(task, "predicts_frames", False):
+        write = predict_frames
     out = write(task, header[names], data, **options, about=about, say=say_line if is_rank_zero() else None)
     if is_rank_zero():
         tell_what_was_read(data, out, of_path=True)
@@ -224,9 +226,9 @@ def images_of(run: TrainedRun, given: Namespace, covariates: Sequence[str] = ())
     if in_table:
         settings["columns"] = columns
     data: Any = instantiate(run.parser, Namespace(data=Namespace(**settings))).data
-    if in_table:
+    if in_table or getattr(data, "frame_labels", False):
         data.read_columns("path")  # what else the table may hold is of no weight
-    elif pairs_in_folder(run.folder, columns, given):
+    if not in_table and pairs_in_folder(run.folder, columns, given):
         data.expect_pairs()
     return data
 

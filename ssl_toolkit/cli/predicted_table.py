@@ -29,7 +29,9 @@ def columns_of(data_class: type, own: Namespace, given: Namespace) -> dict[str, 
     Raises:
         ValueError: A column is given for what is not read.
     """
-    roles = _ROLES if issubclass(data_class, FrameData) else _ROLES[:1]
+    # frames are labelled with all of their sequence around them
+    in_parts = issubclass(data_class, FrameData) and not own.get("frame_labels")
+    roles = _ROLES if in_parts else _ROLES[:1]
     chosen = given.get("columns") or {}
     for role in chosen:
         if role not in roles:
@@ -68,6 +70,6 @@ def tell_of_parts(own: Namespace, given: Namespace) -> None:
         own: The run's settings of its sequences.
         given: Those of the sequences that are predicted.
     """
-    in_parts = any(role in (own.get("columns") or {}) for role in _PARTS)
+    in_parts = any(role in (own.get("columns") or {}) for role in _PARTS) and not own.get("frame_labels")
     if in_parts and given.get(TABLE) is None and is_rank_zero():
         say_line("the run is of parts of sequences, and these are whole ones: --data.table TABLE names parts of them")

@@ -32,7 +32,18 @@ HELP = (
 # as they are logged, and what the test of any run calls them
 FIGURES = {
     f"test/random_weights_{name}": f"test/{name}"
-    for name in ("top1", "mean_class_top1", "quadratic_kappa", "map", "r2", "mae")
+    for name in (
+        "top1",
+        "mean_class_top1",
+        "quadratic_kappa",
+        "map",
+        "r2",
+        "mae",
+        "top1_low",
+        "top1_high",
+        "f1_50",
+        "edit",
+    )
 }
 
 

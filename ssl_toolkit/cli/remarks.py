@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 
 from ssl_toolkit.data.checks import rest_of_epoch
 from ssl_toolkit.data.split_file import FILE, seen_in_pretraining
-from ssl_toolkit.evaluation.intervals import newcombe_difference, wilson_interval
+from ssl_toolkit.evaluation.intervals import Interval, newcombe_difference, wilson_interval
 from ssl_toolkit.perf.bfloat16 import has_native_bf16
 from ssl_toolkit.run_folder import MODEL, WEIGHTS, predict_command, read_config, sync_command
 from ssl_toolkit.weights import read_header
@@ -84,11 +84,19 @@ def accuracy_lines(metrics: Mapping[str, Any], num: int) -> list[str]:
     """
     if "test/top1" not in metrics or not num:
         return target_lines(metrics, num) if num else []
-    top1 = wilson_interval(round(float(metrics["test/top1"]) * num), num)
+    of_frames = "test/top1_low" in metrics
+    if of_frames:
+        top1 = Interval(*(float(metrics[f"test/top1{end}"]) for end in ("", "_low", "_high")))
+    else:
+        top1 = wilson_interval(round(float(metrics["test/top1"]) * num), num)
     interval = f"95 % interval {_percent(top1.low)} to {_percent(top1.high)}"
-    lines = [f"test/top1: {_percent(top1.value)} ({interval}, {num:,} tested)"]
+    tested = f"the frames of {num:,} sequences" if of_frames else f"{num:,} tested"
+    lines = [f"test/top1: {_percent(top1.value)} ({interval}, {tested})"]
     if "test/mean_class_top1" in metrics:
         lines.append(f"test/mean_class_top1: {_percent(metrics['test/mean_class_top1'])}")
+    if "test/edit" in metrics:
+        scores = ", ".join(_percent(metrics[f"test/f1_{overlap}"]) for overlap in (10, 25, 50))
+        lines.append(f"test/f1_10, f1_25 and f1_50 of segments: {scores}; test/edit: {_percent(metrics['test/edit'])}")
     if "test/largest_class_top1" in metrics:
         largest = float(metrics["test/largest_class_top1"])
         verdict = "" if top1.low > largest else ", and the network is not shown to be better"
@@ -100,7 +108,14 @@ def accuracy_lines(metrics: Mapping[str, Any], num: int) -> list[str]:
         )
     if "test/ece" in metrics:
         lines.append(_calibration(metrics))
-    if "test/random_weights_top1" in metrics:
+    if "test/random_weights_top1" in metrics and of_frames:
+        random = [float(metrics[f"test/random_weights_{name}"]) for name in ("top1", "top1_high", "f1_50")]
+        verdict = "" if top1.low > random[1] else "; their intervals overlap"
+        lines.append(
+            f"the same head on random weights: {_percent(random[0])}, f1_50 {_percent(random[2])}, difference of top1 "
+            f"{_points(top1.value - random[0])} percentage points{verdict}"
+        )
+    elif "test/random_weights_top1" in metrics:
         random = wilson_interval(round(float(metrics["test/random_weights_top1"]) * num), num)
         gain = newcombe_difference(top1, random)
         verdict = "" if gain.low > 0 else "; the pretrained weights are not shown to be better"

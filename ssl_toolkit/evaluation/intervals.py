@@ -52,7 +52,40 @@ def wilson_interval(right: int, num: int) -> Interval:
     """As `confidence_interval`, of so many images that are right among so many."""
     if not num:
         raise ValueError("an accuracy needs at least one image, got none")
-    p = right / num
+    return _wilson(right / num, num)
+
+
+def clustered_interval(right: Num[Tensor, " clusters"], num: Num[Tensor, " clusters"]) -> Interval:
+    """Accuracy with its 95 % interval where samples come in clusters, such as the frames of sequences.
+
+    Wilson's interval of as many independent samples as would have the accuracy's variance over the clusters: the
+    effective sample size (Kish 1965, "Survey sampling", section 8.2; Korn and Graubard 1998, Survey Methodology 24,
+    pages 193-201, use it for another interval). It is the number of clusters where these do not differ at all, and
+    never more than the number of samples. With fewer than ten clusters it is too narrow.
+
+    Args:
+        right: Tensor of shape ``[clusters]``: samples of each cluster that were classified rightly.
+        num: Tensor of shape ``[clusters]``: its samples, at least 1.
+
+    Returns:
+        The accuracy of all samples and its interval, in ``[0, 1]``.
+
+    Raises:
+        ValueError: There are no clusters.
+    """
+    clusters = len(num)
+    if not clusters:
+        raise ValueError("an accuracy needs at least one sample, got none")
+    total = float(num.double().sum())
+    p = float(right.double().sum()) / total
+    deviations = float((right.double() - p * num.double()).square().sum())
+    if not deviations or clusters == 1:
+        return _wilson(p, clusters)
+    variance = clusters / (clusters - 1) * deviations / total**2
+    return _wilson(p, min(p * (1 - p) / variance, total))
+
+
+def _wilson(p: float, num: float) -> Interval:
     centre = (p + _Z**2 / (2 * num)) / (1 + _Z**2 / num)
     half = _Z / (1 + _Z**2 / num) * math.sqrt(p * (1 - p) / num + _Z**2 / (4 * num**2))
     # rounding must not push the accuracy out of its interval at 0 and 1

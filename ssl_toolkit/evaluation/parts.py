@@ -31,7 +31,7 @@ PART_SIZE = 10_000
 # readers of a data set leave out names that begin so
 ABOUT = "_about.json"
 BAD = f"_{BAD_FILES}"
-_KEY, _BAD_KEY = b"ssl_toolkit", b"ssl_toolkit_bad_files"
+_KEY, _BAD_KEY, _NUM_KEY = b"ssl_toolkit", b"ssl_toolkit_bad_files", b"ssl_toolkit_num_samples"
 # what made a table, but may be another path to the same
 _PATHS = ("run", "weights")
 _WORDS = {
@@ -183,7 +183,10 @@ class PartFolder:
         reasons = [[error.path, error.reason] for error in without if error is not None]
         if len(found) + len(reasons) != len(places) or not np.array_equal(found, np.unique(found)):
             raise RuntimeError(f"{self._files[part.number].name}: its rows are not those of its images")
-        table = table.replace_schema_metadata({_KEY: self._metadata, _BAD_KEY: json.dumps(reasons).encode()})
+        about = {_KEY: self._metadata, _BAD_KEY: json.dumps(reasons).encode()}
+        if table.num_rows != len(found):
+            about[_NUM_KEY] = str(len(found)).encode()  # sequences with several rows each
+        table = table.replace_schema_metadata(about)
         with atomic_file(self._files[part.number]) as file:
             pq.write_table(table, file)
 
@@ -219,11 +222,12 @@ class PartFolder:
             found = pq.read_metadata(file)
             metadata = found.metadata or {}
             bad = json.loads(metadata.get(_BAD_KEY, b"[]"))
+            num = int(metadata.get(_NUM_KEY, found.num_rows))
         except FileNotFoundError:
             return None
         except (ValueError, OSError):
             raise ValueError(f"'{file}' is damaged; remove it, and the same command writes it again") from None
-        if metadata.get(_KEY) != self._metadata or found.num_rows + len(bad) != len(self.places(part)):
+        if metadata.get(_KEY) != self._metadata or num + len(bad) != len(self.places(part)):
             raise ValueError(
                 f"'{file}' is of another table; remove it, and the same command writes that of '{self._out / ABOUT}'"
             )

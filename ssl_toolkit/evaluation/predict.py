@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-Columns = dict[str, Sequence[str] | NDArray[np.float32]]
+Columns = dict[str, Sequence[str] | NDArray[np.float32] | NDArray[np.int64]]
 
 
 def predict(
@@ -79,14 +79,7 @@ def predict(
     """
 
     def columns(names: list[str], values: NDArray[np.float32]) -> Columns:
-        most_probable: list[int] = values.argmax(axis=1).tolist()
-        return {
-            "name": names,
-            "class": [class_names[place] for place in most_probable],
-            "probability": values.max(axis=1),
-            # a prefix that none of the other columns has: a class may be called as one of them
-            **{f"p_{name}": each for name, each in zip(class_names, values.T, strict=True)},
-        }
+        return _class_columns(names, values, class_names)
 
     facts = {**(about or {}), "class_names": list(class_names)}
     table = _Table("classes", len(class_names), columns, facts)
@@ -136,6 +129,62 @@ def predict_targets(
     return _predict(task, data, Path(out), table, precision, device, say, part_size)
 
 
+def predict_frames(
+    task: LightningModule,
+    class_names: Sequence[str],
+    data: ImageData,
+    out: str | Path,
+    *,
+    precision: Precision = "auto",
+    device: str | None = None,
+    about: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] | None = None,
+    part_size: int | None = None,
+) -> Path:
+    """Writes the class of every frame of every sequence to a table, and the probabilities of all classes.
+
+    A row for each frame, in order, with the columns of `predict`, of which ``name`` is the sequence's, and before the
+    class ``frame``: the number of the frame in its sequence, from 0. Frames that cannot be decoded have no row.
+
+    Args:
+        task: The trained task, one that names the classes of frames.
+        class_names: Of all its classes, in their order.
+        data: The sequences; labels are not needed.
+        out: As for `predict`; a folder has parts of whole sequences.
+        precision: As for `predict`.
+        device: As for `predict`.
+        about: As for `predict`.
+        say: As for `predict`.
+        part_size: Sequences in a part of a folder; None for 10,000.
+
+    Returns:
+        The file written, or the folder.
+
+    Raises:
+        ValueError: As for `predict`.
+    """
+
+    def columns(names: list[str], values: NDArray[np.float32]) -> Columns:
+        found = _class_columns(names, values, class_names)
+        # their numbers come later
+        return {"name": found.pop("name"), "frame": np.zeros(len(names), dtype=np.int64), **found}
+
+    facts = {**(about or {}), "class_names": list(class_names)}
+    table = _Table("classes of the frames", len(class_names), columns, facts)
+    return _predict(task, data, Path(out), table, precision, device, say, part_size)
+
+
+def _class_columns(names: list[str], values: NDArray[np.float32], class_names: Sequence[str]) -> Columns:
+    most_probable: list[int] = values.argmax(axis=1).tolist()
+    return {
+        "name": names,
+        "class": [class_names[place] for place in most_probable],
+        "probability": values.max(axis=1),
+        # a prefix that none of the other columns has: a class may be called as one of them
+        **{f"p_{name}": each for name, each in zip(class_names, values.T, strict=True)},
+    }
+
+
 class Predicted(NamedTuple):
     """Of every image that can be decoded its name and float32 numbers ``[num_images, num]``."""
 
@@ -175,7 +224,7 @@ def predicted(
         data.setup("predict")
         loader = data.predict_dataloader()
         steps.begin(f"{what} of the {data.noun}", loader.num_images)
-        indices, values = _computed(task, loader, num, bf16, steps)
+        indices, values, _, _ = _computed(task, loader, num, bf16, steps)
     if not len(indices):
         raise ValueError(f"{data.title}: there are no {data.noun} that can be decoded")
     names = [data.name("train", index) for index in indices.tolist()]
@@ -203,8 +252,8 @@ class _Table(NamedTuple):
         import pyarrow as pa
 
         columns = self.columns([], np.zeros((0, self.num), dtype=np.float32))
-        numbers = [name for name, each in columns.items() if isinstance(each, np.ndarray)]
-        return pa.schema([(name, pa.float32() if name in numbers else pa.string()) for name in columns])
+        numbers = {name: each.dtype for name, each in columns.items() if isinstance(each, np.ndarray)}
+        return pa.schema([(name, pa.from_numpy_dtype(numbers.get(name, "str"))) for name in columns])
 
 
 def _predict(
@@ -233,10 +282,15 @@ def _predict(
             about["covariates_sha256"] = hashlib.sha256(covariates.numpy().astype("<f4").tobytes()).hexdigest()
 
         def rows(source: SourceImages, loader: BatchLoader) -> tuple[Columns, NDArray[np.int64]]:
-            indices, values = _computed(task, loader, table.num, bf16, steps)
-            names = [source.images.source.name(index) for index in indices.tolist()]
+            indices, values, counts, places = _computed(task, loader, table.num, bf16, steps)
+            owners = np.repeat(indices, counts)
+            names = [source.images.source.name(index) for index in owners.tolist()]
             _check_finite(names, values, data.noun)
-            return table.columns(names, values), indices
+            columns = table.columns(names, values)
+            if places is not None:
+                sequences: Any = source.images.source
+                columns["frame"] = places - sequences.starts[owners]
+            return columns, indices
 
         if in_parts:
             folder = PartFolder(out, data, sources, table.schema(), {"command": "predict", **about}, part_size)
@@ -263,17 +317,24 @@ def _check_finite(names: list[str], values: NDArray[np.float32], noun: str) -> N
 
 def _computed(
     task: LightningModule, loader: BatchLoader, num: int, bf16: bool, steps: Steps
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The number in the source of each image, and what is predicted: float32 array ``[num_images, num]``."""
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64], NDArray[np.int64] | None]:
+    """The number in the source of each image; what is predicted, float32 array ``[rows, num]``; rows of each image; of
+    frames, the place of each row among those of the source."""
     device, predictor = task.device, cast(Any, task)  # the type of a task does not tell that it predicts
     indices, values = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0, num)]
+    counts, places = list(indices), list(indices)
+    of_frames = getattr(predictor, "predicts_frames", False)
+    batch: Any
     autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
     with evaluation_mode(task), torch.inference_mode(), autocast:
         for batch in loader:
             values.append(predictor.predict(move_data_to_device(batch, device)).float().cpu())
             indices.append(batch.indices.cpu())
+            counts.append(batch.lengths.cpu() if of_frames else torch.ones_like(indices[-1]))
+            places.append(batch.places.cpu() if of_frames else indices[-1][:0])
             steps.advance(len(batch.indices))
-    return torch.cat(indices).numpy(), torch.cat(values).numpy()
+    numbers = [torch.cat(each).numpy() for each in (indices, counts, places)]
+    return numbers[0], torch.cat(values).numpy(), numbers[1], numbers[2] if of_frames else None
 
 
 def _write_parquet(file: BinaryIO, columns: Columns, about: str) -> None:
