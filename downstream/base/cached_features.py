@@ -27,8 +27,9 @@ class CachingTask(Task):
     Args:
         cache_features: With `freeze_backbone`, compute the features of the training and validation images, or of all
             frames of sequences, once, before the first step, and train the head on them: an epoch then takes the time
-            of the head. What is learned is the same. Augmentation, and what changes images or the backbone in training,
-            is refused. They take images (or frames) times features times 4 bytes of memory in each process.
+            of the head. What is learned is the same up to rounding. Augmentation, and what changes images or the
+            backbone in training, is refused. They take images (or frames) times features times 4 bytes of memory in
+            each process.
         feature_store: With `cache_features`, a folder in which these features are kept, and found again by the next
             run, or if ``evaluate`` or ``embed`` has computed them: of the same backbone, images, size, batches and
             precision. Several processes need it on a disk that they share. Not for sequences.

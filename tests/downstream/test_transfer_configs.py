@@ -1,10 +1,12 @@
 """The recipes in configs/transfer for any data: each starts from a weights file and from random weights."""
 
+import inspect
 from pathlib import Path
 
 import pytest
 import torch
 
+import downstream.sequence
 from ssl_toolkit.cli.command_line import CommandLine
 from ssl_toolkit.cli.parser import instantiate, parse
 from ssl_toolkit.cli.training_parser import training_parser
@@ -41,3 +43,15 @@ def test_a_recipe_is_complete(file, weights):
         task.num_classes = 3
         task.setup("test")
         assert sum(parameter.numel() for parameter in task.head.parameters()) > 0
+
+
+@pytest.mark.parametrize("recipe", ["sequence_labels", "sequence_lstm", "sequence_transformer"])
+@pytest.mark.parametrize("name", ["RecurrentHead", "TransformerHead", "TemporalConvHead", "MultiStageTCNHead"])
+def test_another_head_takes_no_size_of_the_recipes_own(recipe, name):
+    """What a recipe sets of its head goes on with another that has an argument of the name: it must set no size."""
+    line = CommandLine("transfer", ["-c", recipe, "--model.head", name])
+    head = parse(training_parser(line), line.arguments).model.init_args.head
+    own = inspect.signature(getattr(downstream.sequence, name)).parameters
+    assert head.class_path.endswith(name)
+    given = {argument for argument, value in head.init_args.items() if value != own[argument].default}
+    assert given <= {"dropout", "kind"}

@@ -82,6 +82,13 @@ class FrameData(ImageData):
         check_at_least_one(max_frames=max_frames)
         check_choice("source", source, get_args(SequenceKind))
         check_choice("sampling", sampling, get_args(Sampling))
+        for name in ("class_balance", "label_fraction", "labels_per_class") if frame_labels else ():
+            if kwargs.get(name) not in (None, 1 if name == "label_fraction" else 0):
+                advice = "; model.class_weights evens classes out" if name == "class_balance" else ""
+                raise ValueError(
+                    f"data.{name} goes by the class of a sequence, but with data.frame_labels each frame has its own: "
+                    f"leave it out{advice}"
+                )
         super().__init__(
             path=path,
             source=source,

@@ -147,6 +147,14 @@ def test_without_a_table_there_are_no_labels(folder):
         FrameData(path=str(folder), frame_labels=True).setup("fit")
 
 
+@pytest.mark.parametrize("given", [{"class_balance": 0.5}, {"labels_per_class": 2}, {"label_fraction": 0.5}])
+def test_what_goes_by_the_class_of_a_sequence_is_refused(folder, given):
+    with pytest.raises(ValueError, match=rf"data\.{next(iter(given))} goes by the class of a sequence"):
+        data(folder, SEGMENTS, **given)
+    neutral = {name: {"class_balance": 0.0, "labels_per_class": None, "label_fraction": 1.0}[name] for name in given}
+    assert data(folder, SEGMENTS, **neutral).frame_labels
+
+
 def test_a_tensor_that_cannot_be_read_is_named_with_the_bad_files(folder):
     (folder / "b.npy").write_bytes(b"no tensor")
     made = data(folder, SEGMENTS, max_bad=0.9)
