@@ -33,6 +33,8 @@ class Source(ABC):
         left_out: How many files beside the images are not read, by what their names end in.
         ranges: As `decode_file` takes them.
         labels_may_change: Whether the class of an image may change while its name and file stay.
+        frame_labels: int64 array: the class of each frame of sequences, -1 where it is not known; None where frames
+            have none of their own.
         target_names: The names of the numbers that `targets` gives; empty without any.
         covariate_names: Those of the numbers that `covariates` gives.
     """
@@ -41,6 +43,7 @@ class Source(ABC):
     left_out: Counter[str] = Counter()  # noqa: RUF012 (never changed)
     ranges: Mapping[str, Range] | None = None
     labels_may_change: bool = False
+    frame_labels: NDArray[np.int64] | None = None
     target_names: Sequence[str] = ()
     covariate_names: Sequence[str] = ()
 
@@ -115,8 +118,7 @@ class Source(ABC):
         return None
 
     def frame_labels_of(self, places: NDArray[np.int64]) -> NDArray[np.int64] | None:
-        """The class of each frame of some sequences, one sequence after the other, -1 where it is not known; None where
-        frames have none of their own."""
+        """The class of each frame of some sequences, one sequence after the other; None without `frame_labels`."""
         return None
 
     def given_splits(self) -> NDArray[np.str_] | None:

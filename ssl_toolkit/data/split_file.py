@@ -206,7 +206,9 @@ def _check_targets(
 def _digest_of_targets(source: Source, places: NDArray[np.int64] | slice = slice(None)) -> str:
     """Of the numbers to predict of some images, their weights, covariates and labels of frames; empty without any."""
     given = source.targets(), source.weights(), source.covariates()
-    frame_labels = source.frame_labels_of(np.arange(len(source))[places])
+    frame_labels = None
+    if source.frame_labels is not None:
+        frame_labels = source.frame_labels_of(np.arange(len(source))[places])
     if frame_labels is None and all(numbers is None for numbers in given):
         return ""
     digest = hashlib.blake2b("\0".join(source.target_names).encode(), digest_size=16)

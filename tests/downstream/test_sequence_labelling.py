@@ -211,7 +211,7 @@ def videos(tmp_path_factory):
         (folder / f"v{number}").mkdir()
         for frame in range(first, end):
             Image.fromarray(images[frame]).save(folder / f"v{number}" / f"{frame - first}.png")
-        own = source.frame_labels[first:end]
+        own = source.motions[first:end]
         begins = [0, *(np.flatnonzero(np.diff(own)) + 1).tolist(), len(own)]
         rows += [(f"v{number}", a, b, MOTIONS[own[a]]) for a, b in pairwise(begins)]
     (folder / "v3" / "2.png").write_bytes(b"no picture")

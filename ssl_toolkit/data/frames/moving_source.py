@@ -55,4 +55,4 @@ class MovingObjectSource(SequenceSource):
         ]
         self.places = np.concatenate(chosen)
         self.starts = np.cumsum([0, *map(len, chosen)]).astype(np.int64)
-        self.frame_labels = frames.frame_labels[self.places]
+        self.frame_labels = frames.motions[self.places]

@@ -89,8 +89,7 @@ class SequenceSource(Source):
         starts: int64 array of shape ``[num_sequences + 1]``: sequence ``i`` has the frames ``places[starts[i]]`` to
             ``places[starts[i + 1] - 1]``.
         needs_all: Whether a sequence is of no use without one of its frames.
-        frame_labels: int64 array beside ``places``: the class of each frame, -1 where it is not known; None where a
-            sequence has one class.
+        frame_labels: As in `Source`, beside ``places``.
 
     Raises:
         ValueError: The path is not a folder with sequences, or the labels cannot be read from it.
@@ -98,7 +97,6 @@ class SequenceSource(Source):
 
     frames: Source
     needs_all: bool = False
-    frame_labels: NDArray[np.int64] | None = None
 
     def __init__(
         self,

@@ -29,7 +29,7 @@ class SeveralMotionFrames(MovingObjectFrames):
 
     Attributes:
         starts: int64 array of shape ``[num_sequences + 1]``: the first frame of each sequence.
-        frame_labels: int64 array: the class of each frame, a place in `MOTIONS`.
+        motions: int64 array: the class of each frame, a place in `MOTIONS`.
 
     Raises:
         ValueError: An argument is too small.
@@ -41,11 +41,11 @@ class SeveralMotionFrames(MovingObjectFrames):
         drawn = uniform(keys, 1 + _START + 4 * _SEGMENTS[1]).double().numpy()
         made = [_motions(numbers) for numbers in drawn]
         self._values = np.concatenate([values for values, _ in made])
-        self.frame_labels = np.concatenate([labels for _, labels in made])
+        self.motions = np.concatenate([labels for _, labels in made])
         self.starts = np.cumsum([0, *(len(labels) for _, labels in made)]).astype(np.int64)
 
     def __len__(self) -> int:
-        return len(self.frame_labels)
+        return len(self.motions)
 
     def sequences_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """The sequence of each of some frames."""
@@ -57,7 +57,7 @@ class SeveralMotionFrames(MovingObjectFrames):
         return pose_of(keys, x, y, angle, size)
 
     def label(self, index: int) -> int:
-        return int(self.frame_labels[index])
+        return int(self.motions[index])
 
     def name(self, index: int) -> str:
         sequence = int(self.sequences_of(np.array([index]))[0])
