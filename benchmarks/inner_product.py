@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -78,6 +80,24 @@ def error(network: nn.Module, width: int, longer: float) -> float:
     return float((network(x, z) - target).square().mean() / target.var())
 
 
+def draw_errors(file: Path | None, rows: list[dict[str, Any]], widths: list[int]) -> None:
+    """The error of each network by the width of the vectors; nothing without a file."""
+    if not file:
+        return
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for name in networks(widths[0]):
+        points = [(row["width"], statistics.median(row["error"])) for row in rows if row["network"] == name]
+        dashed = "--" if name.startswith("MLP") else "-"
+        axes.plot(*zip(*points, strict=True), marker="o", linestyle=dashed, label=name)
+    axes.set(xscale="log", yscale="log", xlabel="width of each vector", ylabel="squared error / variance of the target")
+    axes.set_xticks(widths, [str(width) for width in widths])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend()
+    save_small(figure, file)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--widths", type=int, nargs="+", default=[4, 16, 64])
@@ -109,20 +129,7 @@ def main() -> None:
                 flush=True,
             )
     write_json(args.json, {"steps": args.steps, "seeds": args.seeds, "rows": rows})
-    if args.picture:
-        figure = Figure(figsize=(7, 4), layout="constrained")
-        axes = figure.subplots()
-        for name in networks(args.widths[0]):
-            points = [(row["width"], statistics.median(row["error"])) for row in rows if row["network"] == name]
-            dashed = "--" if name.startswith("MLP") else "-"
-            axes.plot(*zip(*points, strict=True), marker="o", linestyle=dashed, label=name)
-        axes.set(
-            xscale="log", yscale="log", xlabel="width of each vector", ylabel="squared error / variance of the target"
-        )
-        axes.set_xticks(args.widths, [str(width) for width in args.widths])
-        axes.grid(alpha=0.3)
-        axes.legend()
-        save_small(figure, args.picture)
+    draw_errors(args.picture, rows, args.widths)
 
 
 if __name__ == "__main__":
