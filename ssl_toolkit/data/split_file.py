@@ -197,10 +197,8 @@ def _check_targets(
     source: Source, before: Assignment, what: str, places: NDArray[np.int64] | slice = slice(None)
 ) -> None:
     if before.targets and before.targets != _digest_of_targets(source, places):
-        raise ValueError(
-            f"targets, weights, covariates or labels of frames of the {before.num:,} {what} have changed since the run "
-            f"was begun; {_WAYS}"
-        )
+        given = "targets, weights or covariates" if source.frame_labels is None else "weights or labels of frames"
+        raise ValueError(f"{given} of the {before.num:,} {what} have changed since the run was begun; {_WAYS}")
 
 
 def _digest_of_targets(source: Source, places: NDArray[np.int64] | slice = slice(None)) -> str:
