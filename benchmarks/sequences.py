@@ -130,13 +130,16 @@ def draw_timelines(file: Path | None, args: argparse.Namespace) -> None:
     """True and predicted labels of some test sequences, a colour for each class; nothing without a file."""
     if not file:
         return
-    names, truth, found = list(FRAME_HEADS), {}, {}
+    names, truth = list(FRAME_HEADS), {}
+    found: dict[str, dict[str, list[str]]] = {}
     source = SeveralMotionFrames(args.sequences, SIDE)
     for name in names:
         out = args.runs / f"{folder_of(name, args.seeds[0], args).name}.parquet"
         if not out.exists():
             ssl_toolkit.predict(folder_of(name, args.seeds[0], args), data={"source": "procedural"}, out=out)
-        found[name] = pq.read_table(out, columns=["name", "class"]).to_pandas().groupby("name")["class"].agg(list)
+        found[name] = {}
+        for row in pq.read_table(out, columns=["name", "class"]).to_pylist():
+            found[name].setdefault(row["name"], []).append(row["class"])
     tested = read_split_file(folder_of(names[0], args.seeds[0], args))["train"]
     chosen = [place for place, split in enumerate(tested.splits) if split == "test"][:4]
     for place in chosen:
