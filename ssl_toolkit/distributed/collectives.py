@@ -206,7 +206,7 @@ def all_gather_stacked(x: Tensor) -> Tensor:
     """Contiguous ``x`` of every rank, stacked: shape ``[world_size, *x.shape]``."""
     parts = x.new_empty(world_size() * x.numel())  # flat, because gloo and nccl agree on no other shape
     dist.all_gather_into_tensor(parts, x.view(-1))
-    return parts.view(-1, *x.shape)
+    return parts.view(world_size(), *x.shape)
 
 
 def _check_same_shape(what: str, x: Tensor) -> None:

@@ -323,3 +323,12 @@ def test_rows_of_different_numbers_are_gathered_with_the_gradient_of_one_process
     assert [place for _, place, _ in found] == [0, lengths[0]]
     assert [value for value, _, _ in found] == pytest.approx([loss.item()] * 2)
     torch.testing.assert_close(torch.cat([grad for _, _, grad in found]), rows.grad)
+
+
+def gather_nothing():
+    return [gather_uneven(torch.zeros(0, *shape, dtype=torch.int64))[0].shape for shape in ((), (3,))]
+
+
+def test_nothing_of_any_process_is_gathered_as_nothing(run_processes):
+    for shapes in run_processes(gather_nothing, 2):
+        assert shapes == [torch.Size([0]), torch.Size([0, 3])]
