@@ -28,7 +28,8 @@ class SequenceLabelling(SequenceTask):
     """Class of each frame of a sequence (temporal segmentation) by the features of the frames, in order.
 
     The loss of a sequence is the mean over its labelled frames, that of a batch the mean over its sequences. Frames
-    without a label count nowhere. Validation and test log ``top1``, the share of all labelled frames that are right;
+    without a label count nowhere. ``val/loss`` and ``test/loss`` are the plain cross entropy of the answer, without
+    the earlier stages of a head. Validation and test log ``top1``, the share of all labelled frames that are right;
     of segments, which are the frames in a row with one label, ``f1_10``, ``f1_25`` and ``f1_50``, the F1 of those that
     are found with an intersection over union of at least 0.1, 0.25 and 0.5 (Lea et al. 2017, arXiv 1611.05267), and
     ``edit``, one minus the normalised edit distance of their labels, as a mean over sequences (Lea et al. 2016, arXiv
@@ -99,7 +100,7 @@ class SequenceLabelling(SequenceTask):
         if self.smoothing or labels is None or bool((labels < 0).any()) or self._weights is not None:
             return None
         loss = super().initial_loss(batch_size)
-        return None if loss is None else loss * getattr(self.head, "num_stages", 1)
+        return None if loss is None else loss * (getattr(self.head, "num_stages", 1) if self.training else 1)
 
     # ---- a step
 
@@ -112,7 +113,7 @@ class SequenceLabelling(SequenceTask):
         return self.loss(self.encode(batch, keys), self.labels_of(batch), context)
 
     def loss(self, features: FrameFeatures, targets: Tensor, context: StepContext) -> StepOutput:
-        """Cross entropy of the frames, of all stages of the head, and the loss against changes.
+        """Cross entropy of the frames; in training that of all stages of the head, and the loss against changes.
 
         Args:
             features: Of the frames.
@@ -120,31 +121,33 @@ class SequenceLabelling(SequenceTask):
             context: As in `DownstreamTask`.
         """
         padded, lengths = features
-        known, weights = targets >= 0, context.sample_weights()
         stages = self.head.score_frames(padded, lengths)
-        counts = _counts(known, lengths, weights)
-        loss = stages[0].new_zeros(())
-        remedies = context.training
-        for scores in stages:
-            flat = _flat(scores, lengths)[known]
-            if remedies and self._log_prior is not None:
-                flat = flat.float() + self.logit_adjustment * self._log_prior.to(flat)
-            if len(flat):
-                loss = loss + focal_cross_entropy(
-                    flat,
-                    context.soften(targets[known]),
-                    self.focal_gamma if remedies else 0.0,
-                    self._weights if remedies else None,
-                    counts,
-                )
-            else:
-                loss = loss + scores.sum() * 0.0  # so that all parameters have a gradient
-            if self.smoothing and remedies:
-                changes = truncated_mse(scores, lengths)
-                loss = loss + self.smoothing * (changes if weights is None else changes * weights.to(changes)).mean()
+        known = targets >= 0
         last = _flat(stages[-1].detach(), lengths)[known]
         metrics = {"top1": accuracies(last, targets[known])["top1"]} if len(last) else {}
-        return StepOutput(loss, padded[~padding_mask(lengths, padded.shape[1])], metrics)
+        loss = self._stages_loss(stages if context.training else stages[-1:], lengths, targets, context)
+        return StepOutput(loss, _flat(padded, lengths), metrics)
+
+    def _stages_loss(self, stages: list[Tensor], lengths: Tensor, targets: Tensor, context: StepContext) -> Tensor:
+        """The loss of scores ``[batch, longest, num_classes]``; the remedies and the smoothing are for training."""
+        known, weights = targets >= 0, context.sample_weights()
+        counts = _counts(known, lengths, weights)
+        loss = stages[0].new_zeros(())
+        for scores in stages:
+            flat = _flat(scores, lengths)[known]
+            if not len(flat):
+                loss = loss + scores.sum() * 0.0  # so that all parameters have a gradient
+            elif context.training:
+                if self._log_prior is not None:
+                    flat = flat.float() + self.logit_adjustment * self._log_prior.to(flat)
+                soft = context.soften(targets[known])
+                loss = loss + focal_cross_entropy(flat, soft, self.focal_gamma, self._weights, counts)
+            else:
+                loss = loss + focal_cross_entropy(flat, context.soften(targets[known]), sample_weights=counts)
+            if self.smoothing and context.training:
+                changes = truncated_mse(scores, lengths)
+                loss = loss + self.smoothing * (changes if weights is None else changes * weights.to(changes)).mean()
+        return loss
 
     # ---- validation and test
 
@@ -184,12 +187,15 @@ class SequenceLabelling(SequenceTask):
 
     def _count(self, stage: str, batch: SequenceBatch) -> Tensor:
         features = self.encode(batch, sample_keys(self.seed, 0, batch.indices))
-        labels = self.labels_of(batch)
-        output = self.loss(features, labels, StepContext(False, self.progress, batch))
-        self.measure(stage, output._replace(metrics={}), len(batch.indices))
-        scores = self.logits(features)
-        lengths: list[int] = batch.lengths.tolist()
-        parts = scores.argmax(dim=1).split(lengths), labels.split(lengths)
+        labels, counted = self.labels_of(batch), list(batch.lengths.tolist())
+        answer = self.head.score_frames(features.padded, features.lengths)[-1]
+        # of the sequences that have labels: one without would bring a loss of 0 into the mean
+        num = sum(bool((own >= 0).any()) for own in labels.split(counted))
+        if num:
+            loss = self._stages_loss([answer], batch.lengths, labels, StepContext(False, self.progress, batch))
+            self.measure(stage, StepOutput(loss * len(counted) / num, features.padded, {}), num)
+        scores = _flat(answer, batch.lengths)
+        parts = scores.argmax(dim=1).split(counted), labels.split(counted)
         for index, own, truth in zip(batch.indices.tolist(), *parts, strict=True):
             self._seen.add(index, own, truth)
         return scores

@@ -289,7 +289,7 @@ def _predict(
             columns = table.columns(names, values)
             if places is not None:
                 sequences: Any = source.images.source
-                columns["frame"] = places - sequences.starts[owners]
+                columns["frame"] = sequences.numbers[places]
             return columns, indices
 
         if in_parts:

@@ -272,7 +272,25 @@ def test_predictions_name_each_frame_and_the_test_figures_come_from_them(run, vi
     assert float(tested["test/top1"]) == pytest.approx(right / total)
     assert float(tested["test/f1_25"]) == pytest.approx(2 * f1[0] / (2 * f1[0] + f1[1] + f1[2]))
     assert float(tested["test/edit"]) == pytest.approx(np.mean(edits))
+    # the loss: of the last stage alone, from the probabilities that were predicted
+    losses = []
+    for batch in data.loader("test"):
+        names = [data.name("test", index) for index in batch.indices.tolist()]
+        for name, labels in zip(names, batch.frame_labels.split(batch.lengths.tolist()), strict=True):
+            own = [-np.log(float(row[f"p_{data.class_names[label]}"]))
+                   for row, label in zip(per_video[name], labels.tolist(), strict=True) if label >= 0]  # fmt: skip
+            losses.append(np.mean(own))
+    assert float(tested["test/loss"]) == pytest.approx(np.mean(losses), rel=2e-2)
     assert float(tested["test/top1_low"]) < right / total < float(tested["test/top1_high"])
+
+
+def test_a_frame_keeps_its_number_where_some_are_left_out(videos, tmp_path):
+    data = of_videos(videos) | {"max_frames": 5}
+    out = train("transfer", recipe(tmp_path / "run", data, "FrameHead", epochs=1), quietly=True)
+    main(["predict", str(out), "--data.path", str(videos), "--data.max_bad", "0.1", "--out", str(tmp_path / "f.csv")])
+    numbers = [int(row["frame"]) for row in read(tmp_path / "f.csv") if row["name"] == "v0"]
+    num = len(list((videos / "v0").iterdir()))
+    assert numbers == [(2 * part + 1) * num // 10 for part in range(5)]
 
 
 def test_predictions_in_parts_are_the_same(run, videos, tmp_path):

@@ -41,6 +41,7 @@ class MovingObjectSource(SequenceSource):
         self._labels = np.arange(num, dtype=np.int64) % len(MOTIONS)
         chosen = np.array(evenly(range(NUM_FRAMES), max_frames), dtype=np.int64)
         self.places = (np.arange(num, dtype=np.int64)[:, None] * NUM_FRAMES + chosen).reshape(-1)
+        self.numbers = self.places % NUM_FRAMES
         self.starts = np.arange(num + 1, dtype=np.int64) * len(chosen)
 
     def _hold_several(self, num: int, image_size: int, seed: int, max_frames: int | None) -> None:
@@ -54,5 +55,6 @@ class MovingObjectSource(SequenceSource):
             for first, end in zip(frames.starts[:-1].tolist(), frames.starts[1:].tolist(), strict=True)
         ]
         self.places = np.concatenate(chosen)
+        self.numbers = self.places - np.repeat(frames.starts[:-1], [len(each) for each in chosen])
         self.starts = np.cumsum([0, *map(len, chosen)]).astype(np.int64)
         self.frame_labels = frames.motions[self.places]

@@ -88,6 +88,8 @@ class SequenceSource(Source):
         places: int64 array: the numbers among these of the frames of the first sequence, of the second, and so on.
         starts: int64 array of shape ``[num_sequences + 1]``: sequence ``i`` has the frames ``places[starts[i]]`` to
             ``places[starts[i + 1] - 1]``.
+        numbers: int64 array beside ``places``: the number of each frame in its sequence, from 0, before any was left
+            out for ``max_frames``.
         needs_all: Whether a sequence is of no use without one of its frames.
         frame_labels: As in `Source`, beside ``places``.
 
@@ -134,10 +136,14 @@ class SequenceSource(Source):
         self._labels: NDArray[np.int64] | None = None
         number: dict[Frame, int] = {}
         places: list[int] = []
+        numbers: list[int] = []
         starts = [0]
         for name in self._names:
-            places += [number.setdefault(frame, len(number)) for frame in evenly(sequences[name], max_frames)]
+            kept = evenly(range(len(sequences[name])), max_frames)
+            places += [number.setdefault(sequences[name][place], len(number)) for place in kept]
+            numbers += kept
             starts.append(len(places))
+        self.numbers = np.array(numbers, dtype=np.int64)
         self.places = np.array(places, dtype=np.int64)
         self.starts = np.array(starts, dtype=np.int64)
         self.frames = FrameSource(root, list(number), digest.hexdigest(), image_size, channels)
